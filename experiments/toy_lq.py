@@ -1,0 +1,69 @@
+"""Toy LQ control: does an estimator recover a costate that is known in closed form?  (claims LQ1, LQ2, LQ3)
+
+    python experiments/toy_lq.py --preset quick
+
+Linear dynamics h_{l+1} = h_l A_l + noise over 12 steps, readout y = h_L W, loss 0.5 ||y - y*||^2: the costate is
+lambda_l = A_l^T .. A_{L-1}^T W^T (y - y*).  Nothing is learned but the estimator; Gamma is its cosine to lambda_l on
+samples never trained on.  The study found that state and scalar credit bridge recover it (cosine .945, .944; DFA .001)
+and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).
+"""
+
+from jcredit.bases import TOY_LQ, with_fields
+from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.sweep import Variant
+from jcredit.tables import TableSpec
+
+STUDY = {
+    "dfa": {"Gamma": ".001±.003", "rho": ".001±.007", "nudge": ".000±.001"},
+    "state_bridge": {"Gamma": ".945±.002", "rho": ".931±.003", "nudge": "-.344±.019"},
+    "scalar_bridge": {"Gamma": ".944±.001", "rho": ".930±.002", "nudge": "-.342±.019"},
+    "scalar_bridge tgw=0": {"Gamma": ".03"},
+}
+
+
+def grid(**fields) -> tuple[Variant, ...]:
+    """All lines, with fields changed in each."""
+    base = with_fields(TOY_LQ, **fields)
+    lines = {
+        "bp": {},
+        "frozen": {"method": "frozen"},
+        "broadcast": {"method": "broadcast"},
+        "dfa": {"method": "dfa"},
+        "state_bridge": {"method": "state_bridge"},
+        "state_bridge raw": {"method": "state_bridge", "state_loss": "raw"},
+        "scalar_bridge": {"method": "scalar_bridge"},
+        "scalar_bridge tgw=0": {"method": "scalar_bridge", "terminal_weight": 0.0},
+        "vector_field": {"method": "vector_field"},
+    }
+    return tuple(Variant(label, with_fields(base, **{"method": "bp"} | line)) for label, line in lines.items())
+
+
+EXPERIMENT = Experiment(
+    name="toy_lq",
+    question="Does an estimator recover a costate that is known in closed form?",
+    phase="1: LQ1, LQ2, LQ3",
+    doc=__doc__,
+    presets={
+        "smoke": Preset(
+            (42, 123),
+            grid(depth=3, width=16, hidden=32, batch_size=64, steps_per_epoch=20, epochs=2, diagnostic_samples=64),
+            "20 seconds",
+        ),
+        "quick": Preset((42, 123, 456), grid(steps_per_epoch=200, epochs=10), "9 minutes"),
+        "full": Preset((42, 123, 456), grid(), "40 minutes"),
+    },
+    table=TableSpec(
+        "Toy LQ: credit against the closed-form costate",
+        credit_columns(accuracy=False),
+        STUDY,
+        (
+            "Gamma is the cosine to the costate; mean ± sd over seeds.",
+            "The study ran 8,000 steps (preset full).",
+            "frozen and broadcast are the controls: no credit, and delta_L = W^T (y - y*) at every layer.",
+        ),
+    ),
+    figure=default_figure("Toy LQ: credit against the closed-form costate", ("gamma", "rho", "nudge"), "gamma"),
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,146 @@
+"""Credit that is linear in delta_L: learned tangent maps P_l and their transposes (method.md 9).
+
+A map approximates a tangent map of the network: ``push`` carries a displacement of h_l forward, ``pull`` carries
+delta_L back through the very same matrices.  What is linear in delta_L cannot forget the scale of a sample's error.
+Every map starts with V = 0, so that credit starts as the broadcast a_l = delta_L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jcredit.numerics import float_type, layer_norm_tangent
+from jcredit.types import Array, Env, Key, Params, Shapes
+
+
+class TangentMap(NamedTuple):
+    """A learned linear map from h_l to h_L (direct) or from h_l to h_{l+1} (chained), for all l at once.
+
+    Attributes:
+      init: (key, Shapes) -> params.
+      push: (params, env, h_LxBxD, v_LxBxD) -> (P_l - I) v_l, the learned correction, for l = 0..L-1.
+      pull: (params, env, h_LxBxD, delta_BxD) -> a_0..a_L.
+      chained: whether P_l spans one block only, and a_l is pulled through all blocks above.
+      relative_to: what an error of ``push`` is measured against: the ``input`` v, or the change P_l v - v (``moved``).
+    """
+
+    init: Callable[[Key, Shapes], Params]
+    push: Callable[[Params, Env, Array, Array], Array]
+    pull: Callable[[Params, Env, Array, Array], Array]
+    chained: bool
+    relative_to: str = "moved"
+
+
+def _init_low_rank(key: Key, depth: int, width: int, rank: int) -> Params:
+    u = width**-0.5 * jax.random.normal(key, (depth, width, rank), float_type())
+    return {"u": u, "v": jnp.zeros((depth, rank, width), float_type())}
+
+
+def _credit(delta_BxD: Array, correction_LxBxD: Array) -> Array:
+    """delta_L + correction for l < L, and the exact delta_L at L."""
+    return jnp.concatenate([delta_BxD[None] + correction_LxBxD, delta_BxD[None]])
+
+
+def _through(gates: Array, x: Array, first: Array, second: Array) -> Array:
+    """((x first) * gates) second, layer by layer: (L, B, .) times (L, ., .)."""
+    return ((x @ first) * gates) @ second
+
+
+def _transpose(matrices: Array) -> Array:
+    return jnp.swapaxes(matrices, -1, -2)
+
+
+def gate_map(rank: int) -> TangentMap:
+    """P_l v = v + ((v U_l) * g_l) V_l with learned gates g_l = sigmoid(2 (LN(h_l) G_l + c_l))."""
+
+    def init(key, shapes):
+        low_rank_key, gate_key = jax.random.split(key)
+        gates = shapes.width**-0.5 * jax.random.normal(gate_key, (shapes.depth, shapes.width, rank), float_type())
+        bias = jnp.zeros((shapes.depth, 1, rank), float_type())
+        return {**_init_low_rank(low_rank_key, shapes.depth, shapes.width, rank), "g": gates, "c": bias}
+
+    def gates(params, env, h_LxBxD):
+        return jax.nn.sigmoid(2 * (env.normalise(h_LxBxD) @ params["g"] + params["c"]))
+
+    def push(params, env, h_LxBxD, v_LxBxD):
+        return _through(gates(params, env, h_LxBxD), v_LxBxD, params["u"], params["v"])
+
+    def pull(params, env, h_LxBxD, delta_BxD):
+        delta_LxBxD = jnp.broadcast_to(delta_BxD[None], h_LxBxD.shape)
+        back = _through(gates(params, env, h_LxBxD), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
+        return _credit(delta_BxD, back)
+
+    return TangentMap(init, push, pull, chained=False, relative_to="input")
+
+
+def mask_map() -> TangentMap:
+    """P_l v = v + ((LNJ_l v) U_l * [m_l .. m_{L-1}]) V_l: the gates are the blocks' own activation derivatives.
+
+    Rank (L - l) H, zero-padded to L H so that layers stack; the cost grows with L^2.
+    """
+
+    def init(key, shapes):
+        return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * shapes.gates)
+
+    def gates(env, h_LxBxD):
+        m_LxBxH = env.gates(h_LxBxD)
+        depth, batch, _ = m_LxBxH.shape
+        later_LxL = jnp.triu(jnp.ones((depth, depth), m_LxBxH.dtype))  # row l keeps the gates of blocks l..L-1
+        kept = later_LxL[:, None, :, None] * jnp.swapaxes(m_LxBxH, 0, 1)[None]
+        return kept.reshape(depth, batch, -1)
+
+    def push(params, env, h_LxBxD, v_LxBxD):
+        return _through(gates(env, h_LxBxD), layer_norm_tangent(h_LxBxD, v_LxBxD), params["u"], params["v"])
+
+    def pull(params, env, h_LxBxD, delta_BxD):
+        delta_LxBxD = jnp.broadcast_to(delta_BxD[None], h_LxBxD.shape)
+        back = _through(gates(env, h_LxBxD), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
+        return _credit(delta_BxD, layer_norm_tangent(h_LxBxD, back))
+
+    return TangentMap(init, push, pull, chained=False)
+
+
+def chain_pull(u_LxDxH: Array, v_LxHxD: Array, m_LxBxH: Array, h_LxBxD: Array, delta_BxD: Array) -> Array:
+    """a_l = a_{l+1} + LNJ_l[((a_{l+1} V_l^T) * m_l) U_l^T], from a_L = delta_L down: a_0..a_L."""
+
+    def retreat(a, layer):
+        u, v, m, h = layer
+        before = a + layer_norm_tangent(h, ((a @ v.T) * m) @ u.T)
+        return before, before
+
+    _, earlier = jax.lax.scan(retreat, delta_BxD, (u_LxDxH, v_LxHxD, m_LxBxH, h_LxBxD), reverse=True)
+    return jnp.concatenate([earlier, delta_BxD[None]])
+
+
+def chain_map() -> TangentMap:
+    """One learned map per block, applied in sequence: a weight mirror (Akrout et al. 2019) fitted to measured tangents.
+
+    A sequential pass through *learned* feedback; the blocks' own weights are not used on the way back.
+    """
+
+    def init(key, shapes):
+        return _init_low_rank(key, shapes.depth, shapes.width, shapes.gates)
+
+    def push(params, env, h_LxBxD, v_LxBxD):
+        return _through(env.gates(h_LxBxD), layer_norm_tangent(h_LxBxD, v_LxBxD), params["u"], params["v"])
+
+    def pull(params, env, h_LxBxD, delta_BxD):
+        return chain_pull(params["u"], params["v"], env.gates(h_LxBxD), h_LxBxD, delta_BxD)
+
+    return TangentMap(init, push, pull, chained=True)
+
+
+def make_map(form: str, rank: int) -> TangentMap:
+    """Returns the map called ``form``: ``gate`` (of this rank), ``mask`` or ``chain``.
+
+    Raises:
+      ValueError: no map has this name.
+    """
+    maps = {"gate": lambda: gate_map(rank), "mask": mask_map, "chain": chain_map}
+    if form not in maps:
+        raise ValueError(f"form={form!r} is unknown; choose one of {', '.join(maps)}")
+    return maps[form]()

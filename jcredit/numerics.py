@@ -1,0 +1,97 @@
+"""Small numerical pieces that stay exact at the scales credit has: norms of 1e-10, constant batches, zero vectors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jcredit.types import Array
+
+LAYER_NORM_EPS = 1e-5
+RMS_EPS = 1e-6
+
+
+def float_type() -> jnp.dtype:
+    """float32, or float64 where ``jax_enable_x64`` is set."""
+    return jnp.result_type(float)
+
+
+def layer_norm(h_BxD: Array) -> Array:
+    """LayerNorm without affine parameters over the last axis (Ba et al. 2016).  Same shape as its input."""
+    centred = h_BxD - jnp.mean(h_BxD, axis=-1, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+
+
+def layer_norm_tangent(h_BxD: Array, v_BxD: Array) -> Array:
+    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (method.md 9).
+
+    Leading axes of ``v`` beyond those of ``h`` broadcast only if they are given explicitly.
+    """
+    centred = h_BxD - jnp.mean(h_BxD, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + LAYER_NORM_EPS)
+    unit = centred * scale
+    v_centred = v_BxD - jnp.mean(v_BxD, axis=-1, keepdims=True)
+    return scale * (v_centred - unit * jnp.mean(unit * v_centred, axis=-1, keepdims=True))
+
+
+def rms_normalise(a_BxD: Array) -> Array:
+    """a / (RMS_D(a) + 1e-6) for each sample (the study's credit normalisation)."""
+    return a_BxD / (jnp.sqrt(jnp.mean(a_BxD * a_BxD, axis=-1, keepdims=True)) + RMS_EPS)
+
+
+def batch_normalise(a_BxD: Array) -> Array:
+    """a / (RMS(a) + 1e-6) with one scale for the whole batch: relative sizes of samples are kept."""
+    return a_BxD / (jnp.sqrt(jnp.mean(a_BxD * a_BxD, axis=(-2, -1), keepdims=True)) + RMS_EPS)
+
+
+def _unit_scale(a: Array, axis: int | tuple[int, ...]) -> Array:
+    """``a`` divided by its largest magnitude along ``axis``, so that squares neither under- nor overflow.
+
+    The scale is a constant of differentiation: what uses it does not depend on it.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=axis, keepdims=True))
+    return a / jnp.where(largest > 0, largest, 1.0)
+
+
+def cosine(a_BxD: Array, b_BxD: Array) -> Array:
+    """Cosine over the last axis, exact at any scale; 0 where either vector is zero.  Drops the last axis."""
+    a, b = _unit_scale(a_BxD, -1), _unit_scale(b_BxD, -1)
+    squares = jnp.sum(a * a, axis=-1) * jnp.sum(b * b, axis=-1)
+    # Guarded before the root as well: at zero its derivative is infinite, and one solved sample would give nan.
+    norms = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return jnp.where(squares > 0, jnp.sum(a * b, axis=-1) / norms, 0.0)
+
+
+def pearson(a: Array, b: Array) -> Array:
+    """Pearson correlation of all entries of two equal-shaped arrays; 0 if either is constant."""
+
+    def centre(x: Array) -> Array:
+        from_first = (x - x.ravel()[:1].reshape((1,) * x.ndim)).reshape(1, -1)  # a constant becomes exactly zero
+        return from_first - jnp.mean(from_first)
+
+    return cosine(centre(a), centre(b))[0]
+
+
+def rms(a: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Root of the mean square over ``axis`` (all axes by default)."""
+    return jnp.sqrt(jnp.mean(a * a, axis=axis))
+
+
+def scale_free(error: Array, reference: Array) -> Array:
+    """sum error^2 / sum reference^2: a squared error relative to what it should explain; 0 / 0 gives 0."""
+    total = jnp.sum(reference * reference)
+    return jnp.sum(error * error) / jnp.where(total > 0, total, 1.0)
+
+
+def clip_by_norm(tree, limit: Array):
+    """Scales a pytree to a global norm of at most ``limit``; ``limit`` = 0 leaves it as it is."""
+    norm = jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
+    factor = jnp.where((limit > 0) & (norm > limit), limit / jnp.where(norm > 0, norm, 1.0), 1.0)
+    return jax.tree.map(lambda leaf: leaf * factor, tree)
+
+
+def clamp(tree, limit: Array):
+    """Clamps every entry of a pytree to [-limit, limit]; ``limit`` = 0 leaves it as it is."""
+    bound = jnp.where(limit > 0, limit, jnp.inf)
+    return jax.tree.map(lambda leaf: jnp.clip(leaf, -bound, bound), tree)

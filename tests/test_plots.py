@@ -1,0 +1,80 @@
+"""Figures are deterministic PNG files, whatever is missing, and what they draw is what the rows say."""
+
+import pytest
+
+from jcredit import plots
+from jcredit.results import grouped
+
+
+def make_row(label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, depth=2, epochs=3):
+    return {
+        "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs, "config": {"depth": depth},
+        "metrics": metrics or {}, "curves": curves or {}, "layers": layers or {},
+    }  # fmt: skip
+
+
+ROWS = [
+    make_row(
+        label, seed, block, metrics={"test_accuracy": 0.2 + 0.1 * seed, "gamma": -0.1 + 0.4 * seed},
+        curves={"test_accuracy": [0.1, 0.2, 0.2 + 0.1 * seed]}, layers={"gamma": [0.1, 0.2, 0.3 + seed]},
+    )
+    for block in ("L=2", "L=4")
+    for label in ("BP", "a label so long that it must be broken over lines")
+    for seed in (0, 1)
+]  # fmt: skip
+INCOMPLETE = [
+    make_row("BP", 0),
+    make_row("BP", 1, status="diverged", metrics={"gamma": None}, curves={"test_accuracy": [None] * 3}),
+    make_row("DFA", 0, metrics={"gamma": 0.5}, curves={"test_accuracy": [0.1]}, layers={"gamma": [None, 0.5]}),
+    make_row("CB", 0, "other block"),
+]  # fmt: skip
+
+FIGURES = {
+    "bars": lambda rows, path: plots.bars(rows, ["test_accuracy", "gamma"], path, "title"),
+    "curves": lambda rows, path: plots.curves(rows, "test_accuracy", path),
+    "layer_profile": lambda rows, path: plots.layer_profile(rows, "gamma", path),
+    "overview": lambda rows, path: plots.overview(rows, path, "title"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_rows_give_the_same_bytes(tmp_path, name):
+    for path in (tmp_path / "a.png", tmp_path / "b.png"):
+        FIGURES[name](ROWS, path)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("rows", [INCOMPLETE, [], INCOMPLETE[:1]], ids=["incomplete", "empty", "bare"])
+@pytest.mark.filterwarnings("error")
+def test_missing_numbers_are_left_out(tmp_path, name, rows):
+    FIGURES[name](rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").exists()
+
+
+def test_series_is_mean_and_range_over_the_seeds_that_are_there():
+    series = plots.over_seeds([{1.0: 0.25, 2.0: 0.5}, {1.0: 0.75}])
+    assert series == plots.Series([1.0, 2.0], [0.5, 0.5], [0.25, 0.5], [0.75, 0.5])
+    assert plots.over_seeds([{}, {}]).x == []
+
+
+def test_curves_count_epochs_from_one_unless_they_begin_before_training():
+    assert plots._curve(make_row(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
+    assert plots._curve(make_row(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
+    assert plots._curve(make_row(), "c") == {}
+
+
+def test_profiles_end_at_depth_one():
+    assert plots._profile(make_row(layers={"g": [1, 2, 3]}), "g") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
+    assert plots._profile(make_row(layers={"g": [2, 3]}), "g") == {0.5: 2.0, 1.0: 3.0}
+
+
+def test_labels_of_one_block_differ_and_keep_their_style():
+    blocks = {"L=2": [f"v{i}" for i in range(12)], "L=4": ["v3", "new"], "L=8": ["BP L=8"]}
+    rows = [make_row(label, block=block) for block, labels in blocks.items() for label in labels]
+    styles = plots.label_styles(grouped(rows))
+    assert len({styles[label] for label in blocks["L=2"]}) == 12
+    assert styles["v3"] != styles["new"]
+    assert styles["v0"] == styles["BP L=8"]  # never in one panel, so the clearest colours are used again
