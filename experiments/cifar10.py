@@ -24,8 +24,8 @@ STUDY = {
 }
 
 
-def grid(**fields) -> tuple[Variant, ...]:
-    """Both blocks, with fields changed in every line."""
+def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
+    """Both blocks, or some of their lines, with fields changed in every line."""
     study = {
         "bp": {},
         "dfa": {"method": "dfa"},
@@ -47,6 +47,7 @@ def grid(**fields) -> tuple[Variant, ...]:
         Variant(label, with_fields(base, **fields, **line), block)
         for block, base, lines in ((STUDY_BLOCK, CIFAR10_STUDY, study), (RAW_BLOCK, CIFAR10, raw))
         for label, line in lines.items()
+        if not only or label in only
     )
 
 
@@ -58,8 +59,8 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(depth=2, width=16, hidden=16, gate_rank=16, train_size=512, test_size=256, batch_size=64, epochs=1,
-                 diagnostic_samples=64),
+            grid(("frozen", "dfa", "tangent_chain"), depth=2, width=16, hidden=16, train_size=512, test_size=256,
+                 batch_size=64, epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(epochs=10), "20 minutes"),

@@ -38,8 +38,10 @@ def study_figures() -> dict[str, dict[str, str]]:
     return study
 
 
-def grid(alphas: tuple[float, ...], depths: tuple[int, ...], **fields) -> tuple[Variant, ...]:
-    """A block for every alpha and depth, with fields changed in every line."""
+def grid(
+    alphas: tuple[float, ...], depths: tuple[int, ...], only: tuple[str, ...] = (), **fields
+) -> tuple[Variant, ...]:
+    """A block for every alpha and depth, of all lines or some, with fields changed in every line."""
     lines = {
         "bp": {},
         "frozen": {"method": "frozen"},
@@ -56,6 +58,7 @@ def grid(alphas: tuple[float, ...], depths: tuple[int, ...], **fields) -> tuple[
         for alpha in alphas
         for depth in depths
         for label, line in lines.items()
+        if not only or label in only
     )
 
 
@@ -67,8 +70,8 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid((1.0,), (2,), width=16, hidden=16, train_size=256, test_size=128, batch_size=64, epochs=2,
-                 diagnostic_samples=64, direction_layers="random"),
+            grid((1.0,), (2,), ("bp", "frozen", "scalar_bridge", "vector_field"), width=16, hidden=16, train_size=256,
+                 test_size=128, batch_size=64, epochs=2, diagnostic_samples=64, direction_layers="random"),
             "20 seconds",
         ),
         "quick": Preset((42, 123, 456), grid((0.0, 1.0), (2, 4), epochs=16), "9 minutes"),

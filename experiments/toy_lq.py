@@ -21,8 +21,8 @@ STUDY = {
 }
 
 
-def grid(**fields) -> tuple[Variant, ...]:
-    """All lines, with fields changed in each."""
+def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
+    """All lines, or some of them, with fields changed in each."""
     base = with_fields(TOY_LQ, **fields)
     lines = {
         "bp": {},
@@ -35,7 +35,8 @@ def grid(**fields) -> tuple[Variant, ...]:
         "scalar_bridge tgw=0": {"method": "scalar_bridge", "terminal_weight": 0.0},
         "vector_field": {"method": "vector_field"},
     }
-    return tuple(Variant(label, with_fields(base, **{"method": "bp"} | line)) for label, line in lines.items())
+    kept = {label: line for label, line in lines.items() if not only or label in only}
+    return tuple(Variant(label, with_fields(base, **{"method": "bp"} | line)) for label, line in kept.items())
 
 
 EXPERIMENT = Experiment(
@@ -46,7 +47,16 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42, 123),
-            grid(depth=3, width=16, hidden=32, batch_size=64, steps_per_epoch=20, epochs=2, diagnostic_samples=64),
+            grid(
+                ("broadcast", "dfa", "state_bridge", "scalar_bridge"),
+                depth=3,
+                width=16,
+                hidden=32,
+                batch_size=64,
+                steps_per_epoch=20,
+                epochs=2,
+                diagnostic_samples=64,
+            ),
             "20 seconds",
         ),
         "quick": Preset((42, 123, 456), grid(steps_per_epoch=200, epochs=10), "9 minutes"),

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -168,23 +167,27 @@ def _compile(run: Run, layout: Layout, state, hp, data) -> Programs:
         state, metrics = run.epoch(state, hp, data)
         return state, {**metrics, **run.evaluate(state, hp, data)}
 
-    compiled = [
-        over_runs(fn, per_run, layout, donate).lower(state, hp, data).compile()
-        for fn, donate in ((advance, (0,)), (run.diagnose, ()))
-    ]
-    return Programs(*compiled, time.perf_counter() - start)
+    # Scores are taken once in many epochs: there, compiling quickly is worth more than running quickly.
+    unhurried = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    advance_all = over_runs(advance, per_run, layout, (0,)).lower(state, hp, data).compile()
+    diagnose_all = over_runs(run.diagnose, per_run, layout).lower(state, hp, data).compile(compiler_options=unhurried)
+    return Programs(advance_all, diagnose_all, time.perf_counter() - start)
 
 
 def _start(group: Sequence[Request], run: Run, layout: Layout):
-    """Initial states, numbers and data of a group, laid out on the devices; the last run fills up the padding."""
+    """Initial states, numbers and data of a group, laid out on the devices; the last run fills up the padding.
+
+    Not compiled: the few random arrays of an initial state take longer to compile than to draw.
+    """
     padded = [*group, *[group[-1]] * (layout.padded(len(group)) - len(group))]
-    hp = place(stack([run.hparams(r.variant.config) for r in padded]), layout, per_run=True)
-    keys = place(jax.vmap(jax.random.key)(jnp.asarray([r.seed for r in padded])), layout, per_run=True)
+    keys = [jax.random.key(r.seed) for r in padded]
+    hps = [run.hparams(r.variant.config) for r in padded]
+    states = [run.init(key, hp) for key, hp in zip(keys, hps, strict=True)]
     if run.shared_data:
-        data = place(run.data(jax.random.key(0), None), layout, per_run=False)  # type: ignore[arg-type]
+        data = place(run.data(keys[0], hps[0]), layout, per_run=False)
     else:
-        data = over_runs(run.data, (True, True), layout)(keys, hp)
-    return over_runs(run.init, (True, True), layout)(keys, hp), hp, data
+        data = place(stack([run.data(k, hp) for k, hp in zip(keys, hps, strict=True)]), layout, per_run=True)
+    return place(stack(states), layout, per_run=True), place(stack(hps), layout, per_run=True), data
 
 
 def _train(

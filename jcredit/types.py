@@ -129,11 +129,11 @@ class LocalRule(NamedTuple):
     """Turns the credit at one block's output into a gradient of that block's parameters.
 
     Attributes:
-      goal: (block, params, h_BxD, a_BxD) -> goal_BxD, formed once and held fixed over local steps.
-      grads: (block, params, h_BxD, goal_BxD) -> gradient of ``params``; differentiates this one block once.
+      goal: (block, params, h_BxD, a_BxD) -> goal (any arrays), formed once and held fixed over local steps.
+      grads: (block, params, h_BxD, goal) -> gradient of ``params``; differentiates this one block once.
     """
 
-    goal: Callable[..., Array]
+    goal: Callable[..., Any]
     grads: Callable[..., Params]
 
 

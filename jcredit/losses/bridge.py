@@ -26,8 +26,9 @@ def terminal_gradient_loss(a_BxD: Array, delta_BxD: Array) -> Array:
 
 def soft_min(value_KxN: Array, temperature: Array | float) -> Array:
     """-lam log (1/K) sum_k exp(-V_k / lam) over the leading axis; the plain mean as lam grows."""
-    samples = value_KxN.shape[0]
-    return -temperature * (jax.nn.logsumexp(-value_KxN / temperature, axis=0) - jnp.log(samples * 1.0))
+    # Measured from the smallest value, with expm1 and log1p: exact in float32 for small and for large lam alike.
+    lowest = jnp.min(value_KxN, axis=0)
+    return lowest - temperature * jnp.log1p(jnp.mean(jnp.expm1((lowest[None] - value_KxN) / temperature), axis=0))
 
 
 def bridge_consistency_loss(value: Array, target: Array) -> Array:

@@ -42,11 +42,13 @@ def target_shift(eta: Array | float) -> LocalRule:
     """
 
     def goal(block, params, h_BxD, a_BxD):
-        return jax.lax.stop_gradient(block(params, h_BxD)) - eta * a_BxD
+        # State and shift apart: their difference would round away a raw credit, which is far smaller than a state.
+        return block(params, h_BxD), eta * a_BxD
 
-    def grads(block, params, h_BxD, goal_BxD):
-        after, pull = jax.vjp(lambda p: block(p, h_BxD), params)
-        return pull(2 * (after - goal_BxD) / goal_BxD.shape[0])[0]
+    def grads(block, params, h_BxD, goal):
+        before_BxD, shift_BxD = goal
+        after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
+        return pull(2 * (after_BxD - before_BxD + shift_BxD) / h_BxD.shape[0])[0]
 
     return LocalRule(goal, grads)
 

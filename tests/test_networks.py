@@ -1,0 +1,152 @@
+"""Networks, and the questions an estimator may ask of them, against explicit loops and formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import explicit_tail, make_scene, normal, quick, relative
+
+from jcredit.networks import forward, gelu, gelu_derivative, image_mlp, ladder_mlp, lq_dynamics
+
+pytestmark = pytest.mark.usefixtures("strict")
+KINDS = ("image", "ladder", "lq")
+
+
+def block_of(scene, layer):
+    return jax.tree.map(lambda p: p[layer], scene.params.blocks)
+
+
+def test_gelu_and_its_derivative(x64):
+    from math import erf, exp, pi, sqrt
+
+    z = [-6.0, -1.3, -0.2, 0.0, 0.7, 2.5, 8.0]
+    np.testing.assert_allclose(gelu(jnp.asarray(z)), [0.5 * x * (1 + erf(x / sqrt(2))) for x in z], rtol=1e-8)
+    expected = [0.5 * (1 + erf(x / sqrt(2))) + x * exp(-x * x / 2) / sqrt(2 * pi) for x in z]
+    np.testing.assert_allclose(gelu_derivative(jnp.asarray(z)), expected, rtol=1e-8, atol=1e-15)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(jnp.asarray(z)), expected, rtol=1e-8, atol=1e-15)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_ladder_block_and_gates_by_formula(x64, alpha):
+    network = ladder_mlp(5, 6, 1, 3, alpha)
+    w, b, h = normal(0, 6, 6), normal(1, 6), normal(2, 4, 6)
+    h_np = np.asarray(h)
+    whitened = (h_np - h_np.mean(1, keepdims=True)) / np.sqrt(h_np.var(1, keepdims=True) + 1e-5)
+    z = whitened @ np.asarray(w) + np.asarray(b)
+    phi = (1 - alpha) * z + alpha * np.tanh(z)
+    np.testing.assert_allclose(network.block({"w": w, "b": b}, h), h + phi, rtol=1e-10)
+    np.testing.assert_allclose(network.gates({"w": w, "b": b}, h), 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
+    bare = ladder_mlp(5, 6, 1, 3, alpha, layer_norm_on=False)
+    z = h_np @ np.asarray(w) + np.asarray(b)
+    np.testing.assert_allclose(bare.block({"w": w, "b": b}, h), h + (1 - alpha) * z + alpha * np.tanh(z), rtol=1e-10)
+    np.testing.assert_allclose(bare.gates({"w": w, "b": b}, h), 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
+
+
+def test_gates_are_the_tangent_of_the_activation():
+    scene = make_scene("image")
+    h = scene.ctx.trace.h_LxBxD[1]
+    params = block_of(scene, 1)
+    # Freezing all but the activation: f = act(z) W2, so a displacement dz moves f by (gates * dz) W2.
+    z, dz = normal(0, 2, *h.shape)
+    as_inner = lambda w: {**params, "inner": {"w": w, "b": jnp.zeros(12)}}  # noqa: E731
+    identity = jnp.eye(12)
+    pre = scene.network.normalise(h) @ params["inner"]["w"] + params["inner"]["b"][None]
+    tangent = jax.jvp(lambda s: gelu(s), (pre,), (dz,))[1]
+    assert relative(scene.network.gates(params, h) * dz, tangent) < 1e-5
+    assert relative(scene.network.gates(as_inner(identity), z), gelu_derivative(scene.network.normalise(z))) < 1e-5
+    assert relative(scene.env.gates(scene.ctx.trace.h_LxBxD[:-1])[1], scene.network.gates(params, h)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_is_the_explicit_loop(kind):
+    scene = make_scene(kind)
+    trace = scene.ctx.trace
+    h = scene.network.embed(scene.params.embed, scene.x_BxI)
+    assert trace.h_LxBxD.shape == (4, 8, 12) and trace.outputs_BxC.shape == (8, 4)
+    for layer in range(3):
+        assert relative(trace.h_LxBxD[layer], h) < 1e-6
+        h = scene.network.block(block_of(scene, layer), h)
+        h = h + scene.noise_LxBxD[layer] if kind == "lq" else h
+    assert relative(trace.h_LxBxD[3], h) < 1e-6
+    assert relative(trace.outputs_BxC, scene.network.readout(scene.params.readout, h)) < 1e-6
+    assert (trace.noise_LxBxD is None) == (kind != "lq")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_at_is_the_explicit_tail_from_every_layer(kind):
+    scene = make_scene(kind)
+    moved = scene.ctx.trace.h_LxBxD + 0.3 * normal(1, 4, 8, 12)
+    loss_at = quick(scene.env.loss_at)
+    expected = []
+    for layer in range(4):
+        tail = explicit_tail(scene.network, scene.params, layer, moved[layer], scene.noise_LxBxD)
+        expected.append(np.asarray(scene.loss(tail, scene.target_B)))
+        assert relative(loss_at(scene.ctx, jnp.full(8, layer), moved[layer]), expected[-1]) < 1e-5
+        unmoved = loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_LxBxD[layer])
+        assert relative(unmoved, scene.loss(scene.ctx.trace.outputs_BxC, scene.target_B)) < 1e-5
+    mixed = jnp.asarray([0, 3, 1, 2, 2, 0, 1, 3])  # a layer of its own for every sample
+    found = loss_at(scene.ctx, mixed, moved[mixed, jnp.arange(8)])
+    assert relative(found, np.stack(expected)[mixed, np.arange(8)]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_tangent_is_the_gradient_along_the_direction(kind, x64):
+    scene = make_scene(kind)
+    layer = jnp.asarray([0, 2, 1, 2, 2, 0, 1, 0])
+    v = normal(2, 3, 8, 12)
+    h, delta = (a[layer, jnp.arange(8)] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD))
+    found = quick(scene.env.loss_tangent)(scene.ctx, layer, h, v)
+    assert relative(found, jnp.sum(delta[None] * v, -1)) < 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_next_states_and_tangents_are_jacobian_products(kind):
+    scene = make_scene(kind)
+    h = scene.ctx.trace.h_LxBxD
+    assert relative(scene.env.next_states(scene.ctx, h[:-1]), h[1:]) < 1e-6
+    v = normal(3, 3, 8, 12)
+    each, carried, u = scene.env.block_tangents(h[:-1], v), scene.env.tangents(h[:-1], v[0]), v[0]
+    assert carried.shape == (4, 8, 12)
+    for layer in range(3):
+        one = lambda x, p=block_of(scene, layer): scene.network.block(p, x[None])[0]  # noqa: E731
+        jacobian = jax.vmap(jax.jacrev(one))(h[layer])  # (B, out, in)
+        assert relative(each[layer], jnp.einsum("boi,bi->bo", jacobian, v[layer])) < 1e-5
+        assert relative(carried[layer], u) < 1e-5
+        u = jnp.einsum("boi,bi->bo", jacobian, u)
+    assert relative(carried[3], u) < 1e-5
+
+
+def test_image_network_starts_as_the_study_describes():
+    # ||f_l|| / ||h_l|| about .095 and ||h_L|| about 9 for unit-variance pixels (method.md 1); W1, embedding uniform.
+    network = image_mlp(3072, 256, 2, 10)
+    params = quick(network.init)(jax.random.key(0))
+    x = normal(1, 16, 32, 32, 3)  # images are flattened
+    h = forward(network, params, x).h_LxBxD
+    norms = jnp.linalg.norm(h, axis=-1)
+    assert jnp.mean(norms[-1]) == pytest.approx(9, rel=0.1)
+    assert jnp.mean(jnp.linalg.norm(h[1] - h[0], axis=-1) / norms[0]) == pytest.approx(0.095, rel=0.1)
+    inner, outer = params.blocks["inner"], params.blocks["outer"]
+    for w, fan_in in ((inner["w"], 256), (inner["b"], 256), (params.embed["w"], 3072), (params.readout["w"], 256)):
+        assert 0.97 * fan_in**-0.5 < jnp.max(jnp.abs(w)) <= fan_in**-0.5
+        assert jnp.std(w) == pytest.approx((3 * fan_in) ** -0.5, rel=0.05)
+    assert jnp.std(outer["w"]) == pytest.approx(0.01, rel=0.02) and not outer["b"].any()
+    assert not jnp.array_equal(inner["w"][0], inner["w"][1])
+
+
+def test_ladder_and_lq_start_as_described():
+    ladder = quick(ladder_mlp(128, 64, 3, 10, 1.0).init)(jax.random.key(0))
+    for w, fan_in in ((ladder.embed["w"], 128), (ladder.blocks["w"], 64), (ladder.readout["w"], 64)):
+        assert jnp.std(w) == pytest.approx(fan_in**-0.5, rel=0.1)
+    assert not ladder.embed["b"].any() and not ladder.blocks["b"].any() and not ladder.readout["b"].any()
+    blocks = quick(lq_dynamics(64, 3, 10).init)(jax.random.key(0)).blocks["a"]
+    stretch = np.linalg.svd(blocks, compute_uv=False)
+    assert stretch.min() > 0.75 and stretch.max() < 1.25  # near-isometric
+    assert np.ptp(stretch) > 0.05  # but not an isometry
+
+
+def test_lq_has_no_gates():
+    network = lq_dynamics(4, 2, 2)
+    with pytest.raises(ValueError, match="no residual branch"):
+        network.gates({}, jnp.zeros((1, 4)))
+    with pytest.raises(ValueError, match="no residual branch"):
+        network.branch_weights(jax.random.key(0), 1.0)
