@@ -116,10 +116,12 @@ def run_sweep(
     done = results.finished(results.read_rows(place_.rows, place_.experiment, place_.preset))
     pending = [r for r in wanted if r.key not in done]
     total = sum(r.variant.config.epochs for r in pending)
+    groups = list(_groups(pending, place_.directory))
+    # All programs are described before the first one runs: what cannot run is said at once.
+    runs = [make_run(g[0].variant.config, estimator=g[0].variant.estimator, data_dir=data_dir) for g in groups]
     with tqdm(total=total, unit="run-epoch", disable=not progress, dynamic_ncols=True) as bar, _stop_flag() as stop:
-        for group in _groups(pending, place_.directory):
-            build = lambda c=group[0].variant: make_run(c.config, estimator=c.estimator, data_dir=data_dir)  # noqa: E731
-            results.append_rows(place_.rows, _train(group, build(), place_, seeds_per_batch, bar, stop))
+        for group, run in zip(groups, runs, strict=True):
+            results.append_rows(place_.rows, _train(group, run, place_, seeds_per_batch, bar, stop))
     keys = {r.key for r in wanted}
     rows = results.read_rows(place_.rows, place_.experiment, place_.preset)
     return [row for row in rows if (row["config_hash"], row["seed"]) in keys]

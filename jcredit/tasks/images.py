@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 
 import jax
@@ -12,7 +14,7 @@ from jcredit.config import Config, ConfigError
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
 from jcredit.tasks.base import Data, Task, correct, cross_entropy
-from jcredit.tasks.image_data import channel_statistics, load_images
+from jcredit.tasks.image_data import ImageArrays, channel_statistics, load_images
 from jcredit.types import Array, Key
 
 VALIDATION_SAMPLES = 5000
@@ -37,8 +39,15 @@ def crop_and_flip(images_BxHxWxC: Array, key: Key, crops: bool, flips: bool) -> 
     return jnp.where(inside[..., None], pixels, jnp.zeros_like(pixels))
 
 
+@functools.lru_cache(maxsize=2)
+def _loaded(name, data_dir, environment) -> ImageArrays:
+    """The decoded images, read once for all programs of a sweep."""
+    del environment  # part of the key: it decides what ``data_dir=None`` means
+    return load_images(name, data_dir)
+
+
 def _arrays(config: Config, data_dir: str | Path | None) -> Data:
-    images = load_images(config.task, data_dir)  # type: ignore[arg-type]
+    images = _loaded(config.task, data_dir, os.environ.get("TFDS_DATA_DIR"))
     train_x, train_y = images.train_images, images.train_labels
     test_x, test_y = images.test_images, images.test_labels
     if config.evaluate_on == "validation":
