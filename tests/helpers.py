@@ -21,7 +21,7 @@ from jcredit.tasks.base import cross_entropy
 from jcredit.tasks.lq import quadratic_loss
 from jcredit.tasks.teacher import INPUTS, teacher_task
 from jcredit.training import Run, code_width, make_context
-from jcredit.types import Array, Context, Env, Network, NetParams, Shapes, TrainState
+from jcredit.types import Array, Context, Env, NetParams, Network, Shapes, TrainState
 
 TINY = Config(
     task="teacher", depth=3, width=16, classes=4, batch_size=8, train_size=32, test_size=16, epochs=2, hidden=16,
