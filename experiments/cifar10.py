@@ -8,13 +8,11 @@ bridge 18.5% after 100 epochs on 12 blocks, and blamed estimator, co-adaptation 
 (frozen blocks, the plain broadcast of delta_L, the oracle) say what a credit has to beat.
 """
 
-from jcredit.bases import CIFAR10, CIFAR10_STUDY, TANGENT, with_fields
+from jcredit.bases import CIFAR10, CIFAR10_STUDY, STUDY_BLOCK, both_rules
 from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweep import Variant
 from jcredit.tables import TableSpec
 
-STUDY_BLOCK = "the study's rule: per-sample RMS credit, clip 1"
-RAW_BLOCK = "jcredit's rule: raw credit"
 STUDY = {
     f"{STUDY_BLOCK} | bp": {"accuracy": ".592±.004 (12 blocks)", "Gamma": ".940", "rho": ".990", "nudge": "-.027"},
     f"{STUDY_BLOCK} | dfa": {"accuracy": ".312", "Gamma": ".101", "rho": "-.005"},
@@ -26,29 +24,7 @@ STUDY = {
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """Both blocks, or some of their lines, with fields changed in every line."""
-    study = {
-        "bp": {},
-        "dfa": {"method": "dfa"},
-        "state_bridge": {"method": "state_bridge"},
-        "scalar_bridge": {"method": "scalar_bridge", "warmup_ratio": 0.2},
-        "vector_field": {"method": "vector_field", "warmup_ratio": 0.2},
-    }
-    raw = {
-        "bp": {},
-        "frozen": {"method": "frozen"},
-        "broadcast": {"method": "broadcast"},
-        "dfa": {"method": "dfa"},
-        "vector_field": {"method": "vector_field", "scheme": "jvp", "exact_terminal": True},
-        "tangent_gate": {"method": "tangent_gate"} | TANGENT,
-        "tangent_mask": {"method": "tangent_mask"} | TANGENT,
-        "tangent_chain": {"method": "tangent_chain"} | TANGENT,
-    }
-    return tuple(
-        Variant(label, with_fields(base, **fields, **line), block)
-        for block, base, lines in ((STUDY_BLOCK, CIFAR10_STUDY, study), (RAW_BLOCK, CIFAR10, raw))
-        for label, line in lines.items()
-        if not only or label in only
-    )
+    return both_rules(CIFAR10_STUDY, CIFAR10, only, **fields)
 
 
 EXPERIMENT = Experiment(

@@ -7,7 +7,7 @@ The study found at alpha = 1 the scalar credit bridge ahead of the state bridge 
 at alpha = 0, and later the vector field far ahead of both.  Its local rule scales each sample's credit (rms) and clips.
 """
 
-from jcredit.bases import LADDER, TANGENT, with_fields
+from jcredit.bases import CONTROLS, LADDER, TANGENT, lines, named
 from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweep import Variant
 from jcredit.tables import TableSpec
@@ -18,6 +18,12 @@ GAMMA = {"dfa": (".03", ".05", ".06", ".07"), "state_bridge": (".52", ".34", ".2
 RHO = {"dfa": (".03", ".06", ".07", ".07"), "state_bridge": (".47", ".32", ".23", ".21"),
        "scalar_bridge": (".57", ".51", ".42", ".32"), "vector_field": (None, ".96±.01", ".95±.01", None)}  # fmt: skip
 ACCURACY = {("scalar_bridge", 4): ".523"}
+RAW = {"normalise": "raw", "clip": 0.0, "warmup_ratio": 0.0}
+LINES = {
+    **CONTROLS,
+    **named("dfa", "state_bridge", "scalar_bridge", "vector_field"),
+    "tangent_chain (raw)": {"method": "tangent_chain"} | RAW | TANGENT,
+}
 
 
 def block_name(alpha: float, depth: int) -> str:
@@ -42,23 +48,11 @@ def grid(
     alphas: tuple[float, ...], depths: tuple[int, ...], only: tuple[str, ...] = (), **fields
 ) -> tuple[Variant, ...]:
     """A block for every alpha and depth, of all lines or some, with fields changed in every line."""
-    lines = {
-        "bp": {},
-        "frozen": {"method": "frozen"},
-        "broadcast": {"method": "broadcast"},
-        "dfa": {"method": "dfa"},
-        "state_bridge": {"method": "state_bridge"},
-        "scalar_bridge": {"method": "scalar_bridge"},
-        "vector_field": {"method": "vector_field"},
-        "tangent_chain (raw)": {"method": "tangent_chain", "normalise": "raw", "clip": 0.0, "warmup_ratio": 0.0}
-        | TANGENT,
-    }
     return tuple(
-        Variant(label, with_fields(LADDER, alpha=alpha, depth=depth, **fields, **line), block_name(alpha, depth))
+        variant
         for alpha in alphas
         for depth in depths
-        for label, line in lines.items()
-        if not only or label in only
+        for variant in lines(LADDER, LINES, block_name(alpha, depth), only, alpha=alpha, depth=depth, **fields)
     )
 
 

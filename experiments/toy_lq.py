@@ -8,7 +8,7 @@ samples never trained on.  The study found that state and scalar credit bridge r
 and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).
 """
 
-from jcredit.bases import TOY_LQ, with_fields
+from jcredit.bases import CONTROLS, TOY_LQ, lines, named
 from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweep import Variant
 from jcredit.tables import TableSpec
@@ -23,20 +23,15 @@ STUDY = {
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """All lines, or some of them, with fields changed in each."""
-    base = with_fields(TOY_LQ, **fields)
-    lines = {
-        "bp": {},
-        "frozen": {"method": "frozen"},
-        "broadcast": {"method": "broadcast"},
-        "dfa": {"method": "dfa"},
-        "state_bridge": {"method": "state_bridge"},
+    table = {
+        **CONTROLS,
+        **named("dfa", "state_bridge"),
         "state_bridge raw": {"method": "state_bridge", "state_loss": "raw"},
-        "scalar_bridge": {"method": "scalar_bridge"},
+        **named("scalar_bridge"),
         "scalar_bridge tgw=0": {"method": "scalar_bridge", "terminal_weight": 0.0},
-        "vector_field": {"method": "vector_field"},
+        **named("vector_field"),
     }
-    kept = {label: line for label, line in lines.items() if not only or label in only}
-    return tuple(Variant(label, with_fields(base, **{"method": "bp"} | line)) for label, line in kept.items())
+    return lines(TOY_LQ, table, only=only, **fields)
 
 
 EXPERIMENT = Experiment(

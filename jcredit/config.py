@@ -229,6 +229,11 @@ def _check(config: Config) -> None:
             f"method={config.method!r} does not fit task='lq', whose linear dynamics have no residual branch and are"
             " never trained; use bp, frozen, broadcast, dfa, state_bridge, scalar_bridge or vector_field"
         )
+    if config.task == "lq" and config.method == "vector_field" and config.field_form in ("mask", "chain"):
+        raise ConfigError(
+            f"field_form={config.field_form!r} does not fit task='lq', whose blocks have no activation derivatives;"
+            " use mlp or gate"
+        )
     if config.process_noise and config.task != "lq":
         raise ConfigError(f"process_noise={config.process_noise} belongs to task='lq'; set it to 0 for {config.task!r}")
     if config.tangent_samples > config.batch_size and config.method.startswith("tangent_"):
@@ -257,7 +262,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits that identify a configuration (with the seed, the key of a run)."""
     canonical = {
-        f.name: float(v) if f.type == "float" else v
+        f.name: float(v) + 0.0 if f.type == "float" else v  # -0.0 is 0.0
         for f in dataclasses.fields(config)
         for v in [getattr(config, f.name)]
     }

@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from jcredit import plots, results
+from jcredit import hosts, plan, plots, results
 from jcredit.checkpoints import CheckpointError
 from jcredit.config import Config, ConfigError, as_dict
-from jcredit.layout import use_all_cores
-from jcredit.sweep import Interrupted, Place, Variant, run_sweep
+from jcredit.layout import keep_compiled_programs, use_all_cores
+from jcredit.sweep import Interrupted, Place, Variant, plan_sweep, run_sweep
 from jcredit.tables import Column, TableSpec, render_table
 from jcredit.tasks.image_data import DataError
 
-USER_ERRORS = (ConfigError, DataError, results.ResultsError, CheckpointError)
+USER_ERRORS = (ConfigError, DataError, results.ResultsError, CheckpointError, hosts.HostsError)
 
 
 class Preset(NamedTuple):
@@ -57,7 +57,7 @@ class Experiment(NamedTuple):
     name: str
     question: str
     phase: str
-    doc: str
+    doc: str | None
     presets: Mapping[str, Preset]
     table: TableSpec
     figure: Callable[[Sequence[results.Row], Path], None]
@@ -79,13 +79,22 @@ def credit_columns(*, accuracy: bool = True) -> tuple[Column, ...]:
     )
 
 
+def gain_columns(reference: str = "dfa", titles: tuple[str, str] = ("S1", "S2")) -> tuple[Column, ...]:
+    """Gamma and rho above a reference line's at the same seed; above DFA's, the study's S1 and S2."""
+    return tuple(
+        Column(title, f"metrics.{name}", format="+.3f", paired_with=reference)
+        for title, name in zip(titles, ("gamma", "rho"), strict=True)
+    )
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """One clear line per error; unknown options come with the nearest known one."""
 
     def error(self, message: str):
+        """Exits with status 2 and one line."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             known = [s for action in self._actions for s in action.option_strings]
@@ -111,12 +120,16 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def _positive(text: str) -> int | None:
-    if text == "auto":
-        return None
+def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be auto or a positive whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive whole number")
     return int(text)
+
+
+def _count_or_auto(text: str) -> int | None:
+    if text != "auto" and (not text.isdigit() or int(text) < 1):
+        raise argparse.ArgumentTypeError(f"{text!r} must be auto or a positive whole number")
+    return None if text == "auto" else int(text)
 
 
 def _seed(text: str) -> int:
@@ -125,8 +138,8 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _parser(experiment: Experiment) -> _Parser:
-    parser = _Parser(
+def _parser(experiment: Experiment) -> Parser:
+    parser = Parser(
         prog=f"{experiment.name}.py", description=experiment.doc, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -137,9 +150,27 @@ def _parser(experiment: Experiment) -> _Parser:
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows go")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="prepared image data (default: TFDS_DATA_DIR)")
     parser.add_argument(
-        "--seeds-per-batch", type=_positive, metavar="auto|N", help="runs vmapped together on a device (default: auto)"
+        "--seeds-per-batch",
+        type=_count_or_auto,
+        metavar="auto|N",
+        help="runs vmapped together on a device (default: auto)",
     )
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--no-compile-cache", action="store_true", help="compile anew (default: compiled programs are kept on disk)"
+    )
+    plan_ = parser.add_argument_group("plan", "what the sweep would take; defaults are this machine's")
+    plan_.add_argument("--plan", action="store_true", help="print runs per device, bytes, FLOPs, time; run nothing")
+    plan_.add_argument("--devices", type=_count, metavar="N", help="devices to plan for")
+    plan_.add_argument("--device-gib", type=float, metavar="X", help="memory of a device to plan for")
+    plan_.add_argument("--device-gflops", type=float, metavar="X", help="float32 matmul rate of a device to plan for")
+    several = parser.add_argument_group("several processes", "each takes a share of the runs; process 0 writes")
+    several.add_argument(
+        "--distributed", action="store_true", help="join a group found through SLURM, MPI or a TPU pod"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where nothing can be found")
+    several.add_argument("--num-processes", type=_count, metavar="N", help="processes in the group")
+    several.add_argument("--process-id", type=_seed, metavar="I", help="this process, from 0")
     fields = parser.add_argument_group("configuration", "set a field in every line of the grid")
     texts = field_help()
     for name, hint in get_type_hints(Config).items():
@@ -174,7 +205,10 @@ def select(
     """
     _one_of("preset", preset, list(experiment.presets))
     variants = [
-        v._replace(config=dataclasses.replace(v.config, **(overrides or {})))
+        v._replace(
+            config=dataclasses.replace(v.config, **(overrides or {})),
+            start=v.start and v.start.overridden(overrides or {}),
+        )
         for v in experiment.presets[preset].variants
     ]
     if methods is None:
@@ -224,10 +258,22 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
         raise ConfigError(f"seed {repeated[0]} is given more than once; give every seed once")
     place = Place(args.results_dir, experiment.name, preset_name(args.preset, overrides))
     use_all_cores()
+    if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
+        hosts.join(args.coordinator, args.num_processes, args.process_id)
+    if not args.no_compile_cache:
+        keep_compiled_programs()
+    if args.plan:
+        device = plan.this_device()
+        memory = args.device_gib * 2**30 if args.device_gib else device.memory
+        rate = args.device_gflops * 1e9 if args.device_gflops else device.flops
+        device = plan.Device(memory, rate, args.devices or device.count)
+        return plan.describe(plan_sweep(selected, seeds, place, data_dir=args.data_dir), device)
     run_sweep(
         selected, seeds, place,
         data_dir=args.data_dir, seeds_per_batch=args.seeds_per_batch, progress=not args.no_progress,
     )  # fmt: skip
+    if not hosts.is_lead():
+        return ""
     rows = in_grid(results.read_rows(place.rows), variants)
     results.write_json(
         place.directory / "config.json",
@@ -246,7 +292,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     """The command: prints the table; exits with 2 and one line on a user's error, with 130 if interrupted."""
     try:
-        print(run(experiment, argv))
+        print(run(experiment, argv), end="")
     except USER_ERRORS as error:
         sys.exit(_say(experiment, error, 2))
     except (Interrupted, KeyboardInterrupt) as error:
@@ -262,3 +308,15 @@ def _say(experiment: Experiment, error: BaseException, status: int) -> int:
 def default_figure(title: str, metrics: Sequence[str] = ("test_accuracy", "gamma"), curve: str = "test_accuracy"):
     """The usual figure: bars with a dot per seed, and curves over epochs."""
     return lambda rows, path: plots.overview(rows, path, title, metrics, curve)
+
+
+def gains_figure(title: str, curve: str = "test_accuracy"):
+    """S1 and S2 beside the accuracy: a dot for the difference to DFA at each seed."""
+    gains = {"S1 (Gamma above DFA's)": "metrics.gamma", "S2 (rho above DFA's)": "metrics.rho"}
+
+    def figure(rows: Sequence[results.Row], path: Path) -> None:
+        for name, metric in gains.items():
+            rows = results.with_reference(rows, metric, "dfa", name)
+        plots.overview(rows, path, title, ("test_accuracy", *gains), curve)
+
+    return figure

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jcredit.cache import cache_directory
+
 
 class Layout(NamedTuple):
     """How the runs of one program lie on the hardware.
@@ -46,6 +48,12 @@ def use_all_cores() -> None:
         return
 
 
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
     """The layout for ``runs`` runs of one program.
 
@@ -61,9 +69,8 @@ def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
 
 def mesh_of(layout: Layout) -> Mesh:
     """The one-dimensional mesh of a layout, with the axis ``run``."""
-    return jax.make_mesh(
-        (layout.devices,), ("run",), axis_types=(AxisType.Auto,), devices=jax.devices()[: layout.devices]
-    )
+    used = jax.local_devices()[: layout.devices]
+    return jax.make_mesh((layout.devices,), ("run",), axis_types=(AxisType.Auto,), devices=used)
 
 
 def place(tree: Any, layout: Layout, per_run: bool) -> Any:

@@ -36,8 +36,8 @@ def _uniform_affine(key: Key, fan_in: int, fan_out: int) -> Params:
 
 def _normal_affine(key: Key, fan_in: int, fan_out: int, std: float | None = None) -> Params:
     """Weights N(0, std^2), by default N(0, 1/fan_in); no bias at the start."""
-    std = fan_in**-0.5 if std is None else std
-    return {"w": std * jax.random.normal(key, (fan_in, fan_out), float_type()), "b": jnp.zeros(fan_out, float_type())}
+    scale: float = fan_in**-0.5 if std is None else std
+    return {"w": scale * jax.random.normal(key, (fan_in, fan_out), float_type()), "b": jnp.zeros(fan_out, float_type())}
 
 
 def _stack(init_block: Callable[[Key], Params], key: Key, depth: int) -> Params:
@@ -216,7 +216,8 @@ def make_env(network: Network, loss: LossFn, params: NetParams) -> Env:
 
     def tangents(h_LxBxD, u_BxD):
         def advance(u, layer):
-            after = block_tangent(*layer, u)
+            block_params, h = layer
+            after = block_tangent(block_params, h, u)
             return after, after
 
         _, later = jax.lax.scan(advance, u_BxD, (params.blocks, h_LxBxD))

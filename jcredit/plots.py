@@ -77,6 +77,11 @@ def layer_profile(rows: Sequence[Row], layer_metric: str, path: str | Path, titl
     _line_figure(rows, path, title, "depth (layer / L)", layer_metric, lambda row: _profile(row, layer_metric))
 
 
+def against(rows: Sequence[Row], curve: str, xs: Sequence[float], path: str | Path, title: str, xlabel: str) -> None:
+    """Writes a panel per block of row["curves"][curve] over the abscissae ``xs``: mean and range over seeds."""
+    _line_figure(rows, path, title, xlabel, curve, lambda row: dict(_points(row, f"curves.{curve}", xs)))
+
+
 def overview(
     rows: Sequence[Row],
     path: str | Path,

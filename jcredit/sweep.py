@@ -8,13 +8,10 @@ sweep goes on to the same bits.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import math
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,66 +20,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jcredit import checkpoints, results
-from jcredit.config import Config, as_dict, config_hash, static_key
+from jcredit import checkpoints, hosts, kept, plan, results
+from jcredit.config import Config, config_hash, static_key
 from jcredit.layout import Layout, choose_layout, over_runs, place, stack
+from jcredit.rows import make_row
 from jcredit.training import Run, make_run
-from jcredit.types import Estimator
+from jcredit.types import TrainState
+from jcredit.variants import Place, Request, Variant
 
 CHECKPOINT_SECONDS = 60.0
-BLOW_UP = 10.0
-
-
-class Variant(NamedTuple):
-    """One line of a table: a configuration with a name.
-
-    Attributes:
-      label: its name, unique within its block.
-      config: the configuration of all its runs.
-      block: heading of the table block it belongs to.
-      estimator: an estimator of one's own in place of ``config.method``; it is known by its label.
-    """
-
-    label: str
-    config: Config
-    block: str = ""
-    estimator: Estimator | None = None
-
-    @property
-    def hash(self) -> str:
-        """Key of the configuration; an estimator of one's own enters by its label."""
-        own = config_hash(self.config)
-        return own if self.estimator is None else hashlib.sha256(f"{own} {self.label}".encode()).hexdigest()[:12]
-
-
-class Request(NamedTuple):
-    """One run that is wanted."""
-
-    variant: Variant
-    seed: int
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """(configuration hash, seed)."""
-        return self.variant.hash, self.seed
-
-
-class Place(NamedTuple):
-    """Where the rows of a sweep go."""
-
-    results_dir: Path
-    experiment: str
-    preset: str
-
-    @property
-    def directory(self) -> Path:
-        """<results-dir>/<experiment>/<preset>."""
-        return results.experiment_dir(self.results_dir, self.experiment, self.preset)
-
-    @property
-    def rows(self) -> Path:
-        """The rows of this place."""
-        return self.directory / "rows.jsonl"
 
 
 class Interrupted(RuntimeError):
@@ -110,30 +56,113 @@ def run_sweep(
 
     Raises:
       ResultsError: earlier rows cannot be read; they are left as they are.
+      ConfigError: a run cannot start from its snapshot.
+      HostsError: several processes are to share runs that start from snapshots or keep what they learn.
       Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
     wanted = [Request(v, s) for v in variants for s in seeds]
-    done = results.finished(results.read_rows(place_.rows, place_.experiment, place_.preset))
-    pending = [r for r in wanted if r.key not in done]
+    pending = _pending(wanted, place_)
+    starts = _starts(pending)
     total = sum(r.variant.config.epochs for r in pending)
-    groups = list(_groups(pending, place_.directory))
+    groups = list(_groups(pending, place_))
     # All programs are described before the first one runs: what cannot run is said at once.
     runs = [make_run(g[0].variant.config, estimator=g[0].variant.estimator, data_dir=data_dir) for g in groups]
-    with tqdm(total=total, unit="run-epoch", disable=not progress, dynamic_ncols=True) as bar, _stop_flag() as stop:
-        for group, run in zip(groups, runs, strict=True):
-            results.append_rows(place_.rows, _train(group, run, place_, seeds_per_batch, bar, stop))
+    keep_runs(starts, place_.results_dir, data_dir=data_dir, seeds_per_batch=seeds_per_batch, progress=progress)
+    shares = hosts.shares(groups, jax.process_count())
+    quiet = not progress or not hosts.is_lead()
+    with tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
+        for share, run in zip(shares, runs, strict=True):
+            mine = share[jax.process_index()]
+            rows = hosts.gather(_train(mine, run, place_, seeds_per_batch, bar, stop) if mine else [])
+            if hosts.is_lead():
+                results.append_rows(place_.rows, rows)
     keys = {r.key for r in wanted}
     rows = results.read_rows(place_.rows, place_.experiment, place_.preset)
     return [row for row in rows if (row["config_hash"], row["seed"]) in keys]
 
 
+def plan_sweep(
+    variants: Sequence[Variant], seeds: Sequence[int], place_: Place, *, data_dir: str | Path | None = None
+) -> list[plan.Program]:
+    """What those runs would take that have no row yet; compiles their programs and runs nothing.
+
+    Raises:
+      ResultsError: earlier rows cannot be read.
+    """
+    pending = _pending([Request(v, s) for v in variants for s in seeds], place_)
+    groups = list(_groups(pending, place_))
+    return [
+        plan.program_of(g, make_run(g[0].variant.config, estimator=g[0].variant.estimator, data_dir=data_dir))
+        for g in groups
+    ]
+
+
+def _pending(wanted: Sequence[Request], place_: Place) -> list[Request]:
+    done = results.finished(results.read_rows(place_.rows, place_.experiment, place_.preset))
+    return [r for r in wanted if r.key not in done]
+
+
+def keep_runs(
+    requests: Sequence[Request],
+    results_dir: Path,
+    *,
+    data_dir: str | Path | None = None,
+    seeds_per_batch: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Trains those runs that have not yet kept what they have to keep; they leave no rows.
+
+    Args:
+      requests: what is wanted, with the epochs in ``variant.keep``.
+      results_dir: its ``cache/snapshots`` is where runs keep what they have learned.
+      data_dir: folder with prepared image data.
+      seeds_per_batch: vmap width (None: chosen for the hardware).
+      progress: whether to show a progress bar.
+
+    Raises:
+      CheckpointError: what was kept is damaged.
+      Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+    """
+
+    def missing(r: Request) -> bool:
+        return any(kept.find(results_dir, r.variant.run_hash, r.seed, e) is None for e in r.variant.keep)
+
+    where = Place(results_dir, *kept.DIRECTORY)
+    wanted = [r for r in requests if missing(r)]
+    total = sum(r.variant.config.epochs for r in wanted)
+    with tqdm(total=total, unit="run-epoch", disable=not progress, dynamic_ncols=True) as bar, _stop_flag() as stop:
+        for group in _groups(wanted, where):
+            run = make_run(group[0].variant.config, estimator=group[0].variant.estimator, data_dir=data_dir)
+            _train(group, run, where, seeds_per_batch, bar, stop)
+
+
 # --- which runs share a program -----------------------------------------------------------------------------------
 
 
-def _groups(pending: Sequence[Request], directory: Path) -> Iterator[list[Request]]:
+def _starts(pending: Sequence[Request]) -> list[Request]:
+    """The runs that other runs start from."""
+    epochs: dict[tuple[Config, int], set[int]] = {}
+    for variant, seed in pending:
+        if (variant.start or variant.keep or variant.measure) and jax.process_count() > 1:
+            raise hosts.HostsError(f"{variant.label!r} keeps or needs a snapshot: run it with one process")
+        if variant.start is not None:
+            variant.start.check(variant.config)
+            epochs.setdefault((variant.start.config, seed), set()).add(variant.start.epoch)
+    return [Request(Variant("snapshot", c, keep=tuple(sorted(e))), s) for (c, s), e in epochs.items()]
+
+
+def _found(request: Request, results_dir: Path) -> dict[str, Any] | None:
+    """What a finished run has kept, where something is to be measured on it or it is to be kept for that."""
+    variant, last = request.variant, request.variant.config.epochs
+    if variant.measure is None and last not in variant.keep:
+        return None
+    return kept.find(results_dir, variant.run_hash, request.seed, last)
+
+
+def _groups(pending: Sequence[Request], where: Place) -> Iterator[list[Request]]:
     """Runs that share a program; those of a checkpoint left by a killed sweep first, in its composition."""
     by_key = {r.key: r for r in pending}
-    for meta in sorted((directory / "cache").glob("*/runs.json")):
+    for meta in sorted((where.directory / "cache").glob("*/runs.json")):
         keys = [(h, s) for h, s in json.loads(meta.read_text())]
         if keys and all(key in by_key for key in keys):
             yield [by_key.pop(key) for key in keys]
@@ -141,7 +170,9 @@ def _groups(pending: Sequence[Request], directory: Path) -> Iterator[list[Reques
     for request in by_key.values():
         variant = request.variant
         own = None if variant.estimator is None else variant.label
-        groups.setdefault((static_key(variant.config), variant.config.epochs, own), []).append(request)
+        known = _found(request, where.results_dir) is not None
+        same = (static_key(variant.config), variant.config.epochs, own, variant.measure, known)
+        groups.setdefault(same, []).append(request)
     yield from groups.values()
 
 
@@ -176,7 +207,7 @@ def _compile(run: Run, layout: Layout, state, hp, data) -> Programs:
     return Programs(advance_all, diagnose_all, time.perf_counter() - start)
 
 
-def _start(group: Sequence[Request], run: Run, layout: Layout):
+def _start(group: Sequence[Request], run: Run, layout: Layout, results_dir: Path, finished: bool):
     """Initial states, numbers and data of a group, laid out on the devices; the last run fills up the padding.
 
     Not compiled: the few random arrays of an initial state take longer to compile than to draw.
@@ -185,11 +216,49 @@ def _start(group: Sequence[Request], run: Run, layout: Layout):
     keys = [jax.random.key(r.seed) for r in padded]
     hps = [run.hparams(r.variant.config) for r in padded]
     states = [run.init(key, hp) for key, hp in zip(keys, hps, strict=True)]
+    states = [_begin(r, state, results_dir, finished) for r, state in zip(padded, states, strict=True)]
     if run.shared_data:
         data = place(run.data(keys[0], hps[0]), layout, per_run=False)
     else:
         data = place(stack([run.data(k, hp) for k, hp in zip(keys, hps, strict=True)]), layout, per_run=True)
     return place(stack(states), layout, per_run=True), place(stack(hps), layout, per_run=True), data
+
+
+def _begin(request: Request, state: TrainState, results_dir: Path, finished: bool) -> TrainState:
+    """The state a run begins with: its snapshot's network and, if it is ``finished``, all it has learned."""
+    variant, seed = request
+    if variant.start is not None:
+        start = config_hash(variant.start.config), seed, variant.start.epoch
+        state = state._replace(params=kept.load(results_dir, *start, "network", state.params))
+    if not finished:
+        return state
+    own = variant.run_hash, seed, variant.config.epochs
+    if variant.config.trains != "nothing":
+        state = state._replace(params=kept.load(results_dir, *own, "network", state.params))
+    return state._replace(estimator=kept.load(results_dir, *own, "estimator", state.estimator))
+
+
+def _keep(group: Sequence[Request], state: TrainState, meta: dict[str, Any], results_dir: Path) -> None:
+    """Keeps those runs of a group that are wanted at this epoch."""
+
+    def wanted(variant: Variant) -> bool:
+        at_end = variant.measure is not None and meta["epoch"] == variant.config.epochs
+        return at_end or meta["epoch"] in variant.keep
+
+    runs = [(v.run_hash, seed, v.config) if wanted(v) else None for v, seed in group]
+    if any(runs):
+        kept.save_runs(results_dir, runs, state, meta)
+
+
+def _measure(group: Sequence[Request], run: Run, layout: Layout, *args) -> list[dict[str, Any]]:
+    """What the measure of a group's variants finds on each of its runs."""
+    measure = group[0].variant.measure
+    if measure is None:
+        return [{} for _ in group]
+    per_run = (True, True, not run.shared_data)
+    found = over_runs(measure.build(run, measure.settings), per_run, layout)(*args)
+    found = jax.tree.map(np.asarray, found)
+    return [jax.tree.map(lambda x: x[i], found) for i in range(len(group))]  # noqa: B023
 
 
 def _train(
@@ -203,15 +272,18 @@ def _train(
     saved_layout = _saved_layout(cache)
     if saved_layout is not None and saved_layout.devices <= jax.local_device_count():
         layout = saved_layout  # the same bits need the same layout
-    state, hp, data = _start(group, run, layout)
-    restored = checkpoints.restore(cache / "checkpoint", state)
+    found = [_found(r, place_.results_dir) for r in group]
+    state, hp, data = _start(group, run, layout, place_.results_dir, all(found))
+    restored = None if all(found) else checkpoints.restore(cache / "checkpoint", state)
     if restored is not None:
         state, meta = place(restored[0], layout, per_run=True), restored[1]
-        bar.update(meta["epoch"] * len(group))
-    programs = _compile(run, layout, state, hp, data)
+    elif all(found):
+        meta |= kept.merged([f for f in found if f])
+    bar.update(meta["epoch"] * len(group))
+    programs = _compile(run, layout, state, hp, data) if meta["epoch"] < config.epochs else None
     bar.set_description(_names(group))
     saved = time.perf_counter()
-    while meta["epoch"] < config.epochs:
+    while programs is not None and meta["epoch"] < config.epochs:
         start = time.perf_counter()
         state, metrics = programs.advance(state, hp, data)
         entry = jax.tree.map(lambda x: np.asarray(x)[: len(group)].tolist(), metrics)
@@ -224,15 +296,20 @@ def _train(
         meta["run_s"] += time.perf_counter() - start
         bar.set_postfix(epoch=f"{meta['epoch']}/{config.epochs}", loss=f"{np.mean(entry['train_loss']):.3f}")
         bar.update(len(group))
-        if stop or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+        _keep(group, state, meta, place_.results_dir)
+        # Of several processes none keeps checkpoints: a program that was cut off is run again, finished ones are not.
+        if (stop or time.perf_counter() - saved > CHECKPOINT_SECONDS) and jax.process_count() == 1:
             _save(cache, group, state, meta, layout)
             saved = time.perf_counter()
         if stop:
             raise Interrupted(
                 f"stopped at epoch {meta['epoch']} of {config.epochs}; the same command goes on from there"
             )
+    measured = _measure(group, run, layout, state, hp, data)
+    compile_s = programs.compile_s if programs is not None else 0.0
     rows = [
-        _row(i, request, run, meta, layout, programs.compile_s, len(group), place_) for i, request in enumerate(group)
+        make_row(i, request, run, meta, layout, compile_s, len(group), place_, measured[i])
+        for i, request in enumerate(group)
     ]
     checkpoints.remove(cache / "checkpoint")
     _forget(cache)
@@ -284,67 +361,3 @@ def _stop_flag() -> Iterator[list[int]]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-def first_bad_epoch(losses: Iterable[float], estimator_losses: Iterable[float]) -> int | None:
-    """The first epoch (from 1) whose mean loss or estimator loss is not finite."""
-    for epoch, values in enumerate(zip(losses, estimator_losses, strict=True), 1):
-        if not all(math.isfinite(v) for v in values):
-            return epoch
-    return None
-
-
-def estimator_blew_up(losses: Sequence[float]) -> bool:
-    """Whether an epoch-mean estimator loss ever exceeds ten times the smallest one before it."""
-    smallest = math.inf
-    for loss in losses:
-        if loss > BLOW_UP * smallest:
-            return True
-        smallest = min(smallest, loss)
-    return False
-
-
-def _row(
-    i: int, request: Request, run: Run, meta: dict[str, Any], layout: Layout, compile_s: float, runs: int, place_: Place
-) -> results.Row:
-    variant, history = request.variant, meta["history"]
-    names = {name for entry in history for name in entry}
-    curves = {name: [entry[name][i] if name in entry else None for entry in history] for name in sorted(names)}
-    est_losses = curves.get("estimator_loss", [0.0] * len(history))
-    bad = first_bad_epoch(curves["train_loss"], est_losses)
-    flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
-    return results.plain({
-        "schema": results.SCHEMA, "experiment": place_.experiment, "preset": place_.preset,
-        "method": variant.config.method if variant.estimator is None else variant.label,
-        "label": variant.label, "block": variant.block, "tier": run.tier,
-        "config": as_dict(variant.config), "config_hash": variant.hash, "seed": request.seed,
-        "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
-        "metrics": {name: curve[-1] for name, curve in curves.items()} if bad is None else {},
-        "layers": {name: value[i] for name, value in meta["layers"].items()} if bad is None else {},
-        "curves": {name: curve[: bad or None] for name, curve in curves.items()},
-        "timing": {"compile_s": round(compile_s, 2), "run_s": round(meta["run_s"], 2), "runs_in_program": runs},
-        "layout": layout._asdict(), "versions": versions(), "git_commit": git_commit(),
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
-    })  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-
-
-def git_commit() -> str | None:
-    """The commit of this code, with ``+`` behind it where the work tree differs; None outside a checkout."""
-
-    def git(*args: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../experiments")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

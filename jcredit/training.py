@@ -55,6 +55,8 @@ class Run(NamedTuple):
       epoch: (state, hp, data) -> (state, metrics averaged over the epoch), a scan over ``step``.
       evaluate: (state, hp, data) -> test_loss (nats) and, for classification, test_accuracy.
       diagnose: (state, hp, data) -> {"metrics": scalars, "layers": arrays over layers}.
+      credit: (state, hp, x_B as the network takes it, target_B, key) -> (Context, a_LxBxD), for measures of one's own.
+      task: the task.
       shared_data: whether all runs share one Data.
       steps_per_epoch: optimiser steps in an epoch.
       tier: the estimator's information tier.
@@ -67,6 +69,8 @@ class Run(NamedTuple):
     epoch: Callable[..., tuple[TrainState, dict[str, Array]]]
     evaluate: Callable[..., dict[str, Array]]
     diagnose: Callable[..., dict[str, dict[str, Array]]]
+    credit: Callable[..., tuple[Context, Array]]
+    task: Task
     shared_data: bool
     steps_per_epoch: int
     tier: str
@@ -113,7 +117,7 @@ def local_gradients(
     return embed, blocks
 
 
-def _adam_step(params, grads, moments, learning_rate, weight_decay=0.0, sgd: bool = False):
+def _adam_step(params, grads, moments, learning_rate: Array, weight_decay: Array | float = 0.0, sgd: bool = False):
     """AdamW (Loshchilov & Hutter 2019) with traced numbers; decay applies to every parameter, as the study's did."""
     direction, moments = (grads, moments) if sgd else ADAM.update(grads, moments, params)
     step = lambda p, d: p - learning_rate * (d + weight_decay * p)  # noqa: E731
@@ -210,6 +214,7 @@ def make_run(
         return kept if config.train_embedding else kept._replace(embed=params.embed), moments
 
     def learn_estimator(state: TrainState, hp: Hparams, ctx: Context, env, key: Key):
+        assert estimator.loss is not None
         (loss, metrics), grads = jax.value_and_grad(estimator.loss, has_aux=True)(
             state.estimator.params, state.estimator, ctx, env, hp, key
         )
@@ -290,6 +295,13 @@ def make_run(
             metrics |= {f"test_{name}": value for name, value in {"estimator_loss": loss, **terms}.items()}
         return {"metrics": metrics, "layers": layers}
 
+    def credit(state: TrainState, hp: Hparams, x_B: Array, target_B: Array, key: Key) -> tuple[Context, Array]:
+        network = task.network(hp)
+        noise_key, credit_key = jax.random.split(key)
+        ctx = observe(state, hp, network, x_B, target_B, noise_key)
+        env = make_env(network, task.loss, state.params)
+        return ctx, credit_of(state, hp, network, ctx, env, credit_key)
+
     def data(key: Key, hp: Hparams) -> Data:
         if task.make_data is None:
             return jax.tree.map(jnp.asarray, task.shared)
@@ -303,6 +315,8 @@ def make_run(
         epoch=epoch,
         evaluate=evaluate,
         diagnose=diagnose,
+        credit=credit,
+        task=task,
         shared_data=task.make_data is None,
         steps_per_epoch=steps,
         tier=estimator.tier,

@@ -5,6 +5,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)  # before the first device use
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tiny programs spend their time being compiled.  Tests of bits ask for the real thing (helpers.optimised_jit).
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

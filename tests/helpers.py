@@ -29,9 +29,10 @@ TINY = Config(
     diagnostic_samples=16,
 )  # fmt: skip
 
-# jit that compiles fast and optimises nothing: for tests of values, not of bits or speed.
-quick = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# conftest.py turns the compiler's optimisations off; tests of bits turn them on again, as in real runs.
+quick = jax.jit
+optimised_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 )
 
 
@@ -127,7 +128,7 @@ def _scene_arrays(kind: str, depth: int, batch: int, x64: bool):
         tail_loss = lambda h, l: jnp.sum(loss(explicit_tail(network, params, l, h, noise), target))  # noqa: E731, E741
         return jnp.stack([jax.grad(tail_loss)(h_LxBxD[l], l) for l in range(depth + 1)])  # noqa: E741
 
-    arrays = params, x, target, projection, noise, quick(deltas)(params, x, target, noise)
+    arrays = params, x, target, projection, noise, jax.jit(deltas)(params, x, target, noise)
     return config, network, loss, arrays
 
 
@@ -141,9 +142,16 @@ def make_scene(kind: str = "image", depth: int = 3, batch: int = 8, **changes: A
     return Scene(config, network, loss, params, x, target, projection, noise, ctx, env, delta)
 
 
+@functools.cache
+def _context_program(code: str, network: Network, loss: Any, x64: bool):
+    del x64
+    task: Any = SimpleNamespace(loss=loss)
+    return jax.jit(lambda *arrays: make_context(tiny(code=code), task, network, *arrays))
+
+
 def context_of(config, network, loss, params, projection, x, target, noise) -> Context:
-    build = lambda *arrays: make_context(config, SimpleNamespace(loss=loss), network, *arrays)  # noqa: E731  # type: ignore
-    return quick(build)(params, projection, x, target, noise)
+    build = _context_program(config.code, network, loss, bool(jax.config.jax_enable_x64))
+    return build(params, projection, x, target, noise)
 
 
 def shapes_of(scene: Scene) -> Shapes:
@@ -173,20 +181,17 @@ def image_network_task(config: Config) -> Task:
     return teacher_task(config)._replace(network=lambda hp: network)
 
 
-@functools.cache
-def _teacher_data(x64: bool, **sizes: Any) -> Data:
-    del x64
-    config = tiny(**sizes)
-    task = teacher_task(config)
-    hp = SimpleNamespace(alpha=1.0)
-    return quick(lambda key: task.make_data(key, hp))(jax.random.key(3))  # type: ignore
+def easy_data(config: Config) -> Data:
+    """Samples of the teacher's sizes, labelled by the largest of their first entries."""
+    x = [normal(20 + i, samples, INPUTS) for i, samples in enumerate((config.train_size, config.test_size))]
+    y = [jnp.asarray(np.argmax(part[:, : config.classes], axis=1), jnp.int32) for part in x]
+    return Data(x[0], y[0], x[1], y[1])
 
 
 def start(run: Run, config: Config, seed: int = 0) -> tuple[TrainState, Hparams, Data]:
-    """State, swept numbers and data of a run on the teacher ladder; data are shared by all runs of one size."""
+    """State, swept numbers and data of a run."""
     hp = run.hparams(config)
-    sizes = {name: getattr(config, name) for name in ("depth", "width", "classes", "train_size", "test_size")}
-    return run.init(jax.random.key(seed), hp), hp, _teacher_data(bool(jax.config.jax_enable_x64), **sizes)
+    return run.init(jax.random.key(seed), hp), hp, easy_data(config)
 
 
 def first_batch(config: Config) -> Array:

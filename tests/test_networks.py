@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import explicit_tail, make_scene, normal, quick, relative
+from helpers import explicit_tail, make_scene, normal, relative
 
 from jcredit.networks import forward, gelu, gelu_derivative, image_mlp, ladder_mlp, lq_dynamics
 
@@ -76,7 +76,7 @@ def test_forward_is_the_explicit_loop(kind):
 def test_loss_at_is_the_explicit_tail_from_every_layer(kind):
     scene = make_scene(kind)
     moved = scene.ctx.trace.h_LxBxD + 0.3 * normal(1, 4, 8, 12)
-    loss_at = quick(scene.env.loss_at)
+    loss_at = jax.jit(scene.env.loss_at)
     expected = []
     for layer in range(4):
         tail = explicit_tail(scene.network, scene.params, layer, moved[layer], scene.noise_LxBxD)
@@ -95,7 +95,7 @@ def test_the_loss_tangent_is_the_gradient_along_the_direction(kind, x64):
     layer = jnp.asarray([0, 2, 1, 2, 2, 0, 1, 0])
     v = normal(2, 3, 8, 12)
     h, delta = (a[layer, jnp.arange(8)] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD))
-    found = quick(scene.env.loss_tangent)(scene.ctx, layer, h, v)
+    found = jax.jit(scene.env.loss_tangent)(scene.ctx, layer, h, v)
     assert relative(found, jnp.sum(delta[None] * v, -1)) < 1e-10
 
 
@@ -119,7 +119,7 @@ def test_next_states_and_tangents_are_jacobian_products(kind):
 def test_image_network_starts_as_the_study_describes():
     # ||f_l|| / ||h_l|| about .095 and ||h_L|| about 9 for unit-variance pixels (method.md 1); W1, embedding uniform.
     network = image_mlp(3072, 256, 2, 10)
-    params = quick(network.init)(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     x = normal(1, 16, 32, 32, 3)  # images are flattened
     h = forward(network, params, x).h_LxBxD
     norms = jnp.linalg.norm(h, axis=-1)
@@ -134,11 +134,11 @@ def test_image_network_starts_as_the_study_describes():
 
 
 def test_ladder_and_lq_start_as_described():
-    ladder = quick(ladder_mlp(128, 64, 3, 10, 1.0).init)(jax.random.key(0))
+    ladder = jax.jit(ladder_mlp(128, 64, 3, 10, 1.0).init)(jax.random.key(0))
     for w, fan_in in ((ladder.embed["w"], 128), (ladder.blocks["w"], 64), (ladder.readout["w"], 64)):
         assert jnp.std(w) == pytest.approx(fan_in**-0.5, rel=0.1)
     assert not ladder.embed["b"].any() and not ladder.blocks["b"].any() and not ladder.readout["b"].any()
-    blocks = quick(lq_dynamics(64, 3, 10).init)(jax.random.key(0)).blocks["a"]
+    blocks = jax.jit(lq_dynamics(64, 3, 10).init)(jax.random.key(0)).blocks["a"]
     stretch = np.linalg.svd(blocks, compute_uv=False)
     assert stretch.min() > 0.75 and stretch.max() < 1.25  # near-isometric
     assert np.ptp(stretch) > 0.05  # but not an isometry

@@ -24,6 +24,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from jcredit.cache import cache_directory
+
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
 _SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
@@ -290,9 +292,7 @@ def _check(arrays: ImageArrays, name: str, counts: tuple[int, int]) -> ImageArra
 
 
 def _cache_dir(cache_dir: str | Path | None) -> Path:
-    if cache_dir is not None or (cache_dir := os.environ.get("JCREDIT_CACHE")):
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "jcredit"
+    return cache_directory() if cache_dir is None else Path(cache_dir).expanduser()
 
 
 def _fingerprint(tfds: Any, builder: Any) -> str:

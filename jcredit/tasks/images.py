@@ -69,7 +69,11 @@ def image_task(config: Config, data_dir: str | Path | None = None) -> Task:
       DataError: the data can neither be found nor downloaded.
       ConfigError: more samples asked for than there are.
     """
-    shared = _arrays(config, data_dir)
+    return image_task_on(config, _arrays(config, data_dir))
+
+
+def image_task_on(config: Config, shared: Data) -> Task:
+    """The same task on images at hand: uint8 arrays of the named data set's shape (benchmarks, tests)."""
     mean, std = (np.asarray(v) for v in channel_statistics(config.task))  # type: ignore[arg-type]
     inputs = int(np.prod(shared.train_x.shape[1:]))
     network = image_mlp(inputs, config.width, config.depth, config.classes)

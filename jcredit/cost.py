@@ -1,0 +1,99 @@
+"""What a compiled program costs: FLOPs of its matrix products, read off XLA's optimised program, and its memory.
+
+XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs; blocks are scanned here, so the count
+is taken from the program text with every loop multiplied by its known trip count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (\S+?)\[([\d,]*)\]\S* ([\w\-]+)\((.*)$")
+_CALLED = re.compile(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)")
+_TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+
+
+class Memory(NamedTuple):
+    """Bytes of a compiled program: what it is given, what it needs beside that, and its results."""
+
+    arguments: int
+    temporary: int
+    results: int
+
+
+def memory_of(compiled: Any) -> Memory:
+    """Reads the memory analysis of a compiled program; donated results take no further bytes."""
+    found = compiled.memory_analysis()
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, results)
+
+
+def matmul_flops(compiled: Any) -> float:
+    """Floating-point operations of all matrix products of a compiled program, 2 m n k each, loops multiplied out.
+
+    Raises:
+      ValueError: a loop that contains matrix products and whose trip count XLA does not know.
+    """
+    return flops_of_text(compiled.as_text())
+
+
+def flops_of_text(text: str) -> float:
+    """``matmul_flops`` of XLA's program text."""
+    bodies: dict[str, list[str]] = {}
+    entry, current = "", None
+    for raw in text.splitlines():
+        line = raw.strip()
+        if started := _COMPUTATION.match(line):
+            current = bodies.setdefault(started[1], [])
+            entry = started[1] if line.startswith("ENTRY") else entry
+        elif line == "}":
+            current = None
+        elif current is not None:
+            current.append(line)
+    totals: dict[str, float] = {}
+
+    def total(name: str) -> float:
+        if name not in totals:
+            totals[name] = _computation_flops(bodies.get(name, []), total)
+        return totals[name]
+
+    return total(entry)
+
+
+def _computation_flops(lines: list[str], total) -> float:
+    shapes: dict[str, list[int]] = {}
+    flops = 0.0
+    for line in lines:
+        if not (found := _INSTRUCTION.match(line)):
+            # Results that are tuples: of these only loops and calls matter.
+            flops += _called_flops(line, total) if "=" in line else 0.0
+            continue
+        name, _, dims, op, rest = found.groups()
+        shapes[name] = [int(d) for d in dims.split(",") if d]
+        if op == "dot":
+            flops += 2.0 * math.prod(shapes[name]) * _contracted(rest, shapes)
+        else:
+            flops += _called_flops(line, total)
+    return flops
+
+
+def _contracted(rest: str, shapes: dict[str, list[int]]) -> int:
+    left = _OPERAND.search(rest)
+    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
+    if left is None or axes is None or left[1] not in shapes:
+        raise ValueError(f"a matrix product without known operands: {rest}")
+    return math.prod(shapes[left[1]][int(axis)] for axis in axes[1].split(",") if axis)
+
+
+def _called_flops(line: str, total) -> float:
+    inside = sum(total(name) for name in _CALLED.findall(line))
+    if inside and " while(" in line:
+        trips = _TRIPS.search(line)
+        if trips is None:
+            raise ValueError(f"a loop of unknown length: {line[:80]}")
+        return inside * int(trips[1])
+    return inside

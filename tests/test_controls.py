@@ -1,0 +1,134 @@
+"""Controls: what must not move stays bit for bit, what must not learn does not, and DFA's warm-up is DFA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import first_batch, image_network_task, optimised_jit, same_bits, start, tiny
+
+from jcredit.training import make_run
+
+
+def some_steps(config, count=3, seed=0):
+    """(state before, state after) ``count`` steps on different batches."""
+    run = make_run(config, task=image_network_task(config))
+    state, hp, data = start(run, config, seed)
+    step = jax.jit(run.step)
+    after = state
+    for i in range(count):
+        after, metrics = step(after, hp, data, first_batch(config) + i * config.batch_size)
+    assert np.isfinite(metrics["train_loss"])  # type: ignore
+    return state, after
+
+
+def moved(before, after):
+    """Which parts of the network moved, in every leaf of the part."""
+    parts = {}
+    for name in ("embed", "blocks", "readout"):
+        pairs = zip(jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)), strict=True)
+        changed = [not same_bits(a, b) for a, b in pairs]
+        assert all(changed) or not any(changed), name
+        parts[name] = all(changed)
+    return parts
+
+
+# Weight decay and a pull on the states must not move what is not trained either.
+PULLED = dict(weight_decay=0.1, state_penalty=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(method="frozen"), dict(embed=False, blocks=False, readout=True)),
+        (dict(method="dfa", trains="readout"), dict(embed=False, blocks=False, readout=True)),
+        (dict(method="dfa", trains="nothing"), dict(embed=False, blocks=False, readout=False)),
+        (dict(method="dfa", train_embedding=False), dict(embed=False, blocks=True, readout=True)),
+        (dict(method="broadcast"), dict(embed=True, blocks=True, readout=True)),
+    ],
+)
+def test_what_is_not_trained_keeps_its_bits(changes, expected):
+    before, after = some_steps(tiny(**changes, **PULLED))
+    assert moved(before.params, after.params) == expected
+    assert same_bits(before.estimator, after.estimator)  # fixed feedback stays fixed
+    assert same_bits(before.warmup, after.warmup) and same_bits(before.projection_DxP, after.projection_DxP)
+
+
+@pytest.mark.parametrize("trains", ["readout", "nothing"])
+def test_an_estimator_trains_on_frozen_features(trains):
+    before, after = some_steps(tiny(method="vector_field", trains=trains, **PULLED))
+    assert moved(before.params, after.params) == dict(embed=False, blocks=False, readout=trains == "readout")
+    pairs = zip(jax.tree.leaves(before.estimator.params), jax.tree.leaves(after.estimator.params), strict=True)
+    assert not any(same_bits(a, b) for a, b in pairs)
+
+
+def test_warmup_of_all_epochs_is_dfa_bit_for_bit():
+    # Compiled with all optimisations, as runs are.
+    reference = None
+    for method in ("dfa", "vector_field", "scalar_bridge"):
+        config = tiny(method=method, warmup_ratio=1.0, normalise="rms", clip=1.0)
+        run = make_run(config)
+        state, hp, data = start(run, config)
+        epoch = optimised_jit(run.epoch)
+        for _ in range(config.epochs):
+            state, _ = epoch(state, hp, data)
+        reference = reference or (state.params, state.optimizer)
+        assert same_bits(reference, (state.params, state.optimizer)), method
+        assert int(state.step) == 8
+
+
+def test_warmup_ends_after_its_share_of_the_steps():
+    config = tiny(method="vector_field", warmup_ratio=0.5)  # 4 of 8 steps
+    run, dfa_run = make_run(config), make_run(tiny(method="dfa"))
+    state, hp, data = start(run, config)
+    dfa_state, _, _ = start(dfa_run, config)
+    step, dfa_step = jax.jit(run.step), jax.jit(dfa_run.step)
+    same = []
+    for number in range(6):
+        at = jnp.asarray(number, jnp.int32)
+        new, old = (s(x._replace(step=at), hp, data, first_batch(config))[0] for s, x in ((step, state), (dfa_step, dfa_state)))
+        np.testing.assert_allclose(new.params.readout["w"], old.params.readout["w"], rtol=1e-6)
+        same.append(np.allclose(new.params.blocks["w"], old.params.blocks["w"], rtol=1e-6, atol=1e-7))
+    assert same == [True] * 4 + [False] * 2
+
+
+# --- shuffled targets -------------------------------------------------------------------------------------------------
+
+# Training the estimator alone on frozen features: the strictest place for a control, where it can find what leaks.
+STUDY = dict(trains="nothing", width=16, hidden=32, batch_size=16, train_size=256, test_size=128, diagnostic_samples=128,
+             estimator_learning_rate=3e-3, epochs=20)  # fmt: skip
+
+
+def gammas(seeds=8, **changes):
+    """Gamma before and after training, and the trained estimators, over seeds that share one program."""
+    config = tiny(**STUDY, **changes)
+    run = make_run(config)
+    hp = run.hparams(config)
+
+    def train(key):
+        start, data = run.init(key, hp), run.data(key, hp)
+        end, _ = jax.lax.scan(lambda s, _: run.epoch(s, hp, data), start, length=config.epochs)
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, end)
+        gamma = jax.lax.map(lambda s: run.diagnose(s, hp, data)["metrics"]["gamma"], both)
+        return gamma, end.estimator.params
+
+    gamma, params = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(1), seeds))
+    return *np.asarray(gamma).T, params
+
+
+def test_shuffled_targets_teach_a_field_nothing():
+    field = dict(method="vector_field", scheme="jvp", direction_layers="all", directions=4, terminal_weight=0.0)
+    _, shuffled, _ = gammas(**field, shuffled=True)
+    assert abs(shuffled.mean()) < 0.05
+    _, honest, _ = gammas(**field)  # the same training finds the credit when measurements are its own
+    assert honest.min() > 0.5
+
+
+def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
+    bridge = dict(method="tangent_chain", tangent_samples=16)
+    broadcast, shuffled, params = gammas(**bridge, shuffled=True)  # with V = 0 it starts as the broadcast
+    _, honest, learned = gammas(**bridge)
+    assert abs(shuffled.mean() - broadcast.mean()) < 0.01
+    assert (honest > broadcast + 0.1).all()
+    # V stays near the zero it started from, in all but noise.
+    size = lambda p: np.linalg.norm(p["v"], axis=(-2, -1)).mean()  # noqa: E731
+    assert size(params) < 0.25 * size(learned)

@@ -1,0 +1,158 @@
+"""Scores of a credit on functions whose answers are known by hand, and the averages of an epoch and of an evaluation."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import first_batch, make_scene, normal, start, tiny
+
+from jcredit import diagnostics, training
+from jcredit.networks import forward
+from jcredit.tasks.teacher import teacher_task
+from jcredit.training import make_run
+
+strict = pytest.mark.usefixtures("strict")
+
+
+def quadratic(h_BxD) -> tuple[Any, Any]:
+    """Forward questions of loss = 0.5 ||h||^2 at one layer: delta = h, and a step v moves it by <h, v> + 0.5 |v|^2."""
+    loss_at = lambda ctx, layer_B, h: 0.5 * jnp.sum(h * h, axis=-1)  # noqa: E731
+    env = SimpleNamespace(
+        loss_at=loss_at,
+        loss_tangent=lambda ctx, layer_B, h, v: jnp.sum(h[None] * v, axis=-1),
+        readout_loss=lambda h, target: loss_at(None, None, h),
+    )
+    trace = SimpleNamespace(h_LxBxD=jnp.stack([h_BxD, h_BxD]))
+    return env, SimpleNamespace(trace=trace, target_B=None)
+
+
+@strict
+def test_gamma_by_hand():
+    # cosines 1, -1, 4/5 and, for a zero credit, 0
+    a = jnp.asarray([[1.0, 0.0], [2e-12, 0.0], [1e-30, 0.0], [0.0, 0.0]])
+    delta = jnp.asarray([[5.0, 0.0], [-1.0, 0.0], [4e-10, 3e-10], [1.0, 1.0]])
+    assert diagnostics.gamma(a, delta) == pytest.approx((1 - 1 + 0.8 + 0) / 4, abs=1e-6)
+
+
+@strict
+def test_nudge_by_hand():
+    # ||h||^2 = 25, RMS(h) = 5 / sqrt 2: a step eta along h / RMS shrinks h by the factor 1 - eta sqrt 2 / 5
+    env, ctx = quadratic(jnp.asarray([[3.0, 4.0], [3.0, -4.0]]))
+    h, eta = ctx.trace.h_LxBxD[0], 0.1
+    shrunk = 0.5 * 25 * ((1 - eta * 2**0.5 / 5) ** 2 - 1)
+    assert diagnostics.nudge(env, ctx, 0, h, eta) == pytest.approx(shrunk, rel=1e-4)
+    assert diagnostics.nudge(env, ctx, 0, 1e-2 * h, eta) == pytest.approx(shrunk, rel=1e-3)  # credit is normalised
+    grown = 0.5 * 25 * ((1 + eta * 2**0.5 / 5) ** 2 - 1)
+    assert diagnostics.nudge(env, ctx, 0, -h, eta) == pytest.approx(grown, rel=1e-4)
+    assert diagnostics.nudge(env, ctx, 0, 0 * h, eta) == 0
+    half = diagnostics.nudge(env, ctx, 0, h.at[1].set(0.0), eta)  # a mean over samples
+    assert half == pytest.approx(shrunk / 2, rel=1e-4)
+
+
+@strict
+@pytest.mark.parametrize("scheme", ["jvp", "forward"])
+def test_rho_by_hand(scheme):
+    # A forward difference of the quadratic is <h, v> + eps / 2 for unit v: shifted alike, so the correlation is exact.
+    h = normal(0, 40, 6)
+    env, ctx = quadratic(h)
+    rho = lambda a, m=400: diagnostics.rho(env, ctx, 0, a, jax.random.key(0), scheme, 0.01, m)  # noqa: E731
+    assert rho(h) == pytest.approx(1, abs=1e-5)
+    assert rho(-1e-4 * h) == pytest.approx(-1, abs=1e-5)
+    assert rho(0 * h) == 0
+    # Directions are isotropic: cov(<a, v>, <h, v>) = mean <a, h> / D, so half the credit missing gives
+    # sum |h|^2 over the kept samples / sqrt of that sum times the sum over all; 16000 products, error about 1/126.
+    squares = jnp.sum(h * h, axis=-1)
+    expected = (jnp.sum(squares[:20]) / jnp.sum(squares)) ** 0.5
+    assert rho(h.at[20:].set(0.0)) == pytest.approx(float(expected), abs=0.03)
+    other = normal(1, 40, 6)
+    expected = jnp.sum(h * other) / jnp.sqrt(jnp.sum(h * h) * jnp.sum(other * other))
+    assert rho(other) == pytest.approx(float(expected), abs=0.03)
+
+
+@strict
+def test_rho_draws_unit_directions():
+    seen = []
+    env, ctx = quadratic(normal(0, 3, 5))
+    env.loss_tangent = lambda ctx, layer_B, h, v: seen.append(v) or jnp.sum(h[None] * v, axis=-1)
+    diagnostics.rho(env, ctx, 0, ctx.trace.h_LxBxD[0], jax.random.key(0), "jvp", 0.0)
+    (v,) = seen
+    assert v.shape == (32, 3, 5)
+    np.testing.assert_allclose(jnp.linalg.norm(v, axis=-1), 1, rtol=1e-5)
+    assert jnp.abs(jnp.mean(v)) < 0.1
+
+
+@strict
+def test_weight_cosine_by_hand():
+    # per block: (1, 0 | 0) and (0, 2 | 0) against (1, 0 | 0) and (0, 3 | 4)
+    grads = {"w": jnp.asarray([[1.0, 0.0], [0.0, 2.0]]), "b": jnp.asarray([[0.0], [0.0]])}
+    exact = {"w": jnp.asarray([[1.0, 0.0], [0.0, 3.0]]), "b": jnp.asarray([[0.0], [4.0]])}
+    np.testing.assert_allclose(diagnostics.weight_cosine(grads, exact), [1, 0.6], rtol=1e-6)
+
+
+@strict
+def test_every_layer_is_scored_with_its_own_credit():
+    scene = make_scene("image")
+    a = scene.delta_LxBxD.at[1].multiply(-2.0).at[2].set(0.0).at[3].set(jnp.nan)  # a_L is not scored
+    scores = jax.jit(
+        lambda a, delta: diagnostics.score_credit(
+            scene.env, scene.ctx, a, delta, jax.random.key(0), rho_scheme="jvp", rho_epsilon=0.0, nudge_eta=1e-3
+        )
+    )(a, scene.delta_LxBxD)
+    np.testing.assert_allclose(scores["gamma"], [1, -1, 0], atol=1e-5)
+    np.testing.assert_allclose(scores["rho"], [1, -1, 0], atol=1e-5)
+    assert scores["nudge"][0] < 0 < scores["nudge"][1] and scores["nudge"][2] == 0
+    norms = np.linalg.norm(scene.delta_LxBxD[:3], axis=-1).mean(-1)
+    np.testing.assert_allclose(scores["delta_norm"], norms, rtol=1e-5)
+    np.testing.assert_allclose(scores["credit_norm"], [norms[0], 2 * norms[1], 0], rtol=1e-5)
+    h = np.asarray(scene.ctx.trace.h_LxBxD)
+    np.testing.assert_allclose(scores["h_rms"], np.sqrt((h**2).mean((1, 2))), rtol=1e-5)
+
+
+def test_summaries_by_hand():
+    layers = {"gamma": [0.0, 0.3, 0.6], "rho": [0.9, 0.0, 0.0], "nudge": [-3.0, 0.0, 0.0], "weight_cosine": [1.0, 0, 0]}
+    layers = {name: jnp.asarray(value) for name, value in layers.items()} | {"h_rms": jnp.asarray([1.0, 2, 3, 4])}
+    summary = {name: float(value) for name, value in diagnostics.summarise(layers).items()}
+    expected = {"gamma": 0.3, "gamma_deep": 0.45, "rho": 0.3, "rho_deep": 0, "nudge": -1, "nudge_deep": 0}
+    assert summary == pytest.approx({**expected, "weight_cosine": 1 / 3, "h_rms_last": 4})
+    shallow = diagnostics.summarise({name: value[:1] for name, value in layers.items()})
+    assert "gamma" in shallow and "gamma_deep" not in shallow
+
+
+# --- averages of the shared step --------------------------------------------------------------------------------------
+
+
+def test_evaluation_counts_every_sample_once(monkeypatch):
+    # 16 samples in chunks of 7: the last chunk is padded.
+    config = tiny(method="bp")
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
+    found = jax.jit(run.evaluate)(state, hp, data)
+    task = teacher_task(config)
+    outputs = np.asarray(forward(task.network(hp), state.params, data.test_x).outputs_BxC, np.float64)
+    log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+    assert float(found["test_loss"]) == pytest.approx(-log_p[np.arange(16), np.asarray(data.test_y)].mean(), rel=1e-5)
+    assert float(found["test_accuracy"]) == pytest.approx((outputs.argmax(1) == np.asarray(data.test_y)).mean())
+
+
+def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own():
+    # With nothing learned the mean over an epoch is the mean over the training set, in whatever order.
+    config = tiny(method="bp")
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    hp = hp.replace(learning_rate=0.0)
+    epoch = jax.jit(run.epoch)
+    _, found = epoch(state, hp, data)
+    outputs = forward(teacher_task(config).network(hp), state.params, data.train_x).outputs_BxC
+    loss = teacher_task(config).loss(outputs, data.train_y)
+    assert float(found["train_loss"]) == pytest.approx(float(jnp.mean(loss)), rel=1e-5)
+    # Spoiling one sample changes one batch of an epoch: which one tells the order.
+    spoiled = data._replace(train_x=data.train_x.at[5].set(jnp.nan))
+    step = jax.jit(run.step)
+    assert np.isnan(step(state, hp, spoiled, first_batch(config))[1]["train_loss"])
+    later, _ = epoch(state._replace(step=state.step + 4), hp.replace(learning_rate=0.01), data)
+    first, _ = epoch(state, hp.replace(learning_rate=0.01), data)
+    assert not jnp.array_equal(later.params.readout["w"], first.params.readout["w"])  # another permutation

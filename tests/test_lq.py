@@ -1,0 +1,68 @@
+"""Toy LQ: the costate in closed form is the gradient, and nothing in the dynamics is learned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers import make_scene, relative, same_bits, tiny
+
+from jcredit.tasks.lq import costate
+from jcredit.training import make_run
+
+LQ = tiny(task="lq", process_noise=0.03, trains="nothing", method="scalar_bridge", steps_per_epoch=2, test_size=16)
+
+
+def test_costate_is_the_closed_form_and_the_gradient(x64, strict):
+    scene = make_scene("lq")
+    found = costate(scene.params, scene.ctx.error_BxC)
+    # lambda_l = A_l^T ... A_{L-1}^T W^T (y - y*), in numpy; our states are rows, so the products stand on the right
+    a, w = np.asarray(scene.params.blocks["a"]), np.asarray(scene.params.readout["w"])
+    error = np.asarray(scene.ctx.trace.outputs_BxC - scene.target_B)
+    np.testing.assert_allclose(scene.ctx.error_BxC, error, rtol=1e-12)
+    for layer in range(4):
+        carry = np.eye(12)
+        for later in range(layer, 3):
+            carry = carry @ a[later]  # h_L = h_l A_l ... A_{L-1}
+        assert relative(found[layer], error @ (carry @ w).T) < 1e-12
+        assert relative(found[layer], scene.delta_LxBxD[layer]) < 1e-10  # jax.grad of an explicit tail
+
+
+def test_costate_is_the_gradient_in_single_precision():
+    scene = make_scene("lq")
+    assert relative(costate(scene.params, scene.ctx.error_BxC), scene.delta_LxBxD) < 1e-5
+
+
+def test_an_epoch_trains_the_estimator_and_nothing_else():
+    run = make_run(LQ)
+    hp, key = run.hparams(LQ), jax.random.key(0)
+    assert run.steps_per_epoch == 2 and not run.shared_data
+    state, data = run.init(key, hp), run.data(key, hp)
+    assert data.train_x.shape == (0, 16) and data.test_x.shape == (16, 16) and data.test_y.shape == (16, 4)
+    new, metrics = jax.jit(run.epoch)(state, hp, data)
+    assert same_bits(state.params, new.params)
+    assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (state.estimator, new.estimator)), strict=True))
+    assert int(new.step) == 2 and np.isfinite(metrics["estimator_loss"])
+    assert set(jax.jit(run.evaluate)(state, hp, data)) == {"test_loss"}  # a regression has no accuracy
+
+
+def test_every_step_sees_fresh_samples_and_fresh_noise():
+    seen = []
+    task_run = make_run(LQ)
+    hp, key = task_run.hparams(LQ), jax.random.key(0)
+    state, data = task_run.init(key, hp), task_run.data(key, hp)
+    step = jax.jit(task_run.step)
+    for number in range(3):
+        _, metrics = step(state._replace(step=jnp.asarray(number, jnp.int32)), hp, data, jnp.arange(8))
+        seen.append(float(metrics["train_loss"]))
+    assert len(set(seen)) == 3  # the same indices, other samples
+    quiet = step(state, hp.replace(process_noise=0.0), data, jnp.arange(8))[1]["train_loss"]
+    assert abs(float(quiet) - seen[0]) > 1e-6  # the process noise enters the states
+
+
+def test_the_loss_of_the_tail_keeps_the_noise_of_the_forward_pass():
+    # Measured effects compare with the trajectory that was run, not with one of other noise.
+    scene = make_scene("lq")
+    for layer in range(4):
+        again = scene.env.loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_LxBxD[layer])
+        assert relative(again, scene.loss(scene.ctx.trace.outputs_BxC, scene.target_B)) < 1e-6
+    moved = scene.env.next_states(scene.ctx, scene.ctx.trace.h_LxBxD[:-1])
+    assert relative(moved, scene.ctx.trace.h_LxBxD[1:]) < 1e-6

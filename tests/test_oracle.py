@@ -1,0 +1,136 @@
+"""Exact credit through the local rule IS back-propagation, checked against forward passes written out in this file."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import first_batch, image_network_task, make_scene, relative, start, tiny
+
+from jcredit.config import hparams
+from jcredit.estimators import bp
+from jcredit.networks import oracle_deltas
+from jcredit.tasks.teacher import teacher_task
+from jcredit.training import make_run, with_oracle
+
+
+def white(h):
+    return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+
+
+def plain_image_loss(params, x, labels):
+    h = x @ params.embed["w"] + params.embed["b"][None]
+    for layer in range(3):
+        inner, outer = ({k: w[layer] for k, w in params.blocks[name].items()} for name in ("inner", "outer"))
+        z = white(h) @ inner["w"] + inner["b"][None]
+        h = h + (0.5 * z * (1 + jax.lax.erf(z / 2**0.5))) @ outer["w"] + outer["b"][None]
+    return plain_loss(white(h) @ params.readout["w"] + params.readout["b"][None], labels)
+
+
+def plain_ladder_loss(params, x, labels, alpha=0.7):
+    h = x @ params.embed["w"] + params.embed["b"][None]
+    for layer in range(3):
+        z = white(h) @ params.blocks["w"][layer] + params.blocks["b"][layer][None]
+        h = h + (1 - alpha) * z + alpha * jnp.tanh(z)
+    return plain_loss(h @ params.readout["w"] + params.readout["b"][None], labels)
+
+
+def plain_loss(logits, labels):
+    chosen = jnp.sum(logits * jax.nn.one_hot(labels, 4, dtype=logits.dtype), axis=-1)
+    return jnp.mean(jnp.log(jnp.sum(jnp.exp(logits), axis=-1)) - chosen)
+
+
+TASKS = {"image": (image_network_task, plain_image_loss), "ladder": (teacher_task, plain_ladder_loss)}
+
+
+def check_step_is_sgd(kind, tolerance):
+    """A step of plain gradient descent so long that the parameters' own rounding disappears beside it."""
+    config = tiny(method="bp", optimizer="sgd", learning_rate=1e5, alpha=0.7)
+    make_task, loss = TASKS[kind]
+    run = make_run(config, task=make_task(config))
+    state, hp, data = start(run, config)
+    index = first_batch(config)
+    new, metrics = jax.jit(run.step)(state, hp, data, index)
+    value, expected = jax.jit(jax.value_and_grad(loss))(state.params, data.train_x[index], data.train_y[index])
+    assert float(metrics["train_loss"]) == pytest.approx(float(value), rel=tolerance)
+    found = jax.tree.map(lambda old, fresh: (old - fresh) / 1e5, state.params, new.params)
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    assert len(leaves) == (8 if kind == "image" else 6)
+    for (path, wanted), grad in zip(leaves, jax.tree.leaves(found), strict=True):
+        for layer in range(3) if path[0].name == "blocks" else [...]:  # type: ignore
+            assert relative(grad[layer], wanted[layer]) < tolerance, (path, layer)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_oracle_and_inner_product_are_the_gradient_of_every_parameter(kind):
+    check_step_is_sgd(kind, 1e-5)
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_oracle_and_inner_product_are_the_gradient_in_double_precision(kind, x64):
+    check_step_is_sgd(kind, 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["image", "ladder", "lq"])
+def test_oracle_deltas_are_gradients_of_an_explicit_tail(kind, x64, strict):
+    scene = make_scene(kind)
+    found = jax.jit(lambda p, t: oracle_deltas(scene.network, scene.loss, p, t, scene.target_B))(
+        scene.params, scene.ctx.trace
+    )
+    for layer in range(4):
+        assert relative(found[layer], scene.delta_LxBxD[layer]) < 1e-10
+    assert relative(scene.ctx.delta_BxD, scene.delta_LxBxD[-1]) < 1e-10
+    oracle = with_oracle(SimpleNamespace(loss=scene.loss), scene.network, scene.params, scene.ctx)  # type: ignore
+    credit = bp().credit(None, oracle, scene.env, hparams(scene.config, 1), None)
+    assert relative(credit, scene.delta_LxBxD) < 1e-10
+
+
+def test_several_steps_are_optax_adamw_on_back_propagation():
+    """Adam, decoupled decay, cosine schedule and batch order, all against optax and jax.grad."""
+    config = tiny(
+        method="bp", learning_rate=0.01, weight_decay=0.1, schedule="cosine", alpha=0.7, epochs=2, batch_size=16
+    )
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    assert run.steps_per_epoch == 2 and float(hp.total_steps) == 4
+    reference = optax.adamw(optax.cosine_decay_schedule(0.01, 4), weight_decay=0.1)
+    params, moments = state.params, reference.init(state.params)  # type: ignore
+    step, gradient = jax.jit(run.step), jax.jit(jax.grad(plain_ladder_loss))
+    for i in range(3):
+        index = (16 * i + jnp.arange(16)) % 32
+        state, _ = step(state, hp, data, index)
+        updates, moments = reference.update(gradient(params, data.train_x[index], data.train_y[index]), moments, params)
+        params = optax.apply_updates(params, updates)
+        for found, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+            assert relative(found, expected) < 1e-5
+    assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_diagnostics_of_the_oracle_are_one(kind):
+    config = tiny(method="bp", alpha=0.7, rho_scheme="jvp")
+    run = make_run(config, task=TASKS[kind][0](config))
+    state, hp, data = start(run, config)
+    found = jax.jit(run.diagnose)(state, hp, data)
+    for name in ("gamma", "rho", "weight_cosine"):
+        np.testing.assert_allclose(found["layers"][name], np.ones(3), atol=1e-5)
+        assert float(found["metrics"][name]) == pytest.approx(1, abs=1e-5)
+    assert (found["layers"]["nudge"] < 0).all()
+    np.testing.assert_array_equal(found["layers"]["credit_norm"], found["layers"]["delta_norm"])
+
+
+def test_forward_differences_give_the_oracle_almost_one(x64):
+    # rho's study form: the error of a forward difference is of order epsilon, no more.
+    config = tiny(method="bp", alpha=0.7, rho_scheme="forward", rho_epsilon=1e-3)
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    diagnose = jax.jit(run.diagnose)
+    gaps = [
+        1 - diagnose(state, run.hparams(dataclasses.replace(config, rho_epsilon=e)), data)["layers"]["rho"]
+        for e in (1e-2, 1e-3)
+    ]
+    assert (gaps[0] < 1e-3).all() and (gaps[1] > 0).all()
+    np.testing.assert_allclose(gaps[0] / gaps[1], 100, rtol=0.1)  # a correlation's error is the square of it

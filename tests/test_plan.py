@@ -1,0 +1,75 @@
+"""Costs read off compiled programs, against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jcredit.config import Config
+from jcredit.cost import flops_of_text, matmul_flops, memory_of
+from jcredit.experiment import main
+from jcredit.plan import Device, Program, program_of
+from jcredit.training import make_run
+from jcredit.variants import Request, Variant
+from tests.test_command import tiny_experiment
+
+
+def test_products_in_nested_loops_are_counted_as_often_as_they_run():
+    def tower(x, weights):
+        inner = lambda h, w: (jnp.tanh(h @ w), None)  # noqa: E731
+        return jax.lax.map(lambda scale: jax.lax.scan(inner, x * scale, weights)[0], jnp.arange(3.0))
+
+    compiled = jax.jit(tower).lower(jnp.ones((32, 64)), jnp.ones((4, 64, 64))).compile()
+    assert matmul_flops(compiled) == 3 * 4 * 2 * 32 * 64 * 64
+
+
+def test_batched_products_and_their_contracted_axes():
+    text = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b)).lower(jnp.ones((5, 8, 9)), jnp.ones((5, 9, 7)))
+    assert matmul_flops(text.compile()) == 2 * 5 * 8 * 9 * 7
+
+
+def test_loops_of_unknown_length_are_refused():
+    def until(x):
+        return jax.lax.while_loop(lambda c: jnp.sum(c) < 1e6, lambda c: c @ c, x)
+
+    with pytest.raises(ValueError, match="unknown length"):
+        matmul_flops(jax.jit(until).lower(jnp.ones((8, 8))).compile())
+    assert flops_of_text("") == 0
+
+
+def test_memory_counts_arguments_and_donation():
+    x = jnp.ones((256, 256))
+    plain = memory_of(jax.jit(lambda a: a + 1).lower(x).compile())
+    donated = memory_of(jax.jit(lambda a: a + 1, donate_argnums=0).lower(x).compile())
+    assert plain.arguments == donated.arguments == x.nbytes
+    assert plain.results == x.nbytes and donated.results == 0
+
+
+def test_a_step_of_dfa_costs_what_its_products_cost():
+    batch, inputs, width, depth, classes, steps = 32, 128, 16, 3, 10, 4
+    config = Config(method="dfa", depth=depth, width=width, batch_size=batch, train_size=batch * steps, test_size=8)
+    program = program_of([Request(Variant("dfa", config), 0)], make_run(config))
+    forward = inputs * width + depth * width * width + width * classes
+    # Weight gradients of all; in the ladder's blocks z is taken once more; delta_L through the readout; e_T B_l.
+    backward = inputs * width + depth * 2 * width * width + width * classes + width * classes
+    feedback = (depth + 1) * classes * width
+    by_hand = steps * 2 * batch * (forward + backward + feedback)
+    assert program.flops == pytest.approx(by_hand, rel=0.1)  # the readout may be taken once more or once less
+    state = jax.eval_shape(make_run(config).init, jax.random.key(0), make_run(config).hparams(config))
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
+    assert program.run_bytes >= held
+
+
+def test_how_many_runs_fit_and_how_long_they_take():
+    program = Program(("a",), runs=10, epochs=3, flops=2e9, run_bytes=100, shared_bytes=350)
+    device = Device(memory=1000, flops=1e9, count=4)
+    assert program.per_device(device) == 6
+    assert program.seconds(device) == 3 * 3 * 2e9 / (1e9 * 0.5)
+    assert program.per_device(device._replace(memory=100)) == 0
+
+
+def test_plan_runs_nothing(tmp_path, capsys):
+    args = ["--results-dir", str(tmp_path), "--no-progress", "--plan", "--device-gib", "80", "--device-gflops", "60000"]
+    main(tiny_experiment(), [*args, "--devices", "8"])
+    shown = capsys.readouterr().out
+    assert "8 devices with 80.0 GiB" in shown and "frozen" in shown and "runs/device" in shown
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,198 @@
+"""Local rules: gradients of one block from the credit at its output, by formula and by finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    first_batch,
+    image_network_task,
+    make_scene,
+    normal,
+    
+    randomised,
+    relative,
+    same_bits,
+    start,
+    tiny,
+)  # fmt: skip
+
+from jcredit.losses.rules import cosine_rule, inner_product, make_rule, normalise_credit, target_shift
+from jcredit.training import local_gradients, make_run
+
+strict = pytest.mark.usefixtures("strict")
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.fixture
+def one_block(x64, strict):
+    """(block, parameters, h, a) of the middle block, in double precision."""
+    scene = make_scene("image")
+    params = jax.tree.map(lambda p: p[1], scene.params.blocks)
+    return scene.network.block, params, scene.ctx.trace.h_LxBxD[1], normal(9, 8, 12)
+
+
+def apply_rule(rule, block, params, h, a):
+    return rule.grads(block, params, h, rule.goal(block, params, h, a))
+
+
+def test_inner_product_is_the_gradient_of_the_batch_mean(one_block):
+    block, params, h, a = one_block
+    expected = jax.grad(lambda p: jnp.sum(a * block(p, h)) / 8)(params)
+    assert relative(flat(apply_rule(inner_product(), *one_block)), flat(expected)) < 1e-12
+
+
+@pytest.mark.parametrize("eta", [0.01, 1.0])
+def test_target_shift_starts_as_two_eta_times_inner_product(one_block, eta):
+    found = flat(apply_rule(target_shift(eta), *one_block))
+    assert relative(found, 2 * eta * flat(apply_rule(inner_product(), *one_block))) < 1e-12
+
+
+@strict
+def test_target_shift_keeps_a_credit_far_smaller_than_the_state():
+    # Raw credit of a trained network is about 1e-6 of the state: less than the state's own rounding after eta.
+    scene = make_scene("image")
+    params, h, a = (
+        jax.tree.map(lambda p: p[1], scene.params.blocks),
+        scene.ctx.trace.h_LxBxD[1],
+        1e-7 * normal(9, 8, 12),
+    )
+    shift, inner = (
+        flat(apply_rule(r, scene.network.block, params, h, a)) for r in (target_shift(0.01), inner_product())
+    )
+    assert relative(shift, 0.02 * inner) < 1e-5
+
+
+def test_target_shift_holds_its_target_over_local_steps(one_block):
+    block, params, h, a = one_block
+    rule, eta = target_shift(0.3), 0.3
+    goal = rule.goal(block, params, h, a)
+    target = block(params, h) - eta * a
+    objective = lambda p: jnp.mean(jnp.sum((block(p, h) - target) ** 2, axis=-1))  # noqa: E731
+    losses, p = [], params
+    for _ in range(5):
+        grads = rule.grads(block, p, h, goal)
+        assert relative(flat(grads), flat(jax.grad(objective)(p))) < 1e-10
+        losses.append(float(objective(p)))
+        p = jax.tree.map(lambda w, g: w - 0.02 * g, p, grads)
+    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+
+
+def test_cosine_rule_by_finite_differences(one_block):
+    block, params, h, a = one_block
+
+    def objective(p):
+        f = np.asarray(block(p, h) - h)
+        a_np = np.asarray(a)
+        return np.mean(1 + np.sum(f * a_np, 1) / np.linalg.norm(f, axis=1) / np.linalg.norm(a_np, axis=1))
+
+    grads = flat(apply_rule(cosine_rule(), *one_block))
+    for seed in range(3):
+        along = randomised(params, 20 + seed, 1.0)
+        moved = [jax.tree.map(lambda p, d: p + s * 1e-5 * d, params, along) for s in (1, -1)]  # noqa: B023
+        difference = (objective(moved[0]) - objective(moved[1])) / 2e-5
+        assert difference == pytest.approx(float(grads @ flat(along)), rel=1e-6)
+    scaled = flat(apply_rule(cosine_rule(), block, params, h, 1e-9 * a))  # the size of the credit plays no part
+    assert relative(scaled, grads) < 1e-10
+
+
+@strict
+def test_a_solved_sample_is_left_alone_by_every_rule():
+    # Where softmax is saturated the credit is exactly zero: it must not turn the batch's gradient into nan.
+    scene = make_scene("image")
+    params, h = jax.tree.map(lambda p: p[1], scene.params.blocks), scene.ctx.trace.h_LxBxD[1]
+    a = normal(9, 8, 12).at[3].set(0.0)
+    others = jnp.asarray([i for i in range(8) if i != 3])
+    for name in ("inner_product", "target_shift", "cosine"):
+        rule = make_rule(name, 0.1)
+        whole = flat(apply_rule(rule, scene.network.block, params, h, a))
+        rest = flat(apply_rule(rule, scene.network.block, params, h[others], a[others]))
+        assert relative(whole * 8, rest * 7) < 1e-5, name
+
+
+@strict
+@pytest.mark.parametrize("name", ["inner_product", "target_shift", "cosine"])
+def test_a_block_sees_its_own_credit_alone(name):
+    scene = make_scene("image")
+    h, a = scene.ctx.trace.h_LxBxD, normal(8, 4, 8, 12)
+    grads = jax.jit(lambda a: local_gradients(make_rule(name, 0.1), scene.network, scene.params, scene.x_BxI, h, a))
+    embed, blocks = grads(a)
+    for layer in range(4):  # the credit a_l trains block l - 1, a_0 the embedding
+        other_embed, other_blocks = grads(a.at[layer].multiply(-3.0).at[layer, 0].add(1.0))
+        assert same_bits(embed, other_embed) == (layer != 0)
+        for block in range(3):
+            pick = lambda tree: jax.tree.map(lambda leaf: leaf[block], tree)  # noqa: B023, E731
+            assert same_bits(pick(blocks), pick(other_blocks)) == (block != layer - 1)
+
+
+def test_the_embedding_is_a_block_that_starts_from_nothing(x64, strict):
+    scene = make_scene("image")
+    a = normal(8, 4, 8, 12)
+    h_0 = lambda w: w["b"][None] + scene.x_BxI @ w["w"]  # noqa: E731
+    unit = lambda v: v / jnp.linalg.norm(v, axis=-1, keepdims=True)  # noqa: E731
+    objectives = {
+        "inner_product": lambda w: jnp.mean(jnp.sum(a[0] * h_0(w), -1)),
+        "target_shift": lambda w: 0.2 * jnp.mean(jnp.sum(a[0] * h_0(w), -1)),
+        "cosine": lambda w: jnp.mean(1 + jnp.sum(unit(h_0(w)) * unit(a[0]), -1)),
+    }
+    for name, objective in objectives.items():
+        found = local_gradients(
+            make_rule(name, 0.1), scene.network, scene.params, scene.x_BxI, scene.ctx.trace.h_LxBxD, a
+        )[0]
+        assert relative(flat(found), flat(jax.grad(objective)(scene.params.embed))) < 1e-10, name
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="rule='hebb' is unknown; choose inner_product, target_shift or cosine"):
+        make_rule("hebb", 0.1)
+    with pytest.raises(KeyError):
+        normalise_credit(jnp.ones((1, 2)), "max")
+
+
+@pytest.mark.parametrize("normalise", ["raw", "rms", "batch"])
+def test_the_step_normalises_pulls_clamps_and_clips_in_this_order(normalise):
+    """One SGD step of DFA against numbers worked out in numpy from its credit."""
+    config = tiny(method="dfa", optimizer="sgd", learning_rate=1e3, normalise=normalise)
+    run = make_run(config, task=image_network_task(config))
+    state, hp, data = start(run, config)
+    step = jax.jit(run.step)
+    index = first_batch(config)
+    network = image_network_task(config).network(hp)
+    x, h, params = np.asarray(data.train_x[index]), [], state.params
+    h.append(network.embed(params.embed, x))
+    for layer in range(3):
+        h.append(network.block(jax.tree.map(lambda p: p[layer], params.blocks), h[-1]))  # noqa: B023
+    h = np.stack(h)
+    logits = network.readout(params.readout, jnp.asarray(h[-1]))
+    error = np.asarray(jax.nn.softmax(logits)) - np.eye(4)[np.asarray(data.train_y[index])]
+    a = np.einsum("bc,lcd->lbd", error, state.estimator.extra)
+    rms = {
+        "raw": 1.0,
+        "rms": np.sqrt(np.mean(a**2, -1, keepdims=True)),
+        "batch": np.sqrt(np.mean(a**2, (1, 2), keepdims=True)),
+    }  # noqa: E501
+    a = a / rms[normalise]
+
+    def expected(penalty, clamp, clip):
+        spent = jnp.asarray(a + penalty * h, jnp.float32)
+        embed, blocks = local_gradients(inner_product(), network, params, x, jnp.asarray(h), spent)  # type: ignore
+        each = [jax.tree.map(lambda p: np.asarray(p[layer]), blocks) for layer in range(3)]  # noqa: B023
+        out = []
+        for grads in (jax.tree.map(np.asarray, embed), *each):
+            grads = jax.tree.map(lambda g: np.clip(g, -clamp, clamp) if clamp else g, grads)
+            norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+            out.append(jax.tree.map(lambda g: g * min(1, clip / norm) if clip else g, grads))  # noqa: B023
+        return out
+
+    norms = []
+    for penalty, clamp, clip in ((0.0, 0.0, 0.0), (0.3, 0.0, 0.0), (0.0, 0.02, 0.0), (0.1, 0.02, 0.1)):
+        new, _ = step(state, hp.replace(state_penalty=penalty, clamp=clamp, clip=clip), data, index)
+        found = jax.tree.map(lambda old, fresh: (old - fresh) / 1e3, params, new.params)
+        found = [found.embed, *(jax.tree.map(lambda p: p[layer], found.blocks) for layer in range(3))]  # noqa: B023
+        for grads, wanted in zip(found, expected(penalty, clamp, clip), strict=True):
+            assert relative(flat(grads), flat(wanted)) < 1e-4
+        norms.append([np.linalg.norm(flat(g)) for g in found])
+    assert max(norms[-1]) < 0.1 + 1e-5 and max(norms[0]) > 0.1  # clipping did something, block by block
