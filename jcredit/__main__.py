@@ -47,7 +47,8 @@ def load_experiments(folder: Path) -> dict[str, Experiment]:
     Raises:
       ConfigError: no scripts there, or one that defines no experiment.
     """
-    scripts = sorted(folder.glob("*.py"))
+    # A script without an experiment is a tool: benchmark.py.
+    scripts = sorted(path for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text())
     if not scripts:
         raise ConfigError(f"no experiments in {folder}; give the scripts' folder of a checkout with --experiments DIR")
     found = [load_experiment(script) for script in scripts]

@@ -224,6 +224,8 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name}={value} must lie between 0 and 1")
     if config.classes < 2:
         raise ConfigError(f"classes={config.classes} must be at least 2")
+    if config.task in ("cifar10", "fashion_mnist") and config.classes != 10:
+        raise ConfigError(f"classes={config.classes} does not fit task={config.task!r}, which has 10 classes")
     if config.task == "lq" and (config.method == "fa" or config.method.startswith("tangent_")):
         raise ConfigError(
             f"method={config.method!r} does not fit task='lq', whose linear dynamics have no residual branch and are"

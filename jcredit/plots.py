@@ -28,7 +28,10 @@ TITLES = {
     "gamma": "Gamma (cosine with the true credit)",
     "rho": "rho (predicted against true effect)",
     "nudge": "nudge (loss change, lower is better)",
+    "h_rms_last": "RMS of h_L (log scale)",
 }
+LOGARITHMIC = ("h_rms_last",)
+HIDDEN_SCORES = ("gamma", "rho", "nudge", "credit_norm", "delta_norm")  # of h_0 .. h_{L-1}
 DPI = 130
 
 
@@ -155,10 +158,14 @@ def _curve(row: Row, name: str) -> dict[float, float]:
 
 
 def _profile(row: Row, name: str) -> dict[float, float]:
-    """Depth l / L -> number; a profile with one entry per block starts at l = 1, one with L + 1 entries at l = 0."""
+    """Depth l / L -> number.
+
+    Scores of credit have an entry for each h_0..h_{L-1} and start at l = 0, like profiles with L + 1 entries; any other
+    profile of L entries belongs to the blocks' outputs and starts at l = 1.
+    """
     length = len((row.get("layers") or {}).get(name) or [])
     depth = row["config"].get("depth", length - 1) or 1
-    first = 1 if length == depth else 0
+    first = 1 if length == depth and name not in HIDDEN_SCORES else 0
     return dict(_points(row, f"layers.{name}", [(first + i) / depth for i in range(length)]))
 
 
@@ -192,7 +199,11 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Mapping[str, Sty
             )
     axis.set_yticks(range(len(labels)), [_named(k, v) for k, v in labels.items()] if names else [""] * len(labels))
     axis.set_ylim(len(labels) - 0.4, -0.6)
-    axis.axvline(0, color="0.3", lw=0.8)
+    if metric in LOGARITHMIC:
+        axis.set_xscale("log")
+        axis.set_xlim(left=0.1)
+    else:
+        axis.axvline(0, color="0.3", lw=0.8)
     axis.tick_params(axis="y", length=0)
 
 

@@ -18,7 +18,7 @@ from jcredit.kept import Snapshot
 from jcredit.sweep import keep_runs
 from jcredit.training import make_run
 from jcredit.types import NetParams
-from jcredit.variants import Measure, Request, Variant
+from jcredit.variants import Measure, Variant, snapshot_request
 
 QUICK_NET = with_fields(CIFAR10, epochs=3)
 QUICK_FIT: dict[str, Any] = {"epochs": 2, "steps_per_epoch": 200}
@@ -71,8 +71,7 @@ def snapshot(
         if not 1 <= epoch <= config.epochs:
             raise ConfigError(f"epoch {epoch} of a run of epochs={config.epochs} does not exist")
     results_dir, key = Path(results_dir), config_hash(config)
-    wanted = Request(Variant("snapshot", config, keep=tuple(sorted(set(epochs)))), seed)
-    keep_runs([wanted], results_dir, data_dir=data_dir, progress=progress)
+    keep_runs([snapshot_request(config, seed, epochs)], results_dir, data_dir=data_dir, progress=progress)
     run = make_run(config, data_dir=data_dir)
     like = jax.eval_shape(run.init, jax.random.key(0), run.hparams(config)).params
     return {epoch: kept.load(results_dir, key, seed, epoch, "network", like) for epoch in epochs}

@@ -26,7 +26,7 @@ from jcredit.layout import Layout, choose_layout, over_runs, place, stack
 from jcredit.rows import make_row
 from jcredit.training import Run, make_run
 from jcredit.types import TrainState
-from jcredit.variants import Place, Request, Variant
+from jcredit.variants import Place, Request, Variant, snapshot_request
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -125,7 +125,7 @@ def keep_runs(
     """
 
     def missing(r: Request) -> bool:
-        return any(kept.find(results_dir, r.variant.run_hash, r.seed, e) is None for e in r.variant.keep)
+        return not _has_kept(r, results_dir, r.variant.keep)
 
     where = Place(results_dir, *kept.DIRECTORY)
     wanted = [r for r in requests if missing(r)]
@@ -148,15 +148,21 @@ def _starts(pending: Sequence[Request]) -> list[Request]:
         if variant.start is not None:
             variant.start.check(variant.config)
             epochs.setdefault((variant.start.config, seed), set()).add(variant.start.epoch)
-    return [Request(Variant("snapshot", c, keep=tuple(sorted(e))), s) for (c, s), e in epochs.items()]
+    return [snapshot_request(config, seed, wanted) for (config, seed), wanted in epochs.items()]
 
 
 def _found(request: Request, results_dir: Path) -> dict[str, Any] | None:
     """What a finished run has kept, where something is to be measured on it or it is to be kept for that."""
     variant, last = request.variant, request.variant.config.epochs
-    if variant.measure is None and last not in variant.keep:
+    if (variant.measure is None and last not in variant.keep) or not _has_kept(request, results_dir, variant.keep):
         return None
     return kept.find(results_dir, variant.run_hash, request.seed, last)
+
+
+def _has_kept(request: Request, results_dir: Path, epochs: Sequence[int]) -> bool:
+    """Whether a run has kept what it had learned after all these epochs."""
+    own = request.variant.run_hash, request.seed
+    return all(kept.find(results_dir, *own, epoch) is not None for epoch in epochs)
 
 
 def _groups(pending: Sequence[Request], where: Place) -> Iterator[list[Request]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,9 @@ from jcredit import results
 from jcredit.config import Config, config_hash
 from jcredit.kept import Snapshot
 from jcredit.types import Estimator
+
+USUAL_EPOCHS = (1, 3, 20)
+"""Epochs every network that others start from keeps, beside its last one."""
 
 
 class Measure(NamedTuple):
@@ -75,6 +78,12 @@ class Request(NamedTuple):
     def key(self) -> tuple[str, int]:
         """(configuration hash, seed)."""
         return self.variant.hash, self.seed
+
+
+def snapshot_request(config: Config, seed: int, epochs: Iterable[int]) -> Request:
+    """The run snapshots are taken of; beside ``epochs`` it keeps the usual ones, so that it is trained once for all."""
+    usual = (*(epoch for epoch in USUAL_EPOCHS if epoch <= config.epochs), config.epochs)
+    return Request(Variant("snapshot", config, keep=tuple(sorted({*usual, *epochs}))), seed)
 
 
 class Place(NamedTuple):

@@ -15,7 +15,7 @@ from jcredit.sweep import Variant
 from jcredit.tables import TableSpec
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+SCRIPTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if "EXPERIMENT = " in p.read_text())
 TINY = dict(
     task="teacher", depth=2, width=16, hidden=16, train_size=64, test_size=64, batch_size=32, epochs=1,
     diagnostic_samples=32,

@@ -1,4 +1,4 @@
-"""A configuration that cannot run is refused by name and value; swept numbers are free, static ones decide the program."""
+"""What cannot run is refused by name and value; swept numbers are free, static fields decide the program."""
 
 import dataclasses
 import math
@@ -77,6 +77,7 @@ def test_refused(name, value, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (dict(task="cifar10", classes=4), "classes=4 does not fit task='cifar10', which has 10 classes"),
         (dict(task="lq", method="fa"), "method='fa' does not fit task='lq'"),
         (dict(task="lq", method="tangent_mask"), "method='tangent_mask' does not fit task='lq'"),
         (dict(task="lq", method="vector_field", field_form="chain"), "field_form='chain' does not fit task='lq'"),
@@ -162,7 +163,7 @@ def test_hparams_carry_every_swept_number():
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
 
 
-# --- a sweep recompiles nothing, and every swept number reaches the run ------------------------------------------------
+# --- a sweep recompiles nothing, and every swept number reaches the run -----------------------------------------------
 
 
 def counted(function):

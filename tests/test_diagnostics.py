@@ -1,4 +1,4 @@
-"""Scores of a credit on functions whose answers are known by hand, and the averages of an epoch and of an evaluation."""
+"""Scores of a credit on functions whose answers are known by hand; averages of an epoch and of an evaluation."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -12,13 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
-    OWN_LAYER_ONLY, VARIANTS, context_of, make_scene, normal, randomised, relative, same_bits, shapes_of,
+    OWN_LAYER_ONLY,
+    VARIANTS,
+    context_of,
+    make_scene,
+    normal,
+    randomised,
+    relative,
+    same_bits,
+    shapes_of,
 )  # fmt: skip
 
 from jcredit.config import hparams
 from jcredit.estimators import (
-    BridgeNoise, Measurement, chain_map, dfa, fa, gate_map, make_estimator, mask_map, scalar_bridge, state_bridge,
-    tangent_bridge, vector_field, with_unbiased_residual,
+    BridgeNoise,
+    Measurement,
+    chain_map,
+    dfa,
+    fa,
+    gate_map,
+    make_estimator,
+    mask_map,
+    scalar_bridge,
+    state_bridge,
+    tangent_bridge,
+    vector_field,
+    with_unbiased_residual,
 )  # fmt: skip
 from jcredit.estimators.linear_maps import make_map
 from jcredit.types import EstState, OracleContext
@@ -250,7 +269,7 @@ def test_tangent_loss_is_zero_at_the_truth_and_one_per_layer_at_the_start(x64, k
 
 
 def test_gate_loss_is_relative_to_the_tangent_itself(x64):
-    # At the start the error of P_l u_l is u_L - u_l: the loss is sum_l ||u_L - u_l||^2 / ||u_l||^2, one sweep for all l.
+    # At the start the error of P_l u_l is u_L - u_l: the loss is sum_l ||u_L - u_l||^2 / ||u_l||^2, in one sweep.
     scene = make_scene("image")
     swept = []
 
@@ -395,6 +414,7 @@ def test_options_that_replace_or_correct_a_credit():
     assert not np.array_equal(theirs[-1], scene.ctx.delta_BxD)
     corrected = with_unbiased_residual(plain, 3)
     once, again, other = (
-        jax.jit(lambda key: corrected.credit(state, scene.ctx, scene.env, hp, key))(jax.random.key(i)) for i in (0, 0, 1)
+        jax.jit(lambda key: corrected.credit(state, scene.ctx, scene.env, hp, key))(jax.random.key(i))
+        for i in (0, 0, 1)
     )
     assert same_bits(once, again) and not np.array_equal(once[:-1], other[:-1])  # fresh directions with each key

@@ -42,19 +42,12 @@ def test_ladder_block_and_gates_by_formula(x64, alpha):
     np.testing.assert_allclose(bare.gates({"w": w, "b": b}, h), 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
 
 
-def test_gates_are_the_tangent_of_the_activation():
+def test_gates_of_the_image_network_by_formula():
     scene = make_scene("image")
-    h = scene.ctx.trace.h_LxBxD[1]
-    params = block_of(scene, 1)
-    # Freezing all but the activation: f = act(z) W2, so a displacement dz moves f by (gates * dz) W2.
-    z, dz = normal(0, 2, *h.shape)
-    as_inner = lambda w: {**params, "inner": {"w": w, "b": jnp.zeros(12)}}  # noqa: E731
-    identity = jnp.eye(12)
-    pre = scene.network.normalise(h) @ params["inner"]["w"] + params["inner"]["b"][None]
-    tangent = jax.jvp(lambda s: gelu(s), (pre,), (dz,))[1]
-    assert relative(scene.network.gates(params, h) * dz, tangent) < 1e-5
-    assert relative(scene.network.gates(as_inner(identity), z), gelu_derivative(scene.network.normalise(z))) < 1e-5
-    assert relative(scene.env.gates(scene.ctx.trace.h_LxBxD[:-1])[1], scene.network.gates(params, h)) < 1e-6
+    h, inner = scene.ctx.trace.h_LxBxD, scene.params.blocks["inner"]
+    z = jnp.einsum("lbd,ldh->lbh", scene.network.normalise(h[:-1]), inner["w"]) + inner["b"][:, None]
+    activation = jax.vmap(jax.grad(lambda x: 0.5 * x * (1 + jax.lax.erf(x / 2**0.5))))(z.ravel())
+    assert relative(scene.env.gates(h[:-1]), activation.reshape(z.shape)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,18 +95,22 @@ def test_the_loss_tangent_is_the_gradient_along_the_direction(kind, x64):
 @pytest.mark.parametrize("kind", KINDS)
 def test_next_states_and_tangents_are_jacobian_products(kind):
     scene = make_scene(kind)
-    h = scene.ctx.trace.h_LxBxD
-    assert relative(scene.env.next_states(scene.ctx, h[:-1]), h[1:]) < 1e-6
-    v = normal(3, 3, 8, 12)
-    each, carried, u = scene.env.block_tangents(h[:-1], v), scene.env.tangents(h[:-1], v[0]), v[0]
-    assert carried.shape == (4, 8, 12)
+    h, v = scene.ctx.trace.h_LxBxD, normal(3, 3, 8, 12)
+
+    @jax.jit
+    def found(h, v):
+        one = lambda p, x: scene.network.block(p, x[None])[0]  # noqa: E731
+        jacobian_LxBxOxI = jax.vmap(jax.vmap(jax.jacrev(one, 1), (None, 0)))(scene.params.blocks, h)
+        env = scene.env
+        return jacobian_LxBxOxI, env.next_states(scene.ctx, h), env.block_tangents(h, v), env.tangents(h, v[0])
+
+    jacobian, following, each, carried = map(np.asarray, found(h[:-1], v))
+    assert relative(following, h[1:]) < 1e-6
+    assert relative(each, np.einsum("lboi,lbi->lbo", jacobian, v)) < 1e-5
+    u = [np.asarray(v[0])]
     for layer in range(3):
-        one = lambda x, p=block_of(scene, layer): scene.network.block(p, x[None])[0]  # noqa: E731
-        jacobian = jax.vmap(jax.jacrev(one))(h[layer])  # (B, out, in)
-        assert relative(each[layer], jnp.einsum("boi,bi->bo", jacobian, v[layer])) < 1e-5
-        assert relative(carried[layer], u) < 1e-5
-        u = jnp.einsum("boi,bi->bo", jacobian, u)
-    assert relative(carried[3], u) < 1e-5
+        u.append(np.einsum("boi,bi->bo", jacobian[layer], u[-1]))
+    assert relative(carried, np.stack(u)) < 1e-5
 
 
 def test_image_network_starts_as_the_study_describes():

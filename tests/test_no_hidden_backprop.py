@@ -15,8 +15,8 @@ from helpers import (
     first_batch,
     image_network_task,
     make_scene,
+    normal,
     poisoned,
-    
     shapes_of,
     start,
     tiny,
@@ -46,12 +46,6 @@ def test_no_method_back_propagates(name, rule):
     assert all(np.isfinite(value) for value in metrics.values())
     moved = not np.array_equal(old.params.embed["w"], new.params.embed["w"])
     assert moved == (name != "frozen")  # a real step: what is to be trained has moved
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_no_rule_back_propagates(rule):
-    _, (new, _) = poisoned_step(tiny(method="dfa", rule=rule, trains="network"), image_network_task)
-    assert int(new.step) == 1
 
 
 def test_back_propagation_is_caught():
@@ -125,19 +119,21 @@ def test_a_rule_that_looks_beyond_its_block_is_caught():
 def test_the_poison_is_an_identity_for_what_is_allowed(x64):
     scene = make_scene("image")
     network = poisoned(image_network_task(tiny())._replace(network=lambda hp: scene.network)).network(None)  # type: ignore
-    env, h = make_env(network, scene.loss, scene.params), scene.ctx.trace.h_LxBxD
-    v, layers = jnp.ones((2, 8, 12)), jnp.asarray([0, 1, 2, 0, 1, 2, 0, 1])
-    for ask in (
-        lambda e: e.loss_at(scene.ctx, layers, h[0]),
-        lambda e: e.loss_tangent(scene.ctx, layers, h[0], v),
-        lambda e: e.tangents(h[:-1], h[0]),
-        lambda e: e.block_tangents(h[:-1], h[1:]),
-    ):
-        np.testing.assert_allclose(jax.jit(lambda a=ask: a(env))(), jax.jit(lambda a=ask: a(scene.env))(), rtol=1e-12)
-    params = jax.tree.map(lambda p: p[0], scene.params.blocks)
-    local = lambda net: jax.grad(lambda p: jnp.sum(net.block(p, h[0]) ** 2))(params)  # noqa: E731
-    for ours, theirs in zip(jax.tree.leaves(local(network)), jax.tree.leaves(local(scene.network)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    h, v, layers = scene.ctx.trace.h_LxBxD, normal(0, 2, 8, 12), jnp.asarray([0, 1, 2, 0, 1, 2, 0, 1])
+
+    def answers(net):
+        env, params = make_env(net, scene.loss, scene.params), jax.tree.map(lambda p: p[0], scene.params.blocks)
+        return (
+            env.loss_at(scene.ctx, layers, h[0]),
+            env.loss_tangent(scene.ctx, layers, h[0], v),
+            env.tangents(h[:-1], h[0]),
+            env.block_tangents(h[:-1], h[1:]),
+            jax.grad(lambda p: jnp.sum(net.block(p, h[0]) ** 2))(params),
+        )
+
+    ours, theirs = (jax.jit(lambda net=net: answers(net))() for net in (network, scene.network))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_the_gradient_is_handed_to_oracles_alone():
@@ -174,7 +170,7 @@ def test_the_gradient_is_handed_to_oracles_alone():
 
 
 def test_a_context_holds_nothing_that_comes_from_the_gradient(strict):
-    # Replacing the tail's weights by others with the same states at hand would change delta_l, and no field of a Context.
+    # Its fields by name: the forward pass, the target, and what is local to the output layer.
     scene = make_scene("image")
     assert scene.ctx._fields == ("trace", "target_B", "error_BxC", "delta_BxD", "code_BxS")
     assert scene.ctx.trace._fields == ("h_LxBxD", "outputs_BxC", "noise_LxBxD")

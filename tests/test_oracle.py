@@ -126,7 +126,7 @@ def test_forward_differences_give_the_oracle_almost_one(x64):
     # rho's study form: the error of a forward difference is of order epsilon, no more.
     config = tiny(method="bp", alpha=0.7, rho_scheme="forward", rho_epsilon=1e-3)
     run = make_run(config)
-    state, hp, data = start(run, config)
+    state, _, data = start(run, config)
     diagnose = jax.jit(run.diagnose)
     gaps = [
         1 - diagnose(state, run.hparams(dataclasses.replace(config, rho_epsilon=e)), data)["layers"]["rho"]

@@ -1,8 +1,11 @@
 """An estimator of one's own: a few pure functions in one's own file, passed to the same shared step.
 
-``learned_feedback`` is DFA with feedback that is learned: a_l = e_T M_l, one matrix per layer, fitted to measured effects
-of perturbations.  Nothing is registered or subclassed; sweeps, diagnostics and controls work on it as on any other.
+``learned_feedback`` is DFA with feedback that is learned: a_l = e_T M_l, one matrix per layer, fitted to measured
+effects of perturbations.  Nothing is registered or subclassed; sweeps, diagnostics and controls work on it as on any other.
 """
+
+import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +60,7 @@ def test_it_trains_in_the_shared_step_and_beats_dfa():
         gamma[name] = np.asarray(found["layers"]["gamma"])
     assert gamma["mine"].shape == (3,)
     assert (gamma["mine"] > gamma["dfa"] + 0.2).all()
+
+
+def test_the_readme_shows_this_very_estimator():
+    assert inspect.getsource(learned_feedback) in (Path(__file__).parent.parent / "README.md").read_text() + "\n"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import make_scene, quick, shapes_of, start, tiny
 
-from jcredit import experiment, results
+from jcredit import experiment, plots, results
 from jcredit.__main__ import load_experiment, main
 from jcredit.config import as_dict, hparams
 from jcredit.estimators import make_estimator, vector_field
@@ -101,6 +101,12 @@ def test_gamma_is_the_mean_of_its_layers():
     assert layers.shape == (3,)
     np.testing.assert_allclose(scores["metrics"]["gamma"], layers.mean(), rtol=1e-5)
     np.testing.assert_allclose(scores["metrics"]["gamma_deep"], layers[1:].mean(), rtol=1e-5)
+
+
+def test_profiles_of_credit_start_at_layer_zero():
+    row = {"config": {"depth": 2}, "layers": {"gamma": [0.4, 0.0], "weight_cosine": [0.3, 0.2]}}
+    assert plots._profile(row, "gamma") == {0.0: 0.4, 0.5: 0.0}
+    assert plots._profile(row, "weight_cosine") == {0.5: 0.3, 1.0: 0.2}
 
 
 def test_cifar_delta_code_differs_in_the_code_alone():

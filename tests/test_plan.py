@@ -10,7 +10,7 @@ from jcredit.experiment import main
 from jcredit.plan import Device, Program, program_of
 from jcredit.training import make_run
 from jcredit.variants import Request, Variant
-from tests.test_command import tiny_experiment
+from test_command import tiny_experiment
 
 
 def test_products_in_nested_loops_are_counted_as_often_as_they_run():

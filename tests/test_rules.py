@@ -1,5 +1,7 @@
 """Local rules: gradients of one block from the credit at its output, by formula and by finite differences."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,6 @@ from helpers import (
     image_network_task,
     make_scene,
     normal,
-    
     randomised,
     relative,
     same_bits,
@@ -78,7 +79,7 @@ def test_target_shift_holds_its_target_over_local_steps(one_block):
         assert relative(flat(grads), flat(jax.grad(objective)(p))) < 1e-10
         losses.append(float(objective(p)))
         p = jax.tree.map(lambda w, g: w - 0.02 * g, p, grads)
-    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(losses))
 
 
 def test_cosine_rule_by_finite_differences(one_block):
@@ -173,7 +174,7 @@ def test_the_step_normalises_pulls_clamps_and_clips_in_this_order(normalise):
         "raw": 1.0,
         "rms": np.sqrt(np.mean(a**2, -1, keepdims=True)),
         "batch": np.sqrt(np.mean(a**2, (1, 2), keepdims=True)),
-    }  # noqa: E501
+    }
     a = a / rms[normalise]
 
     def expected(penalty, clamp, clip):

@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
 def norm_of_estimator(run, settings):
     def measure(state, hp, data):
-        total = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.estimator))
+        total = jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.estimator)), float)
         return {"metrics": {"size": settings.factor * total}, "curves": {"sizes": total[None]}}
 
     return measure
@@ -66,6 +66,15 @@ def test_a_snapshot_is_trained_once_and_found_again(tmp_path, trained):
     state, data = run.init(key, hp), run.data(key, hp)
     state, _ = jax.jit(run.epoch)(state, hp, data)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), state.params, first[1])
+
+
+def test_a_network_is_trained_again_only_for_an_epoch_it_did_not_keep(tmp_path, trained):
+    net = dataclasses.replace(NET, epochs=3)
+    [before] = snapshot(net, 3, (3,), tmp_path, progress=False).values()
+    snapshot(net, 3, (1, 3), tmp_path, progress=False)  # one of the usual epochs
+    assert len(trained) == 1
+    after = snapshot(net, 3, (2, 3), tmp_path, progress=False)
+    assert len(trained) == 2 and same_bits(before, after[3]) and not same_bits(after[2], after[3])
 
 
 def test_an_epoch_the_run_does_not_have_is_refused(tmp_path):

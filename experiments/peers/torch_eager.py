@@ -124,7 +124,8 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.estimator.parameters(), 1.0)
             self.estimator_optimizer.step()
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.slow.parameters()), list(self.estimator.parameters()), 0.01)
+                for slow, fast in zip(self.slow.parameters(), self.estimator.parameters(), strict=True):
+                    slow.lerp_(fast, 0.01)
 
     def credit(self, h, error):
         """a_0..a_L."""
