@@ -35,7 +35,7 @@ STUDY_TABLES = {
         "wr=0": (".533", ".513", ".290"), "wr=0.05": (".768", ".691", ".389"), "wr=0.5": (".340", ".400", ".664"),
     },
 }  # fmt: skip
-STUDY = {
+STUDY: dict[str, dict[str, str]] = {
     f"{block} | {label}": dict(zip(("Gamma", "rho", "accuracy"), figures, strict=True))
     for block, table in STUDY_TABLES.items()
     for label, figures in table.items()

@@ -6,7 +6,7 @@ L = 4, D = 512: the code grows from 10 to 512 numbers.  On the synthetic ladder 
 the study found it to fail (accuracy 17.2%, Gamma and rho near 0), and blamed the code's dimension.
 """
 
-from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named, with_fields
 from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweep import Variant
 from jcredit.tables import TableSpec
@@ -22,7 +22,7 @@ STUDY = {
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """All lines, or some of them, with fields changed in each."""
-    return lines(CIFAR10_STUDY, LINES, only=only, **{"width": 512} | fields)
+    return lines(with_fields(CIFAR10_STUDY, width=512), LINES, only=only, **fields)
 
 
 EXPERIMENT = Experiment(

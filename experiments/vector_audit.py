@@ -31,7 +31,7 @@ STUDY_TABLE = {
     "no terminal": (".955", ".971", "-.027"),
     "one-sided": (".832", ".943", "-.024"),
 }
-STUDY = {
+STUDY: dict[str, dict[str, str]] = {
     f"L = 4 | {label}": dict(zip(("Gamma", "rho", "nudge"), figures, strict=True))
     for label, figures in STUDY_TABLE.items()
 }

@@ -413,8 +413,6 @@ def test_options_that_replace_or_correct_a_credit():
     np.testing.assert_array_equal(ours[-1], scene.ctx.delta_BxD)
     assert not np.array_equal(theirs[-1], scene.ctx.delta_BxD)
     corrected = with_unbiased_residual(plain, 3)
-    once, again, other = (
-        jax.jit(lambda key: corrected.credit(state, scene.ctx, scene.env, hp, key))(jax.random.key(i))
-        for i in (0, 0, 1)
-    )
+    credit = jax.jit(lambda key: corrected.credit(state, scene.ctx, scene.env, hp, key))
+    once, again, other = (credit(jax.random.key(i)) for i in (0, 0, 1))
     assert same_bits(once, again) and not np.array_equal(once[:-1], other[:-1])  # fresh directions with each key

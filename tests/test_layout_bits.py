@@ -1,22 +1,24 @@
-"""How runs are laid on hardware does not change them: mapped or sharded, a run gives the bits it gives alone."""
+"""How runs are laid on hardware: mapped, a run gives the bits it gives alone; sharded, it does not matter over what.
+
+A program sharded over several devices is not the program of one device: XLA's partitioner simplifies it further (measured:
+two matrix products fewer in the step of ``tangent_chain``), which moves last bits.  Hence layouts are kept on resume.
+"""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import easy_data, first_batch, image_network_task, optimised_jit, relative, same_bits, tiny
-from jax.sharding import Mesh, PartitionSpec
 
 from jcredit.layout import Layout, choose_layout, over_runs, place
 from jcredit.training import make_run
 
-RUNS, DEVICES = 16, 8
-CONFIGS = {
-    "tangent_mask": tiny(method="tangent_mask", depth=2),
-    "tangent_chain": tiny(method="tangent_chain", depth=2, warmup_ratio=0.25, clip=1.0, normalise="rms"),
-}
+DEVICES = 8
+CHAIN = tiny(method="tangent_chain", depth=2, warmup_ratio=0.25, clip=1.0, normalise="rms")
+BRIDGE = tiny(method="scalar_bridge", depth=2)
 
 
-def stacked(config, count=RUNS):
+def stacked(config, count):
     """(run, states, hps, data) of runs with seeds and learning rates of their own; data are shared."""
     run = make_run(config, task=image_network_task(config))
     hp = run.hparams(config)
@@ -30,40 +32,40 @@ def at(tree, index):
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-def mapped_by_hand(run, states, hps, data):
-    mesh, spec = Mesh(jax.devices(), ("run",)), PartitionSpec("run")
-    each = jax.shard_map(
-        lambda states, hps, data: jax.lax.map(lambda pair: run.epoch(*pair, data), (states, hps)),
-        mesh=mesh, in_specs=(spec, spec, PartitionSpec()), out_specs=spec, check_vma=False,
-    )  # fmt: skip
-    return optimised_jit(each)(states, hps, data)
+def shard(run, states, hps, data, layout):
+    """An epoch of every run through the library's own layout, back on the host."""
+    args = place(states, layout, True), place(hps, layout, True), place(data, layout, False)
+    out = over_runs(run.epoch, (True, True, False), layout)(*args)
+    assert len({s.device for s in jax.tree.leaves(out)[0].addressable_shards}) == layout.devices
+    return jax.device_get(out)
 
 
-def mapped_by_layout(run, states, hps, data):
-    layout = choose_layout(RUNS)
-    assert layout == Layout(DEVICES, 1) and layout.padded(RUNS) == RUNS
-    states, hps, data = place(states, layout, True), place(hps, layout, True), place(data, layout, False)
-    return over_runs(run.epoch, (True, True, False), layout)(states, hps, data)
-
-
-# The larger program compiled as in real runs, the other one faster and through the library's own layout.
-@pytest.mark.parametrize(
-    ("name", "mapped", "jit"),
-    [("tangent_chain", mapped_by_hand, optimised_jit), ("tangent_mask", mapped_by_layout, jax.jit)],
-)
-def test_mapped_and_sharded_runs_have_the_bits_of_a_run_alone(name, mapped, jit):
-    """Two runs mapped on each of eight devices, an epoch each."""
-    assert jax.device_count() == DEVICES
-    run, states, hps, data = stacked(CONFIGS[name])
-    together = mapped(run, states, hps, data)
-    assert len({s.device for s in jax.tree.leaves(together)[0].addressable_shards}) == DEVICES
-    together, alone, weights = jax.device_get(together), jit(run.epoch), set()
-    for i in range(RUNS):
-        expected = jax.device_get(alone(at(states, i), at(hps, i), data))
+# One program compiled as in real runs, the other one faster.
+@pytest.mark.parametrize(("config", "jit"), [(CHAIN, optimised_jit), (BRIDGE, jax.jit)], ids=["chain", "bridge"])
+def test_mapped_runs_have_the_bits_of_a_run_alone(config, jit):
+    run, states, hps, data = stacked(config, 3)
+    together = jit(lambda *args: jax.lax.map(lambda pair: run.epoch(*pair, args[2]), args[:2]))(states, hps, data)
+    alone, weights = jit(run.epoch), set()
+    for i in range(3):
+        expected = alone(at(states, i), at(hps, i), data)
         assert same_bits(at(together, i), expected), i
-        weights.add(expected[0].params.readout["w"].tobytes())
-    assert len(weights) == RUNS  # sixteen different runs
-    assert same_bits(expected, alone(at(states, i), at(hps, i), data))  # and a run repeats its bits
+        assert same_bits(alone(at(states, i), at(hps, i), data), expected)  # and a run repeats its bits
+        weights.add(np.asarray(expected[0].params.readout["w"]).tobytes())
+    assert len(weights) == 3  # three different runs
+
+
+def test_sharded_runs_have_the_same_bits_on_however_many_devices():
+    assert jax.device_count() == DEVICES and choose_layout(16) == Layout(DEVICES, 1)
+    run, states, hps, data = stacked(CHAIN, 16)
+    eight = shard(run, states, hps, data, Layout(DEVICES, 1))  # two runs on each
+    two = shard(run, at(states, slice(0, 8)), at(hps, slice(0, 8)), data, Layout(2, 1))  # four on each
+    alone = jax.jit(run.epoch)
+    for i in range(8):
+        assert same_bits(at(eight, i), at(two, i)), i
+        if i < 2:
+            expected = alone(at(states, i), at(hps, i), data)[0].params
+            for ours, theirs in zip(jax.tree.leaves(at(eight, i)[0].params), jax.tree.leaves(expected), strict=True):
+                assert relative(ours, theirs) < 1e-5
 
 
 def check_vmap(tolerance):

@@ -1,7 +1,7 @@
 """An estimator of one's own: a few pure functions in one's own file, passed to the same shared step.
 
 ``learned_feedback`` is DFA with feedback that is learned: a_l = e_T M_l, one matrix per layer, fitted to measured
-effects of perturbations.  Nothing is registered or subclassed; sweeps, diagnostics and controls work on it as on any other.
+effects of perturbations.  Nothing is registered or subclassed; sweeps, diagnostics and controls work as on any other.
 """
 
 import inspect

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from test_command import tiny_experiment
 
 from jcredit.config import Config
 from jcredit.cost import flops_of_text, matmul_flops, memory_of
@@ -10,7 +11,6 @@ from jcredit.experiment import main
 from jcredit.plan import Device, Program, program_of
 from jcredit.training import make_run
 from jcredit.variants import Request, Variant
-from test_command import tiny_experiment
 
 
 def test_products_in_nested_loops_are_counted_as_often_as_they_run():
