@@ -18,6 +18,7 @@ from jcredit.config import ConfigError
 from jcredit.experiment import USER_ERRORS, Experiment, Parser, in_grid, select, write_report
 
 SCRIPTS = Path(__file__).parent.parent / "experiments"  # beside the package in a checkout
+TOOLS = ("benchmark",)  # scripts that are no experiments
 
 
 # --- finding experiments ----------------------------------------------------------------------------------------------
@@ -47,8 +48,7 @@ def load_experiments(folder: Path) -> dict[str, Experiment]:
     Raises:
       ConfigError: no scripts there, or one that defines no experiment.
     """
-    # A script without an experiment is a tool: benchmark.py.
-    scripts = sorted(path for path in folder.glob("*.py") if "\nEXPERIMENT = " in path.read_text())
+    scripts = sorted(path for path in folder.glob("*.py") if path.stem not in TOOLS)
     if not scripts:
         raise ConfigError(f"no experiments in {folder}; give the scripts' folder of a checkout with --experiments DIR")
     found = [load_experiment(script) for script in scripts]

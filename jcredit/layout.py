@@ -61,7 +61,9 @@ def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
       runs: how many there are.
       seeds_per_batch: vmap width; None chooses 1 on CPU and all runs of a device elsewhere.
     """
-    devices = min(jax.local_device_count(), runs)
+    # XLA simplifies a program for several devices further than one for a single device, which moves last bits: where
+    # there are several, even a single run takes two, so that its bits do not depend on its company.
+    devices = min(jax.local_device_count(), max(runs, 2))
     share = -(-runs // devices)
     width = seeds_per_batch or (1 if jax.default_backend() == "cpu" else share)
     return Layout(devices, min(width, share))

@@ -9,6 +9,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of one file are of no use to the next, and thousands of them fill gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def strict():
     """No implicit dtype promotion.  Not for whole training steps: optax.adam itself mixes dtypes."""

@@ -53,11 +53,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scalar_bridge-present": dict(method="scalar_bridge", bridge_noise="present", bridge_target="softmin"),
     "scalar_bridge-paired": dict(method="scalar_bridge", bridge_noise="paired", exact_terminal=True),
     "field-central": dict(method="vector_field", code="deltaL"),
-    "field-central-all": dict(method="vector_field", direction_layers="all"),
-    "field-one_sided": dict(method="vector_field", scheme="one_sided", code="eT_hL"),
-    "field-one_sided-all": dict(method="vector_field", scheme="one_sided", direction_layers="all"),
+    "field-one_sided": dict(method="vector_field", scheme="one_sided", direction_layers="all", code="eT_hL"),
     "field-jvp": dict(method="vector_field", scheme="jvp", shuffled=True, exact_terminal=True),
-    "field-jvp-all": dict(method="vector_field", scheme="jvp", direction_layers="all"),
     "field-gate": dict(method="vector_field", field_form="gate"),
     "field-mask": dict(method="vector_field", field_form="mask", scheme="jvp"),
     "field-chain": dict(method="vector_field", field_form="chain", direction_layers="all"),
@@ -66,13 +63,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tangent_mask": dict(method="tangent_mask"),
     "tangent_chain": dict(method="tangent_chain"),
     "tangent_gate-scalar": dict(method="tangent_gate", tangent_target="scalar", scheme="jvp"),
-    "tangent_mask-shuffled": dict(method="tangent_mask", shuffled=True),
     "tangent_chain-residual": dict(method="tangent_chain", tangent_target="scalar", residual_directions=2),
 }
-# Those whose a_l looks at no hidden layer but its own, hence can be computed for every layer at once.
-OWN_LAYER_ONLY = (
-    "broadcast", "dfa", "state_bridge", "scalar_bridge", "field-central", "field-gate", "tangent_gate",
+# One of each way to compute a credit: the others differ in how they learn it.
+CREDITS = (
+    "frozen", "broadcast", "dfa", "fa", "state_bridge", "scalar_bridge", "field-central", "field-jvp", "field-residual",
+    "tangent_gate", "tangent_mask", "tangent_chain",
 )  # fmt: skip
+# Those whose a_l looks at no hidden layer but its own, hence can be computed for every layer at once.
+OWN_LAYER_ONLY = ("broadcast", "dfa", "state_bridge", "scalar_bridge", "field-central", "tangent_gate")
 RULES = ("inner_product", "target_shift", "cosine")
 
 

