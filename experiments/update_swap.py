@@ -9,10 +9,10 @@ of the inner product: small etas are small steps, whatever else they are.
 """
 
 from jcredit.bases import CIFAR10
-from jcredit.experiment import Experiment, Preset, default_figure, main
+from jcredit.experiment import Experiment, Preset, main
 from jcredit.exploit import KSteps, k_steps, rule_name
 from jcredit.kept import Snapshot
-from jcredit.snapshots import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, SPENT, fits
+from jcredit.snapshots import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
 from jcredit.tables import Column, TableSpec
 from jcredit.variants import Measure, Variant
 
@@ -73,8 +73,9 @@ EXPERIMENT = Experiment(
             "Study: one seed; it gives no other figures than these.",
         ),
     ),
-    figure=default_figure(
-        "Local rules on a BP snapshot: held-out loss change, k = 5", tuple(metric(rule, "held") for rule in RULES), ""
+    figure=change_figure(
+        "Held-out loss change after five local steps of each rule",
+        {rule_name(*rule).replace("_", " "): metric(rule, "held") for rule in RULES},
     ),
 )  # fmt: skip
 

@@ -204,6 +204,7 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Mapping[str, Sty
         axis.set_xlim(left=0.1)
     else:
         axis.axvline(0, color="0.3", lw=0.8)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))  # small numbers are wide
     axis.tick_params(axis="y", length=0)
 
 

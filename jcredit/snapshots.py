@@ -5,16 +5,17 @@ What a run has learned is kept under ``<results-dir>/cache/snapshots`` and found
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jcredit import kept
+from jcredit import kept, plots
 from jcredit.bases import CIFAR10, CONTROLS, lines, named, with_fields
 from jcredit.config import Config, ConfigError, config_hash
 from jcredit.kept import Snapshot
+from jcredit.results import Row
 from jcredit.sweep import keep_runs
 from jcredit.training import make_run
 from jcredit.types import NetParams
@@ -105,3 +106,15 @@ def fits(
     return tuple(
         v._replace(start=start, keep=(v.config.epochs,), measure=measure) for v in lines(base, own, block, only)
     )
+
+
+def change_figure(title: str, panels: Mapping[str, str]) -> Callable[[Sequence[Row], Path], None]:
+    """Bars with a dot per seed, one panel for each {name: metric}."""
+
+    def figure(rows: Sequence[Row], path: Path) -> None:
+        renamed = [
+            {**row, "metrics": {name: row["metrics"].get(metric) for name, metric in panels.items()}} for row in rows
+        ]
+        plots.bars(renamed, tuple(panels), path, title)
+
+    return figure

@@ -20,13 +20,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jcredit import checkpoints, hosts, kept, plan, results
-from jcredit.config import Config, config_hash, static_key
+from jcredit import checkpoints, hosts, kept, plan, results, reuse
+from jcredit.config import static_key
 from jcredit.layout import Layout, choose_layout, over_runs, place, stack
 from jcredit.rows import make_row
 from jcredit.training import Run, make_run
-from jcredit.types import TrainState
-from jcredit.variants import Place, Request, Variant, snapshot_request
+from jcredit.variants import Place, Request, Variant
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -62,7 +61,7 @@ def run_sweep(
     """
     wanted = [Request(v, s) for v in variants for s in seeds]
     pending = _pending(wanted, place_)
-    starts = _starts(pending)
+    starts = reuse.starts(pending)
     total = sum(r.variant.config.epochs for r in pending)
     groups = list(_groups(pending, place_))
     # All programs are described before the first one runs: what cannot run is said at once.
@@ -125,7 +124,7 @@ def keep_runs(
     """
 
     def missing(r: Request) -> bool:
-        return not _has_kept(r, results_dir, r.variant.keep)
+        return not reuse.has_kept(r, results_dir, r.variant.keep)
 
     where = Place(results_dir, *kept.DIRECTORY)
     wanted = [r for r in requests if missing(r)]
@@ -139,32 +138,6 @@ def keep_runs(
 # --- which runs share a program -----------------------------------------------------------------------------------
 
 
-def _starts(pending: Sequence[Request]) -> list[Request]:
-    """The runs that other runs start from."""
-    epochs: dict[tuple[Config, int], set[int]] = {}
-    for variant, seed in pending:
-        if (variant.start or variant.keep or variant.measure) and jax.process_count() > 1:
-            raise hosts.HostsError(f"{variant.label!r} keeps or needs a snapshot: run it with one process")
-        if variant.start is not None:
-            variant.start.check(variant.config)
-            epochs.setdefault((variant.start.config, seed), set()).add(variant.start.epoch)
-    return [snapshot_request(config, seed, wanted) for (config, seed), wanted in epochs.items()]
-
-
-def _found(request: Request, results_dir: Path) -> dict[str, Any] | None:
-    """What a finished run has kept, where something is to be measured on it or it is to be kept for that."""
-    variant, last = request.variant, request.variant.config.epochs
-    if (variant.measure is None and last not in variant.keep) or not _has_kept(request, results_dir, variant.keep):
-        return None
-    return kept.find(results_dir, variant.run_hash, request.seed, last)
-
-
-def _has_kept(request: Request, results_dir: Path, epochs: Sequence[int]) -> bool:
-    """Whether a run has kept what it had learned after all these epochs."""
-    own = request.variant.run_hash, request.seed
-    return all(kept.find(results_dir, *own, epoch) is not None for epoch in epochs)
-
-
 def _groups(pending: Sequence[Request], where: Place) -> Iterator[list[Request]]:
     """Runs that share a program; those of a checkpoint left by a killed sweep first, in its composition."""
     by_key = {r.key: r for r in pending}
@@ -176,7 +149,7 @@ def _groups(pending: Sequence[Request], where: Place) -> Iterator[list[Request]]
     for request in by_key.values():
         variant = request.variant
         own = None if variant.estimator is None else variant.label
-        known = _found(request, where.results_dir) is not None
+        known = reuse.found(request, where.results_dir) is not None
         same = (static_key(variant.config), variant.config.epochs, own, variant.measure, known)
         groups.setdefault(same, []).append(request)
     yield from groups.values()
@@ -222,38 +195,12 @@ def _start(group: Sequence[Request], run: Run, layout: Layout, results_dir: Path
     keys = [jax.random.key(r.seed) for r in padded]
     hps = [run.hparams(r.variant.config) for r in padded]
     states = [run.init(key, hp) for key, hp in zip(keys, hps, strict=True)]
-    states = [_begin(r, state, results_dir, finished) for r, state in zip(padded, states, strict=True)]
+    states = [reuse.begin(r, state, results_dir, finished) for r, state in zip(padded, states, strict=True)]
     if run.shared_data:
         data = place(run.data(keys[0], hps[0]), layout, per_run=False)
     else:
         data = place(stack([run.data(k, hp) for k, hp in zip(keys, hps, strict=True)]), layout, per_run=True)
     return place(stack(states), layout, per_run=True), place(stack(hps), layout, per_run=True), data
-
-
-def _begin(request: Request, state: TrainState, results_dir: Path, finished: bool) -> TrainState:
-    """The state a run begins with: its snapshot's network and, if it is ``finished``, all it has learned."""
-    variant, seed = request
-    if variant.start is not None:
-        start = config_hash(variant.start.config), seed, variant.start.epoch
-        state = state._replace(params=kept.load(results_dir, *start, "network", state.params))
-    if not finished:
-        return state
-    own = variant.run_hash, seed, variant.config.epochs
-    if variant.config.trains != "nothing":
-        state = state._replace(params=kept.load(results_dir, *own, "network", state.params))
-    return state._replace(estimator=kept.load(results_dir, *own, "estimator", state.estimator))
-
-
-def _keep(group: Sequence[Request], state: TrainState, meta: dict[str, Any], results_dir: Path) -> None:
-    """Keeps those runs of a group that are wanted at this epoch."""
-
-    def wanted(variant: Variant) -> bool:
-        at_end = variant.measure is not None and meta["epoch"] == variant.config.epochs
-        return at_end or meta["epoch"] in variant.keep
-
-    runs = [(v.run_hash, seed, v.config) if wanted(v) else None for v, seed in group]
-    if any(runs):
-        kept.save_runs(results_dir, runs, state, meta)
 
 
 def _measure(group: Sequence[Request], run: Run, layout: Layout, *args) -> list[dict[str, Any]]:
@@ -278,7 +225,7 @@ def _train(
     saved_layout = _saved_layout(cache)
     if saved_layout is not None and saved_layout.devices <= jax.local_device_count():
         layout = saved_layout  # the same bits need the same layout
-    found = [_found(r, place_.results_dir) for r in group]
+    found = [reuse.found(r, place_.results_dir) for r in group]
     state, hp, data = _start(group, run, layout, place_.results_dir, all(found))
     restored = None if all(found) else checkpoints.restore(cache / "checkpoint", state)
     if restored is not None:
@@ -302,7 +249,7 @@ def _train(
         meta["run_s"] += time.perf_counter() - start
         bar.set_postfix(epoch=f"{meta['epoch']}/{config.epochs}", loss=f"{np.mean(entry['train_loss']):.3f}")
         bar.update(len(group))
-        _keep(group, state, meta, place_.results_dir)
+        reuse.keep(group, state, meta, place_.results_dir)
         # Of several processes none keeps checkpoints: a program that was cut off is run again, finished ones are not.
         if (stop or time.perf_counter() - saved > CHECKPOINT_SECONDS) and jax.process_count() == 1:
             _save(cache, group, state, meta, layout)

@@ -120,7 +120,7 @@ def gammas(seeds=8, **changes):
 def test_shuffled_targets_teach_a_field_nothing():
     field = dict(method="vector_field", scheme="jvp", direction_layers="all", directions=4, terminal_weight=0.0)
     _, shuffled, _ = gammas(**field, shuffled=True)
-    assert abs(shuffled.mean()) < 0.05
+    assert abs(shuffled.mean()) < 0.05  # a control that kept one sample of its sixteen in place: 0.16
     _, honest, _ = gammas(**field)  # the same training finds the credit when measurements are its own
     assert honest.min() > 0.5
 
@@ -129,7 +129,7 @@ def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
     bridge = dict(method="tangent_chain", tangent_samples=16)
     broadcast, shuffled, params = gammas(**bridge, shuffled=True)  # with V = 0 it starts as the broadcast
     _, honest, learned = gammas(**bridge)
-    assert abs(shuffled.mean() - broadcast.mean()) < 0.01
+    assert abs(shuffled.mean() - broadcast.mean()) < 0.006  # a control that kept one sample in place: 0.011
     assert (honest > broadcast + 0.1).all()
     # V stays near the zero it started from, in all but noise.
     size = lambda p: np.linalg.norm(p["v"], axis=(-2, -1)).mean()  # noqa: E731

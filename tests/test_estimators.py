@@ -87,7 +87,6 @@ def test_contract(name):
     assert compiled._cache_size() == 1
 
 
-
 @pytest.mark.parametrize("name", ["bp", *VARIANTS])
 def test_contract_of_learning(name):
     scene = make_scene("image", **VARIANTS.get(name, dict(method=name)))

@@ -1,7 +1,8 @@
 """How runs are laid on hardware: mapped, a run gives the bits it gives alone; sharded, it does not matter over what.
 
-A program sharded over several devices is not the program of one device: XLA's partitioner simplifies it further (measured:
-two matrix products fewer in the step of ``tangent_chain``), which moves last bits.  Hence layouts are kept on resume.
+A program sharded over several devices is not the program of one device: XLA's partitioner simplifies it further
+(measured: two matrix products fewer in the step of ``tangent_chain``), which moves last bits.  Hence layouts are kept
+on resume, and even a single run takes two devices where there are several.
 """
 
 import jax

@@ -142,7 +142,9 @@ def test_the_embedding_is_a_block_that_starts_from_nothing(x64, strict):
     h = scene.ctx.trace.h_LxBxD
     for name, objective in objectives.items():
         rule = make_rule(name, 0.1)
-        found = jax.jit(lambda p, rule=rule: local_gradients(rule, scene.network, p, scene.x_BxI, h, a)[0])(scene.params)
+        found = jax.jit(lambda p, rule=rule: local_gradients(rule, scene.network, p, scene.x_BxI, h, a)[0])(
+            scene.params
+        )
         assert relative(flat(found), flat(jax.jit(jax.grad(objective))(scene.params.embed))) < 1e-10, name
 
 
