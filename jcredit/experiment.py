@@ -262,6 +262,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
         hosts.join(args.coordinator, args.num_processes, args.process_id)
     if not args.no_compile_cache:
         keep_compiled_programs()
+    before = len(in_grid(results.read_rows(place.rows, place.experiment, place.preset), variants))
     if args.plan:
         device = plan.this_device()
         memory = args.device_gib * 2**30 if args.device_gib else device.memory
@@ -275,6 +276,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     if not hosts.is_lead():
         return ""
     rows = in_grid(results.read_rows(place.rows), variants)
+    again = "; every run was there already, --results-dir DIR starts afresh" if len(rows) == before else ""
     results.write_json(
         place.directory / "config.json",
         {
@@ -286,7 +288,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
         },
     )  # fmt: skip
     table = write_report(experiment, rows, place.directory)
-    return f"{table}\nrows, table and figure: {place.directory}\n"
+    return f"{table}\nrows, table and figure: {place.directory}{again}\n"
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
