@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
     ),
     figure=change_figure(
         "Held-out loss change after five local steps of each rule",
-        {rule_name(*rule).replace("_", " "): metric(rule, "held") for rule in RULES},
+        {rule_name(*rule).replace("_", " ").replace("shift", "shift "): metric(rule, "held") for rule in RULES},
     ),
 )  # fmt: skip
 
