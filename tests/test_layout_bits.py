@@ -61,6 +61,18 @@ def test_mapped_runs_have_the_bits_of_a_run_alone_and_sharded_ones_those_of_any_
         assert all(relative(ours, theirs) < 1e-5 for ours, theirs in pairs)
 
 
+def test_64_seeds_times_9_settings_on_eight_devices_equal_the_loop():
+    """The sweep's own layout: seeds and swept numbers on one run axis, sharded over devices and mapped within."""
+    run, states, hps, data = stacked(tiny(method="dfa", depth=2), 64)
+    settings = jnp.array([(rate, clip) for rate in (1e-3, 3e-3, 1e-2) for clip in (0.0, 0.1, 1.0)])
+    states, hps = (jax.tree.map(lambda leaf: jnp.repeat(leaf, 9, axis=0), tree) for tree in (states, hps))
+    settings = jnp.tile(settings, (64, 1))
+    hps = hps.replace(learning_rate=settings[:, 0], clip=settings[:, 1])
+    together, alone = shard(run, states, hps, data, choose_layout(64 * 9)), jax.jit(run.epoch)
+    for i in range(64 * 9):
+        assert same_bits(at(together, i), jax.device_get(alone(at(states, i), at(hps, i), data))), i
+
+
 def check_vmap(tolerance, method):
     # The gradient of one step, seen through a step of SGD beside which the parameters' rounding disappears.
     config = tiny(method=method, optimizer="sgd", learning_rate=1e5, rule="target_shift")
