@@ -1,27 +1,49 @@
 """Residual networks as pure functions, their forward pass, and the questions an estimator may ask of them.
 
-Blocks are stacked on a leading axis and scanned, so that compile time does not grow with depth.  Everything here runs
-forward; the only reverse passes of the library are ``oracle_deltas`` (diagnostics) and those inside the readout, an
-estimator, or one block with respect to its own parameters.
+Blocks are stacked on a leading axis and scanned, so that compile time does not grow with depth.  The library's only
+reverse passes are ``oracle_deltas`` (the oracle, diagnostics) and those inside the readout, an estimator, or one block
+by its own parameters (``Pulls``).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit.numerics import float_type, layer_norm
 from jcredit.types import Array, Env, Key, NetParams, Network, Params, Trace
 
 LossFn = Callable[[Array, Array], Array]
+STAGES = 4
 
 
 def affine(params: Params, x_BxI: Array) -> Array:
     """x W + b."""
     return x_BxI @ params["w"] + params["b"][None, :]
+
+
+@jax.custom_vjp
+def wide_product(x_BxI: Array, w_IxD: Array) -> Array:
+    """x W for inputs far wider than the batch.
+
+    Its gradient x^T g is the widest product of a step; on CPU, XLA forms it a third faster from an x^T that lies in
+    memory than from x (results/benchmark/README.md).
+    """
+    return x_BxI @ w_IxD
+
+
+def _pull_wide_product(kept, g_BxD):
+    x_BxI, w_IxD = kept
+    return g_BxD @ w_IxD.T, jax.lax.optimization_barrier(x_BxI.T) @ g_BxD
+
+
+wide_product.defvjp(lambda x, w: (x @ w, (x, w)), _pull_wide_product)
 
 
 def _uniform_affine(key: Key, fan_in: int, fan_out: int) -> Params:
@@ -44,14 +66,21 @@ def _stack(init_block: Callable[[Key], Params], key: Key, depth: int) -> Params:
     return jax.vmap(init_block)(jax.random.split(key, depth))
 
 
+def gelu_derivative(z: Array) -> Array:
+    """Phi(z) + z phi(z)."""
+    return jax.scipy.stats.norm.cdf(z) + z * jnp.exp(-0.5 * z * z) * (2 * jnp.pi) ** -0.5
+
+
+@jax.custom_jvp
 def gelu(z: Array) -> Array:
     """z Phi(z), exact (Hendrycks & Gimpel 2016)."""
     return jax.nn.gelu(z, approximate=False)
 
 
-def gelu_derivative(z: Array) -> Array:
-    """Phi(z) + z phi(z)."""
-    return jax.scipy.stats.norm.cdf(z) + z * jnp.exp(-0.5 * z * z) * (2 * jnp.pi) ** -0.5
+@gelu.defjvp
+def _gelu_tangent(primals, tangents):
+    # One factor, known in the forward pass, is all that a pull has to keep.
+    return gelu(*primals), gelu_derivative(*primals) * tangents[0]
 
 
 def image_mlp(inputs: int, width: int, depth: int, classes: int) -> Network:
@@ -84,7 +113,7 @@ def image_mlp(inputs: int, width: int, depth: int, classes: int) -> Network:
 
     return Network(
         init=init,
-        embed=lambda params, x: affine(params, x.reshape(x.shape[0], -1)),
+        embed=lambda params, x: wide_product(x.reshape(x.shape[0], -1), params["w"]) + params["b"][None, :],
         block=block,
         readout=lambda params, h: affine(params, layer_norm(h)),
         gates=lambda params, h: gelu_derivative(affine(params["inner"], layer_norm(h))),
@@ -155,33 +184,83 @@ def lq_dynamics(width: int, depth: int, outputs: int) -> Network:
 # --- forward passes ---------------------------------------------------------------------------------------------------
 
 
+class Pulls(NamedTuple):
+    """The embedding and every block, each differentiated once, alone, by a forward pass that keeps what this takes.
+
+    Attributes:
+      embed: derivative of an objective by h_0 (B, D) -> (its gradient by the embedding's parameters,).
+      blocks: a pytree of the L blocks' pulls on a leading axis, each: derivative by h_{l+1} -> (gradient by the block's
+        own parameters,); with ``through_states`` also the derivative by h_l, which is back-propagation.
+    """
+
+    embed: Callable
+    blocks: Callable
+
+
 def forward(network: Network, params: NetParams, x_B: Array, noise_LxBxD: Array | None = None) -> Trace:
     """One forward pass.  ``noise_LxBxD`` (L, B, D) is added to h_1..h_L if given."""
+    h_0 = network.embed(params.embed, x_B)
+    return _through_blocks(network, params, h_0, noise_LxBxD, lambda p, h: (network.block(p, h), None))[0]
+
+
+def forward_with_pulls(
+    network: Network, params: NetParams, x_B: Array, noise_LxBxD: Array | None = None, *, through_states: bool = False
+) -> tuple[Trace, Pulls]:
+    """``forward``, and what it takes to train the embedding and every block by a credit without a second pass.
+
+    ``through_states`` is for the oracle and for diagnostics: it lets ``oracle_deltas`` back-propagate.
+    """
+    h_0, pull = jax.vjp(lambda p: network.embed(p, x_B), params.embed)
+    own = lambda p, h: jax.vjp(lambda q: network.block(q, h), p)  # noqa: E731
+    both = lambda p, h: jax.vjp(network.block, p, h)  # noqa: E731
+    trace, pulls = _through_blocks(network, params, h_0, noise_LxBxD, both if through_states else own)
+    return trace, Pulls(pull, pulls)
+
+
+def _through_blocks(network: Network, params: NetParams, h_0: Array, noise_LxBxD: Array | None, apply: Callable):
+    """The trace from h_0 on, and the L second results of ``apply`` (block's parameters, h) -> (output, anything)."""
 
     def advance(h, layer):
         block_params, noise = layer
-        after = network.block(block_params, h)
+        after, kept = apply(block_params, h)
         after = after if noise is None else after + noise
-        return after, after
+        return after, (after, kept)
 
-    h_0 = network.embed(params.embed, x_B)
     chex.assert_rank(h_0, 2)
-    h_last, later = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
-    return Trace(jnp.concatenate([h_0[None], later]), network.readout(params.readout, h_last), noise_LxBxD)
+    h_last, (later, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
+    trace = Trace(jnp.concatenate([h_0[None], later]), network.readout(params.readout, h_last), noise_LxBxD)
+    return trace, kept
 
 
-def oracle_deltas(network: Network, loss: LossFn, params: NetParams, trace: Trace, target_B: Array) -> Array:
-    """delta_0..delta_L by back-propagation: the BP gradient, for the oracle and for diagnostics alone."""
+def oracle_deltas(
+    network: Network, loss: LossFn, params: NetParams, trace: Trace, target_B: Array, pulls: Pulls
+) -> Array:
+    """delta_0..delta_L by back-propagation: the BP gradient, for the oracle and for diagnostics alone.
+
+    ``pulls`` are those of the same pass, made with ``through_states``.
+    """
     readout_loss = lambda h: jnp.sum(loss(network.readout(params.readout, h), target_B))  # noqa: E731
     delta_last = jax.grad(readout_loss)(trace.h_LxBxD[-1])
 
-    def retreat(delta, layer):
-        block_params, h = layer
-        before = jax.vjp(lambda state: network.block(block_params, state), h)[1](delta)[0]
+    def retreat(delta, pull):
+        before = pull(delta)[1]
         return before, before
 
-    _, earlier = jax.lax.scan(retreat, delta_last, (params.blocks, trace.h_LxBxD[:-1]), reverse=True)
+    _, earlier = jax.lax.scan(retreat, delta_last, pulls.blocks, reverse=True)
     return jnp.concatenate([earlier, delta_last[None]])
+
+
+def _stages(layer_B: Array | np.ndarray, depth: int) -> list[tuple[int, int, int]]:
+    """The tail in at most ``STAGES`` parts: (first block, block after the last, samples that run).
+
+    Where layers are known and ascend, the samples that start in later parts are left out, which spares nearly half of
+    the arithmetic; a part is one scan, so compile time does not grow with depth.
+    """
+    if not isinstance(layer_B, np.ndarray) or (np.diff(layer_B) < 0).any():
+        return [(0, depth, layer_B.shape[0])]
+    bounds = sorted({depth * part // STAGES for part in range(STAGES + 1)})
+    parts = [(a, b, int(np.searchsorted(layer_B, b - 1, side="right"))) for a, b in itertools.pairwise(bounds)]
+    return [part for part in parts if part[2] > 0]
 
 
 def make_env(network: Network, loss: LossFn, params: NetParams) -> Env:
@@ -192,16 +271,22 @@ def make_env(network: Network, loss: LossFn, params: NetParams) -> Env:
 
     def loss_at(ctx, layer_B, h_BxD):
         depth = ctx.trace.h_LxBxD.shape[0] - 1
+        for first, end, started in _stages(layer_B, depth):
+            own_B = jnp.asarray(layer_B[:started])
 
-        def advance(h, layer):
-            index, block_params, noise = layer
-            # Samples perturbed at a later layer have not started yet: they wait, unchanged, for their block.
-            after = network.block(block_params, h)
-            after = after if noise is None else after + noise
-            return jnp.where((layer_B <= index)[:, None], after, h), None
+            def advance(h, layer):
+                index, block_params, noise = layer
+                # Samples perturbed at a later layer have not started yet: they wait, unchanged, for their block.
+                after = network.block(block_params, h)
+                after = after if noise is None else after + noise
+                return jnp.where((own_B <= index)[:, None], after, h), None  # noqa: B023
 
-        h_last, _ = jax.lax.scan(advance, h_BxD, (jnp.arange(depth), params.blocks, ctx.trace.noise_LxBxD))
-        return readout_loss(h_last, ctx.target_B)
+            noise_LxBxD = ctx.trace.noise_LxBxD
+            noise_LxBxD = noise_LxBxD if noise_LxBxD is None else noise_LxBxD[first:end, :started]
+            blocks = jax.tree.map(lambda p: p[first:end], params.blocks)  # noqa: B023
+            moved, _ = jax.lax.scan(advance, h_BxD[:started], (jnp.arange(first, end), blocks, noise_LxBxD))
+            h_BxD = jnp.concatenate([moved, h_BxD[started:]])
+        return readout_loss(h_BxD, ctx.target_B)
 
     def loss_tangent(ctx, layer_B, h_BxD, v_MxBxD):
         along = lambda v: jax.jvp(lambda h: loss_at(ctx, layer_B, h), (h_BxD,), (v,))[1]  # noqa: E731

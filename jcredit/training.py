@@ -23,7 +23,7 @@ from jcredit import diagnostics
 from jcredit.config import Config, ConfigError, Hparams, hparams
 from jcredit.estimators import dfa, make_estimator
 from jcredit.losses.rules import make_rule, normalise_credit
-from jcredit.networks import forward, make_env, oracle_deltas
+from jcredit.networks import Pulls, forward, forward_with_pulls, make_env, oracle_deltas
 from jcredit.numerics import clamp, clip_by_norm, float_type
 from jcredit.tasks import Data, Task, make_task
 from jcredit.types import (
@@ -36,7 +36,9 @@ from jcredit.types import (
     NetParams,
     Network,
     OracleContext,
+    Params,
     Shapes,
+    Trace,
     TrainState,
 )  # fmt: skip
 
@@ -83,10 +85,9 @@ def code_width(config: Config) -> int:
 
 
 def make_context(
-    config: Config, task: Task, network: Network, params: NetParams, projection_DxP: Array, x_B, target_B, noise
+    config: Config, task: Task, network: Network, params: NetParams, projection_DxP: Array, trace: Trace, target_B
 ) -> Context:
-    """One forward pass and everything local to the output layer."""
-    trace = forward(network, params, x_B, noise)
+    """A forward pass and everything local to the output layer."""
     h_last = trace.h_LxBxD[-1]
     total = lambda outputs: jnp.sum(task.loss(outputs, target_B))  # noqa: E731
     error_BxC = jax.grad(total)(trace.outputs_BxC)
@@ -97,24 +98,22 @@ def make_context(
     return Context(trace, target_B, error_BxC, delta_BxD, code)
 
 
-def with_oracle(task: Task, network: Network, params: NetParams, ctx: Context) -> OracleContext:
+def with_oracle(task: Task, network: Network, params: NetParams, ctx: Context, pulls: Pulls) -> OracleContext:
     """The context with delta_0..delta_L by back-propagation, for oracles and diagnostics."""
-    return OracleContext(*ctx, oracle_deltas(network, task.loss, params, ctx.trace, ctx.target_B))
+    return OracleContext(*ctx, oracle_deltas(network, task.loss, params, ctx.trace, ctx.target_B, pulls))
 
 
-def local_gradients(
-    rule: LocalRule, network: Network, params: NetParams, x_B: Array, h_LxBxD: Array, a_LxBxD: Array
-) -> tuple:
+def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_LxBxD: Array) -> tuple[Params, Params]:
     """Gradients of the embedding (by a_0) and of all blocks (by a_1..a_L), each block seeing only itself."""
 
-    def one(block, block_params, h, a):
-        return rule.grads(block, block_params, h, rule.goal(block, block_params, h, a))
+    def one(pull, h, after, a):
+        return pull(rule.signal(h, after, rule.goal(h, after, a)))[0]
 
-    blocks = jax.vmap(lambda p, h, a: one(network.block, p, h, a))(params.blocks, h_LxBxD[:-1], a_LxBxD[1:])
+    h_LxBxD = trace.h_LxBxD
+    after_LxBxD = h_LxBxD[1:] if trace.noise_LxBxD is None else h_LxBxD[1:] - trace.noise_LxBxD
+    blocks = jax.vmap(one)(pulls.blocks, h_LxBxD[:-1], after_LxBxD, a_LxBxD[1:])
     # The embedding is a block that starts from nothing: its residual output is h_0 itself.
-    nothing = jnp.zeros_like(h_LxBxD[0])
-    embed = one(lambda p, _: network.embed(p, x_B), params.embed, nothing, a_LxBxD[0])
-    return embed, blocks
+    return one(pulls.embed, jnp.zeros_like(h_LxBxD[0]), h_LxBxD[0], a_LxBxD[0]), blocks
 
 
 def _adam_step(params, grads, moments, learning_rate: Array, weight_decay: Array | float = 0.0, sgd: bool = False):
@@ -181,26 +180,27 @@ def make_run(
             key=train_key,
         )
 
-    def observe(state: TrainState, hp: Hparams, network: Network, x_B, target_B, noise_key) -> Context:
+    def observe(state: TrainState, hp: Hparams, network: Network, x_B, target_B, noise_key, through_states: bool):
         noise = None if task.noise is None else task.noise(noise_key, x_B.shape[0], hp)
-        return make_context(config, task, network, state.params, state.projection_DxP, x_B, target_B, noise)
+        trace, pulls = forward_with_pulls(network, state.params, x_B, noise, through_states=through_states)
+        return make_context(config, task, network, state.params, state.projection_DxP, trace, target_B), pulls
 
-    def credit_of(state: TrainState, hp: Hparams, network: Network, ctx: Context, env, key: Key) -> Array:
-        view = with_oracle(task, network, state.params, ctx) if estimator.is_oracle else ctx
+    def credit_of(state: TrainState, hp: Hparams, network: Network, ctx: Context, pulls: Pulls, env, key: Key) -> Array:
+        view = with_oracle(task, network, state.params, ctx, pulls) if estimator.is_oracle else ctx
         return estimator.credit(state.estimator, view, env, hp, key)
 
     def spend(a_LxBxD: Array, ctx: Context, hp: Hparams) -> Array:
         """Credit as the local rule takes it: scaled, and with the optional pull on the states."""
         return normalise_credit(a_LxBxD, config.normalise) + hp.state_penalty * ctx.trace.h_LxBxD
 
-    def learn_network(state: TrainState, hp: Hparams, network: Network, x_B, ctx: Context, a_LxBxD: Array):
+    def learn_network(state: TrainState, hp: Hparams, network: Network, ctx: Context, pulls: Pulls, a_LxBxD: Array):
         params = state.params
         readout_loss = lambda p: jnp.mean(  # noqa: E731
             task.loss(network.readout(p, ctx.trace.h_LxBxD[-1]), ctx.target_B)
         )
         grads = jax.tree.map(jnp.zeros_like, params)._replace(readout=jax.grad(readout_loss)(params.readout))
         if trains_blocks:
-            embed, blocks = local_gradients(rule(hp), network, params, x_B, ctx.trace.h_LxBxD, spend(a_LxBxD, ctx, hp))
+            embed, blocks = local_gradients(rule(hp), ctx.trace, pulls, spend(a_LxBxD, ctx, hp))
             bound = lambda tree: clip_by_norm(clamp(tree, hp.clamp), hp.clip)  # noqa: E731
             grads = grads._replace(blocks=jax.vmap(bound)(blocks))
             grads = grads._replace(embed=bound(embed)) if config.train_embedding else grads
@@ -229,18 +229,18 @@ def make_run(
         network = task.network(hp)
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
         x_B, target_B = task.batch(data, index_B, keys[0])
-        ctx = observe(state, hp, network, x_B, target_B, keys[1])
+        ctx, pulls = observe(state, hp, network, x_B, target_B, keys[1], estimator.is_oracle)
         env = make_env(network, task.loss, state.params)
         metrics = {"train_loss": jnp.mean(task.loss(ctx.trace.outputs_BxC, target_B))}
         if task.accuracy is not None:
             metrics["train_accuracy"] = jnp.mean(task.accuracy(ctx.trace.outputs_BxC, target_B))
         new = state._replace(step=state.step + 1)
         if trains_readout:
-            a_LxBxD = credit_of(state, hp, network, ctx, env, keys[2])
+            a_LxBxD = credit_of(state, hp, network, ctx, pulls, env, keys[2])
             if estimator.loss is not None:
                 warm = state.step < hp.warmup_ratio * hp.total_steps
                 a_LxBxD = jnp.where(warm, warmup.credit(state.warmup, ctx, env, hp, keys[2]), a_LxBxD)
-            params, moments = learn_network(state, hp, network, x_B, ctx, a_LxBxD)
+            params, moments = learn_network(state, hp, network, ctx, pulls, a_LxBxD)
             new = new._replace(params=params, optimizer=moments)
         if estimator.loss is not None:
             fresh, moments, est_metrics = learn_estimator(state, hp, ctx, env, keys[3])
@@ -275,19 +275,17 @@ def make_run(
         network = task.network(hp)
         keys = jax.random.split(jax.random.key(0), 4)  # the same directions for every method, seed and epoch
         x_B, target_B = task.prepare(data.test_x[: config.diagnostic_samples]), data.test_y[: config.diagnostic_samples]
-        ctx = observe(state, hp, network, x_B, target_B, keys[0])
+        ctx, pulls = observe(state, hp, network, x_B, target_B, keys[0], True)
         env = make_env(network, task.loss, state.params)
-        a_LxBxD = credit_of(state, hp, network, ctx, env, keys[1])
-        oracle = with_oracle(task, network, state.params, ctx)
+        a_LxBxD = credit_of(state, hp, network, ctx, pulls, env, keys[1])
+        oracle = with_oracle(task, network, state.params, ctx, pulls)
         layers = diagnostics.score_credit(
             env, ctx, a_LxBxD, oracle.delta_LxBxD, keys[2],
             rho_scheme=config.rho_scheme, rho_epsilon=hp.rho_epsilon, nudge_eta=hp.nudge_eta,
         )  # fmt: skip
         if trains_blocks:
-            spent = local_gradients(rule(hp), network, state.params, x_B, ctx.trace.h_LxBxD, spend(a_LxBxD, ctx, hp))
-            exact = local_gradients(
-                make_rule("inner_product", 0.0), network, state.params, x_B, ctx.trace.h_LxBxD, oracle.delta_LxBxD
-            )
+            spent = local_gradients(rule(hp), ctx.trace, pulls, spend(a_LxBxD, ctx, hp))
+            exact = local_gradients(make_rule("inner_product", 0.0), ctx.trace, pulls, oracle.delta_LxBxD)
             layers["weight_cosine"] = diagnostics.weight_cosine(spent[1], exact[1])
         metrics = diagnostics.summarise(layers)
         if estimator.loss is not None:
@@ -298,9 +296,9 @@ def make_run(
     def credit(state: TrainState, hp: Hparams, x_B: Array, target_B: Array, key: Key) -> tuple[Context, Array]:
         network = task.network(hp)
         noise_key, credit_key = jax.random.split(key)
-        ctx = observe(state, hp, network, x_B, target_B, noise_key)
+        ctx, pulls = observe(state, hp, network, x_B, target_B, noise_key, estimator.is_oracle)
         env = make_env(network, task.loss, state.params)
-        return ctx, credit_of(state, hp, network, ctx, env, credit_key)
+        return ctx, credit_of(state, hp, network, ctx, pulls, env, credit_key)
 
     def data(key: Key, hp: Hparams) -> Data:
         if task.make_data is None:

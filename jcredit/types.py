@@ -69,6 +69,7 @@ class Env(NamedTuple):
     """What an estimator may ask of the network: closures over its parameters, forward passes only."""
 
     readout_loss: Callable  # (h_BxD, target_B) -> loss_B; the one that may be differentiated
+    # Layers 0..L may be traced; given as an ascending NumPy array, samples run (almost) their own tails only.
     loss_at: Callable  # (ctx, layer_B, h_BxD) -> loss_B, the tail re-run from each sample's own layer
     loss_tangent: Callable  # (ctx, layer_B, h_BxD, v_MxBxD) -> g_MxB, forward mode
     next_states: Callable  # (ctx, h_LxBxD) -> h_LxBxD: every block applied to a state of its own
@@ -126,15 +127,18 @@ class Estimator(NamedTuple):
 
 
 class LocalRule(NamedTuple):
-    """Turns the credit at one block's output into a gradient of that block's parameters.
+    """An objective of one block's output, told by the credit there; its gradient trains that block's own parameters.
+
+    A rule sees the block's input and output, never the block: the one derivative of the block that training takes, by
+    its own parameters, is taken by the shared step.
 
     Attributes:
-      goal: (block, params, h_BxD, a_BxD) -> goal (any arrays), formed once and held fixed over local steps.
-      grads: (block, params, h_BxD, goal) -> gradient of ``params``; differentiates this one block once.
+      goal: (h_BxD, after_BxD, a_BxD) -> goal (any arrays), formed once and held fixed over local steps.
+      signal: (h_BxD, after_BxD, goal) -> derivative of the objective (a mean over the batch) by ``after_BxD``.
     """
 
     goal: Callable[..., Any]
-    grads: Callable[..., Params]
+    signal: Callable[..., Array]
 
 
 class TrainState(NamedTuple):

@@ -145,7 +145,13 @@ def make_scene(kind: str = "image", depth: int = 3, batch: int = 8, **changes: A
 def _context_program(code: str, network: Network, loss: Any, x64: bool):
     del x64
     task: Any = SimpleNamespace(loss=loss)
-    return jax.jit(lambda *arrays: make_context(tiny(code=code), task, network, *arrays))
+
+    def build(params, projection, x, target, noise):
+        return make_context(
+            tiny(code=code), task, network, params, projection, forward(network, params, x, noise), target
+        )
+
+    return jax.jit(build)
 
 
 def context_of(config, network, loss, params, projection, x, target, noise) -> Context:

@@ -296,17 +296,19 @@ def test_gate_loss_is_relative_to_the_tangent_itself(x64):
 
 
 class TrueField:
-    """A trunk that knows delta_l, for fields asked at all layers or at one layer per sample."""
+    """A trunk that knows delta_l at every state of the batch, whichever it is asked for and in whatever order."""
 
-    def __init__(self, delta_LxBxD):
-        self.delta = delta_LxBxD
+    def __init__(self, h_LxBxD, delta_LxBxD):
+        self.h, self.delta = h_LxBxD, delta_LxBxD
 
     def init(self, key, shapes, outputs):
         return {}
 
     def apply(self, params, env, h, t, code, outputs):
         layer = jnp.round(t * (self.delta.shape[0] - 1)).astype(int)
-        return self.delta if h.ndim == 3 else self.delta[layer, jnp.arange(h.shape[0])]
+        distance = jnp.sum((h[..., None, :] - self.h[layer]) ** 2, axis=-1)  # to the batch's states at that layer
+        assert distance.min(-1).max() == 0
+        return self.delta[layer, jnp.argmin(distance, axis=-1)]
 
 
 @pytest.mark.parametrize("layers", ["random", "all"])
@@ -315,12 +317,13 @@ def test_field_loss_is_zero_at_the_truth_and_one_at_zero(x64, layers):
     how = Measurement(directions=2, layers=layers, scheme="jvp")
     hp: Any = SimpleNamespace(epsilon=None, terminal_weight=0.5)
     u, v = branch_weights_of(scene)
-    true = [(TrueField(scene.delta_LxBxD), None, {}), (None, chain_map(), {"u": u, "v": v})]
+    h, delta = scene.ctx.trace.h_LxBxD, scene.delta_LxBxD
+    true = [(TrueField(h, delta), None, {}), (None, chain_map(), {"u": u, "v": v})]
     for trunk, tangent_map, params in true:
         fit = vector_field(trunk, how, tangent_map).loss  # type: ignore
         loss, _ = fit(params, None, scene.ctx, scene.env, hp, jax.random.key(0))  # type: ignore
         assert loss < 1e-20
-    fit = vector_field(TrueField(0 * scene.delta_LxBxD), how).loss  # type: ignore
+    fit = vector_field(TrueField(h, 0 * delta), how).loss  # type: ignore
     loss, terms = fit({}, None, scene.ctx, scene.env, hp, jax.random.key(0))  # type: ignore
     assert terms["directional"] == pytest.approx(1) and terms["terminal_gradient"] == pytest.approx(1)
     assert loss == pytest.approx(1.5)

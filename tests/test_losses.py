@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make_scene, normal, relative
+from helpers import make_scene, normal, relative, same_bits
 
 from jcredit.losses.bridge import (
     bridge_consistency_loss,
@@ -15,7 +15,15 @@ from jcredit.losses.bridge import (
     terminal_gradient_loss,
     terminal_value_loss,
 )
-from jcredit.losses.perturbation import directional_loss, measure, random_layers, shuffled_order, unbiased_residual
+from jcredit.losses.perturbation import (
+    all_layers,
+    directional_loss,
+    measure,
+    random_layers,
+    shuffled_order,
+    take_samples,
+    unbiased_residual,
+)
 from jcredit.tasks.base import correct, cross_entropy
 from jcredit.tasks.lq import quadratic_loss
 
@@ -159,13 +167,33 @@ def test_unbiased_residual_is_unbiased_for_a_wrong_credit():
     assert relative(corrected(scene.delta_LxBxD, jax.random.key(0)), scene.delta_LxBxD) < 1e-5
 
 
-def test_every_sample_has_a_layer_of_its_own():
-    scene = make_scene("image")
-    layers, states = zip(*(random_layers(jax.random.key(i), scene.ctx) for i in range(6)), strict=True)
-    counts = np.bincount(np.concatenate(layers), minlength=3)
-    assert counts.shape == (3,) and (counts > 4).all()  # 48 draws over the hidden layers 0..L-1
-    for layer_B, h_BxD in zip(layers, states, strict=True):
-        np.testing.assert_array_equal(h_BxD, scene.ctx.trace.h_LxBxD[layer_B, SAMPLES])
+@pytest.mark.parametrize(("kind", "batch"), [("image", 8), ("lq", 8), ("image", 2)])
+def test_every_sample_has_a_layer_of_its_own(kind, batch):
+    scene = make_scene(kind, batch=batch)
+    probes = [random_layers(jax.random.key(i), scene.ctx) for i in range(40)]
+    h_0, met = np.asarray(scene.ctx.trace.h_LxBxD[0]), np.zeros((batch, 3), int)
+    for probe in probes:
+        # Samples are known by their states at h_0; what else the probe holds of them must be theirs.
+        who = [int(np.flatnonzero((h_0 == h).all(-1))[0]) for h in np.asarray(probe.ctx.trace.h_LxBxD[0])]
+        assert sorted(who) == list(range(batch))
+        assert same_bits(probe.ctx, take_samples(scene.ctx, np.asarray(who)))
+        np.testing.assert_array_equal(probe.h_BxD, scene.ctx.trace.h_LxBxD[probe.layer_B, who])
+        met[who, probe.layer_B] += 1
+        if batch >= 3:  # every layer has its share, and the tail knows where samples start
+            assert isinstance(probe.layer_B, np.ndarray)
+            np.testing.assert_array_equal(probe.layer_B, [0, 0, 0, 1, 1, 1, 2, 2])
+    assert (met >= 4).all()  # 40 draws: every sample meets every layer, 10 times or more on average
+
+
+def test_all_layers_hold_every_sample_at_every_layer():
+    scene = make_scene("lq")
+    ctx, layer_N, h_NxD = all_layers(scene.ctx)
+    np.testing.assert_array_equal(layer_N, np.repeat([0, 1, 2], 8))
+    np.testing.assert_array_equal(h_NxD.reshape(3, 8, 12), scene.ctx.trace.h_LxBxD[:-1])
+    for layer in range(3):
+        part = jax.tree.leaves(take_samples(ctx, np.arange(8) + 8 * layer))
+        for found, wanted in zip(part, jax.tree.leaves(scene.ctx), strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_shuffled_order_moves_every_sample():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import explicit_tail, make_scene, normal, relative
 
-from jcredit.networks import forward, gelu, gelu_derivative, image_mlp, ladder_mlp, lq_dynamics
+from jcredit.networks import forward, gelu, gelu_derivative, image_mlp, ladder_mlp, lq_dynamics, make_env, wide_product
 
 pytestmark = pytest.mark.usefixtures("strict")
 KINDS = ("image", "ladder", "lq")
@@ -82,6 +82,36 @@ def test_loss_at_is_the_explicit_tail_from_every_layer(kind):
     assert relative(found, np.stack(expected)[mixed, np.arange(8)]) < 1e-5
 
 
+@pytest.mark.parametrize("layers", [[0, 0, 2, 3, 3, 5, 6, 6], [4, 4, 5, 5, 5, 5, 6, 7], [3, 0, 1, 2, 2, 0, 1, 3]])
+def test_known_layers_give_the_loss_of_traced_ones(layers, x64):
+    scene = make_scene("lq", depth=7)  # seven blocks: parts of one and of two
+    known, v = np.asarray(layers), normal(2, 3, 8, 12)
+    h = scene.ctx.trace.h_LxBxD[known, np.arange(8)] + 0.3 * normal(1, 8, 12)
+
+    @jax.jit
+    def both(traced):
+        return [(scene.env.loss_at(scene.ctx, layer, h), scene.env.loss_tangent(scene.ctx, layer, h, v))
+                for layer in (known, traced)]  # fmt: skip
+
+    (loss, tangent), (expected_loss, expected_tangent) = both(jnp.asarray(known))
+    assert relative(loss, expected_loss) < 1e-12 and relative(tangent, expected_tangent) < 1e-12
+
+
+def test_samples_run_their_own_tails_only():
+    scene, seen = make_scene("image", depth=4), []
+
+    def recording(params, h):
+        seen.append(h.shape[0])
+        return scene.network.block(params, h)
+
+    env = make_env(scene.network._replace(block=recording), scene.loss, scene.params)
+    env.loss_at(scene.ctx, np.asarray([0, 0, 1, 1, 1, 2, 3, 3]), scene.ctx.trace.h_LxBxD[0])
+    assert seen == [2, 5, 6, 8]
+    seen.clear()
+    env.loss_at(scene.ctx, np.asarray([2, 2, 2, 3, 3, 4, 4, 4]), scene.ctx.trace.h_LxBxD[0])
+    assert seen == [3, 5]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_tangent_is_the_gradient_along_the_direction(kind, x64):
     scene = make_scene(kind)
@@ -147,3 +177,14 @@ def test_lq_has_no_gates():
         network.gates({}, jnp.zeros((1, 4)))
     with pytest.raises(ValueError, match="no residual branch"):
         network.branch_weights(jax.random.key(0), 1.0)
+
+
+def test_the_wide_product_is_a_product(x64):
+    x, w, g = normal(0, 5, 40), normal(1, 40, 3), normal(2, 5, 3)
+    out, pull = jax.vjp(wide_product, x, w)
+    for found, wanted in zip((out, *pull(g)), (x @ w, g @ w.T, x.T @ g), strict=True):
+        assert relative(found, wanted) < 1e-12
+    several = jax.vmap(jax.grad(lambda w, x: jnp.sum(g * wide_product(x, w))))(
+        jnp.stack([w, 2 * w]), jnp.stack([x, -x])
+    )
+    assert relative(several, jnp.stack([x.T @ g, -x.T @ g])) < 1e-12

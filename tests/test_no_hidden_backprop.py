@@ -23,10 +23,10 @@ from helpers import (
 )  # fmt: skip
 
 from jcredit.estimators import broadcast
-from jcredit.networks import make_env
+from jcredit.networks import forward_with_pulls, make_env
 from jcredit.tasks.teacher import teacher_task
 from jcredit.training import make_run
-from jcredit.types import Context, Estimator, OracleContext
+from jcredit.types import Context, Estimator, LocalRule, OracleContext
 
 
 def poisoned_step(config, make_task=teacher_task, **kwargs):
@@ -105,15 +105,29 @@ def test_a_loss_that_back_propagates_is_caught():
         poisoned_step(tiny(), estimator=estimator)
 
 
-def test_a_rule_that_looks_beyond_its_block_is_caught():
-    from jcredit.types import LocalRule
+def test_a_rule_sees_states_and_a_credit_and_no_block():
+    seen = []
 
-    def grads(block, params, h_BxD, goal):
-        return jax.grad(lambda p: jnp.sum(block(p, block(p, h_BxD))))(params)  # through the block's own input
+    def recording(*args):
+        seen.extend(jax.tree.leaves(args))
+        return args[-1]
 
-    rule = LocalRule(goal=lambda block, params, h, a: a, grads=grads)
+    poisoned_step(tiny(method="dfa"), rule=lambda hp: LocalRule(recording, recording))
+    assert len(seen) == 12  # goal and signal, for the embedding and once for all blocks: h_l, h_{l+1}, a_{l+1}
+    assert all(isinstance(x, jax.Array) and x.shape == (8, 16) for x in seen)
+
+
+def test_a_pull_through_a_blocks_input_is_caught():
+    scene = make_scene("image")
+    network = poisoned(image_network_task(tiny())._replace(network=lambda hp: scene.network)).network(None)  # type: ignore
+    own = lambda: forward_with_pulls(network, scene.params, scene.x_BxI)[1]  # noqa: E731
+    back = lambda: forward_with_pulls(network, scene.params, scene.x_BxI, through_states=True)[1]  # noqa: E731
+    a_LxBxD = scene.delta_LxBxD[1:]
+    pull = lambda pulls: jax.vmap(lambda one, a: one(a))(pulls().blocks, a_LxBxD)  # noqa: E731
+    (grads,) = pull(own)
+    assert jax.tree.structure(grads) == jax.tree.structure(scene.params.blocks)
     with pytest.raises(HiddenBackprop):
-        poisoned_step(tiny(method="dfa"), rule=lambda hp: rule)
+        pull(back)
 
 
 def test_the_poison_is_an_identity_for_what_is_allowed(x64):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from helpers import first_batch, image_network_task, make_scene, relative, start
 
 from jcredit.config import hparams
 from jcredit.estimators import bp
-from jcredit.networks import oracle_deltas
+from jcredit.networks import forward_with_pulls, oracle_deltas
 from jcredit.tasks.teacher import teacher_task
 from jcredit.training import make_run, with_oracle
 
@@ -77,13 +78,18 @@ def test_oracle_and_inner_product_are_the_gradient_in_double_precision(kind, x64
 @pytest.mark.parametrize("kind", ["image", "ladder", "lq"])
 def test_oracle_deltas_are_gradients_of_an_explicit_tail(kind, x64, strict):
     scene = make_scene(kind)
-    found = jax.jit(lambda p, t: oracle_deltas(scene.network, scene.loss, p, t, scene.target_B))(
-        scene.params, scene.ctx.trace
-    )
+
+    @jax.jit
+    def both(params):
+        trace, pulls = forward_with_pulls(scene.network, params, scene.x_BxI, scene.noise_LxBxD, through_states=True)
+        task: Any = SimpleNamespace(loss=scene.loss)
+        oracle = with_oracle(task, scene.network, params, scene.ctx, pulls)
+        return oracle_deltas(scene.network, scene.loss, params, trace, scene.target_B, pulls), oracle
+
+    found, oracle = both(scene.params)
     for layer in range(4):
         assert relative(found[layer], scene.delta_LxBxD[layer]) < 1e-10
     assert relative(scene.ctx.delta_BxD, scene.delta_LxBxD[-1]) < 1e-10
-    oracle = with_oracle(SimpleNamespace(loss=scene.loss), scene.network, scene.params, scene.ctx)  # type: ignore
     credit = bp().credit(None, oracle, scene.env, hparams(scene.config, 1), None)
     assert relative(credit, scene.delta_LxBxD) < 1e-10
 

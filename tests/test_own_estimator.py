@@ -30,7 +30,7 @@ def learned_feedback(directions: int = 4) -> Estimator:
 
     def loss(params, state, ctx, env, hp, key):
         layer_key, v_key = jax.random.split(key)
-        layer_B, h_BxD = random_layers(layer_key, ctx)  # each sample probes one layer of its own
+        ctx, layer_B, h_BxD = random_layers(layer_key, ctx)  # each sample probes one layer of its own
         v_MxBxD = jax.random.normal(v_key, (directions, *h_BxD.shape))
         g_MxB = measure(env, ctx, layer_B, h_BxD, v_MxBxD, "jvp", hp.epsilon)  # forward passes only
         a_BxD = jnp.einsum("bc,bcd->bd", ctx.error_BxC, params["m"][layer_B])

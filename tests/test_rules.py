@@ -18,7 +18,8 @@ from helpers import (
     tiny,
 )  # fmt: skip
 
-from jcredit.losses.rules import cosine_rule, inner_product, make_rule, normalise_credit, target_shift
+from jcredit.losses.rules import cosine_rule, inner_product, local_gradient, make_rule, normalise_credit, target_shift
+from jcredit.networks import forward_with_pulls
 from jcredit.training import local_gradients, make_run
 
 strict = pytest.mark.usefixtures("strict")
@@ -37,7 +38,13 @@ def one_block(x64, strict):
 
 
 def apply_rule(rule, block, params, h, a):
-    return rule.grads(block, params, h, rule.goal(block, params, h, a))
+    return local_gradient(rule, block, params, h, rule.goal(h, block(params, h), a))
+
+
+def gradients_of(scene, rule, a, params=None):
+    """The embedding's and the blocks' gradients as the step forms them, from the pulls of its own forward pass."""
+    trace, pulls = forward_with_pulls(scene.network, scene.params if params is None else params, scene.x_BxI)
+    return local_gradients(rule, trace, pulls, a)
 
 
 def test_inner_product_is_the_gradient_of_the_batch_mean(one_block):
@@ -70,12 +77,12 @@ def test_target_shift_keeps_a_credit_far_smaller_than_the_state():
 def test_target_shift_holds_its_target_over_local_steps(one_block):
     block, params, h, a = one_block
     rule, eta = target_shift(0.3), 0.3
-    goal = rule.goal(block, params, h, a)
+    goal = rule.goal(h, block(params, h), a)
     target = block(params, h) - eta * a
     objective = lambda p: jnp.mean(jnp.sum((block(p, h) - target) ** 2, axis=-1))  # noqa: E731
     losses, p = [], params
     for _ in range(5):
-        grads = rule.grads(block, p, h, goal)
+        grads = local_gradient(rule, block, p, h, goal)
         assert relative(flat(grads), flat(jax.grad(objective)(p))) < 1e-10
         losses.append(float(objective(p)))
         p = jax.tree.map(lambda w, g: w - 0.02 * g, p, grads)
@@ -118,8 +125,8 @@ def test_a_solved_sample_is_left_alone_by_every_rule():
 @pytest.mark.parametrize("name", ["inner_product", "target_shift", "cosine"])
 def test_a_block_sees_its_own_credit_alone(name):
     scene = make_scene("image")
-    h, a = scene.ctx.trace.h_LxBxD, normal(8, 4, 8, 12)
-    grads = jax.jit(lambda a: local_gradients(make_rule(name, 0.1), scene.network, scene.params, scene.x_BxI, h, a))
+    a = normal(8, 4, 8, 12)
+    grads = jax.jit(lambda a: gradients_of(scene, make_rule(name, 0.1), a))
     embed, blocks = grads(a)
     for layer in range(4):  # the credit a_l trains block l - 1, a_0 the embedding
         other_embed, other_blocks = grads(a.at[layer].multiply(-3.0).at[layer, 0].add(1.0))
@@ -139,12 +146,9 @@ def test_the_embedding_is_a_block_that_starts_from_nothing(x64, strict):
         "target_shift": lambda w: 0.2 * jnp.mean(jnp.sum(a[0] * h_0(w), -1)),
         "cosine": lambda w: jnp.mean(1 + jnp.sum(unit(h_0(w)) * unit(a[0]), -1)),
     }
-    h = scene.ctx.trace.h_LxBxD
     for name, objective in objectives.items():
         rule = make_rule(name, 0.1)
-        found = jax.jit(lambda p, rule=rule: local_gradients(rule, scene.network, p, scene.x_BxI, h, a)[0])(
-            scene.params
-        )
+        found = jax.jit(lambda p, rule=rule: gradients_of(scene, rule, a, p)[0])(scene.params)
         assert relative(flat(found), flat(jax.jit(jax.grad(objective))(scene.params.embed))) < 1e-10, name
 
 
@@ -179,7 +183,7 @@ def test_the_step_normalises_pulls_clamps_and_clips_in_this_order(normalise):
     }
     a = a / rms[normalise]
 
-    gradients = jax.jit(lambda spent: local_gradients(inner_product(), network, params, x, jnp.asarray(h), spent))
+    gradients = jax.jit(lambda spent: local_gradients(inner_product(), *forward_with_pulls(network, params, x), spent))
 
     def expected(penalty, clamp, clip):
         embed, blocks = gradients(jnp.asarray(a + penalty * h, jnp.float32))

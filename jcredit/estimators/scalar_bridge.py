@@ -53,28 +53,30 @@ def scalar_bridge(trunk: Trunk = Trunk(), noise: BridgeNoise = BridgeNoise()) ->
         h_LxBxD = ctx.trace.h_LxBxD
         return gradient(state.params, env, h_LxBxD, layer_times(h_LxBxD.shape[0] - 1)[:, None], ctx.code_BxS)
 
-    def consistency(params, slow, ctx, env, hp, key):
+    def consistency(params, slow, value_LxB, ctx, env, hp, key):
         h_LxBxD = ctx.trace.h_LxBxD
         times = layer_times(h_LxBxD.shape[0] - 1)[:, None]
         xi_KxLxBxD = hp.sigma * jax.random.normal(key, (noise.samples, *h_LxBxD[1:].shape), h_LxBxD.dtype)
+        here_KxLxBxD = h_LxBxD[None, :-1] + xi_KxLxBxD
         if noise.at == "next":
-            here, after_KxLxBxD = h_LxBxD[:-1], h_LxBxD[None, 1:] + xi_KxLxBxD
+            after_KxLxBxD = h_LxBxD[None, 1:] + xi_KxLxBxD
         else:
-            displaced = h_LxBxD[None, :-1] + xi_KxLxBxD
-            after_KxLxBxD = jax.vmap(lambda h: env.next_states(ctx, h))(displaced)
-            here = displaced if noise.at == "paired" else h_LxBxD[:-1]
+            after_KxLxBxD = jax.vmap(lambda h: env.next_states(ctx, h))(here_KxLxBxD)
         next_KxLxB = value(slow, env, after_KxLxBxD, times[None, 1:], ctx.code_BxS)
         if noise.at == "paired":
-            return bridge_consistency_loss(value(params, env, here, times[None, :-1], ctx.code_BxS), next_KxLxB)
+            here_KxLxB = value(params, env, here_KxLxBxD, times[None, :-1], ctx.code_BxS)
+            return bridge_consistency_loss(here_KxLxB, next_KxLxB)
         target = soft_min(next_KxLxB, hp.softmin_lambda) if noise.target == "softmin" else jnp.mean(next_KxLxB, axis=0)
-        return bridge_consistency_loss(value(params, env, here, times[:-1], ctx.code_BxS), target)
+        return bridge_consistency_loss(value_LxB[:-1], target)
 
     def fit(params, state, ctx, env, hp, key):
-        h_last, one = ctx.trace.h_LxBxD[-1], jnp.ones(1, ctx.trace.h_LxBxD.dtype)
-        loss_B = env.readout_loss(h_last, ctx.target_B)
+        h_LxBxD, one = ctx.trace.h_LxBxD, jnp.ones(1, ctx.trace.h_LxBxD.dtype)
+        h_last, loss_B = h_LxBxD[-1], env.readout_loss(h_LxBxD[-1], ctx.target_B)
+        # V at every clean state: word for word the pass that ``credit`` differentiates, so that the step makes it once.
+        value_LxB = value(params, env, h_LxBxD, layer_times(h_LxBxD.shape[0] - 1)[:, None], ctx.code_BxS)
         terms = {
-            "terminal_value": terminal_value_loss(value(params, env, h_last, one, ctx.code_BxS), loss_B),
-            "consistency": consistency(params, state.extra, ctx, env, hp, key),
+            "terminal_value": terminal_value_loss(value_LxB[-1], loss_B),
+            "consistency": consistency(params, state.extra, value_LxB, ctx, env, hp, key),
             "terminal_gradient": terminal_gradient_loss(
                 gradient(params, env, h_last, one, ctx.code_BxS), ctx.delta_BxD
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,16 +26,36 @@ def layer_times(depth: int) -> Array:
     return jnp.arange(depth + 1, dtype=float_type()) / depth
 
 
+class _Joined(nn.Module):
+    """An affine layer of the concatenation of its inputs, which is never formed.
+
+    Each input meets its own rows of the kernel, so that what is the same for all layers (the code) or for all samples
+    (the time) is multiplied once; leading axes broadcast.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, *inputs):
+        widths = [x.shape[-1] for x in inputs]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (sum(widths), self.features), float_type())
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), float_type())
+        rows = jnp.split(kernel, list(itertools.accumulate(widths))[:-1])
+        first, *others = (x @ w for x, w in zip(inputs, rows, strict=True))
+        return sum(others, first) + bias.reshape((1,) * (first.ndim - 1) + (-1,))
+
+
 class _Mlp(nn.Module):
     hidden: int
     layers: int
     outputs: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, *inputs):
+        x = inputs
         for _ in range(self.layers):
-            x = nn.silu(nn.Dense(self.hidden, dtype=float_type(), param_dtype=float_type())(x))
-        return nn.Dense(self.outputs, dtype=float_type(), param_dtype=float_type())(x)
+            x = (nn.silu(_Joined(self.hidden)(*x)),)
+        return _Joined(self.outputs)(*x)
 
 
 class Trunk(NamedTuple):
@@ -45,8 +66,8 @@ class Trunk(NamedTuple):
 
     def init(self, key: Key, shapes: Shapes, outputs: int) -> Params:
         """Parameters for states of width D, a code of width S and ``outputs`` outputs."""
-        inputs = jnp.zeros((1, shapes.width + TIME_FEATURES + shapes.code), float_type())
-        return _Mlp(self.hidden, self.hidden_layers, outputs).init(key, inputs)
+        inputs = (jnp.zeros((1, width), float_type()) for width in (shapes.width, TIME_FEATURES, shapes.code))
+        return _Mlp(self.hidden, self.hidden_layers, outputs).init(key, *inputs)
 
     def apply(self, params: Params, env: Env, h: Array, t: Array, code: Array, outputs: int) -> Array:
         """Evaluates the trunk.
@@ -63,9 +84,9 @@ class Trunk(NamedTuple):
           (..., B, outputs).
         """
         time = time_features(t)
-        pieces = [
+        inputs = (
             env.normalise(h),
-            jnp.broadcast_to(time, (*h.shape[:-1], time.shape[-1])),
-            jnp.broadcast_to(code.reshape((1,) * (h.ndim - 2) + code.shape), (*h.shape[:-1], code.shape[-1])),
-        ]
-        return _Mlp(self.hidden, self.hidden_layers, outputs).apply(params, jnp.concatenate(pieces, axis=-1))  # type: ignore[return-value]
+            time.reshape((1,) * (h.ndim - time.ndim) + time.shape),
+            code.reshape((1,) * (h.ndim - 2) + code.shape),
+        )
+        return _Mlp(self.hidden, self.hidden_layers, outputs).apply(params, *inputs)  # type: ignore[return-value]

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit.estimators.linear_maps import TangentMap
 from jcredit.estimators.trunk import Trunk, layer_times
 from jcredit.losses.bridge import terminal_gradient_loss
-from jcredit.losses.perturbation import directional_loss, measure, random_layers, shuffled_order
+from jcredit.losses.perturbation import all_layers, directional_loss, measure, random_layers, shuffled_order
 from jcredit.types import Context, Env, Estimator, EstState
 
 
@@ -49,11 +50,11 @@ def _mlp_field(trunk: Trunk) -> _Field:
     def at(params, ctx, env, layer_B):
         h_LxBxD = ctx.trace.h_LxBxD
         times = layer_times(h_LxBxD.shape[0] - 1)[layer_B]
-        h_BxD = h_LxBxD[layer_B, jnp.arange(layer_B.shape[0])]
+        h_BxD = h_LxBxD[layer_B, np.arange(layer_B.shape[0])]
         return trunk.apply(params, env, h_BxD, times, ctx.code_BxS, h_BxD.shape[-1])
 
     def terminal(params, ctx, env):
-        last = jnp.full(ctx.target_B.shape[0], ctx.trace.h_LxBxD.shape[0] - 1)
+        last = np.full(ctx.target_B.shape[0], ctx.trace.h_LxBxD.shape[0] - 1)
         return terminal_gradient_loss(at(params, ctx, env, last), ctx.delta_BxD)
 
     return _Field(lambda key, shapes: trunk.init(key, shapes, shapes.width), credit, at, terminal)
@@ -66,7 +67,7 @@ def _linear_field(tangent_map: TangentMap) -> _Field:
         return tangent_map.pull(params, env, ctx.trace.h_LxBxD[:-1], ctx.delta_BxD)
 
     def at(params, ctx, env, layer_B):
-        return credit(params, ctx, env)[layer_B, jnp.arange(layer_B.shape[0])]
+        return credit(params, ctx, env)[layer_B, np.arange(layer_B.shape[0])]
 
     return _Field(tangent_map.init, credit, at, lambda params, ctx, env: jnp.zeros((), ctx.delta_BxD.dtype))
 
@@ -74,24 +75,17 @@ def _linear_field(tangent_map: TangentMap) -> _Field:
 def _directional(field: _Field, params, ctx: Context, env: Env, hp, key, how: Measurement):
     """Regression of <a, v> on measured effects, every sample at its own random layer or at all layers."""
     layer_key, v_key, shuffle_key = jax.random.split(key, 3)
-    h_LxBxD = ctx.trace.h_LxBxD
-    _, batch, width = h_LxBxD.shape
-    order = shuffled_order(shuffle_key, batch) if how.shuffled else jnp.arange(batch)
-
-    def targets(key, layer_B, h_BxD):
-        v_MxBxD = jax.random.normal(key, (how.directions, batch, width), h_BxD.dtype)
-        g_MxB = measure(env, ctx, layer_B, h_BxD, v_MxBxD, how.scheme, hp.epsilon)
-        return v_MxBxD, jax.lax.stop_gradient(g_MxB)[:, order]
-
+    batch = ctx.target_B.shape[0]
+    probe = random_layers(layer_key, ctx) if how.layers == "random" else all_layers(ctx)
+    v_MxNxD = jax.random.normal(v_key, (how.directions, *probe.h_BxD.shape), probe.h_BxD.dtype)
+    g_MxN = jax.lax.stop_gradient(measure(env, probe.ctx, probe.layer_B, probe.h_BxD, v_MxNxD, how.scheme, hp.epsilon))
+    if how.shuffled:
+        g_MxN = g_MxN.reshape(how.directions, -1, batch)[..., shuffled_order(shuffle_key, batch)].reshape(g_MxN.shape)
     if how.layers == "random":
-        layer_B, h_BxD = random_layers(layer_key, ctx)
-        v_MxBxD, g_MxB = targets(v_key, layer_B, h_BxD)
-        return directional_loss(field.at(params, ctx, env, layer_B), v_MxBxD, g_MxB)
-
-    depth = h_LxBxD.shape[0] - 1
-    each = jax.vmap(lambda k, layer, h: targets(k, jnp.full(batch, layer), h))
-    v_LxMxBxD, g_LxMxB = each(jax.random.split(v_key, depth), jnp.arange(depth), h_LxBxD[:-1])
-    return jnp.mean(jax.vmap(directional_loss)(field.credit(params, ctx, env)[:-1], v_LxMxBxD, g_LxMxB))
+        return directional_loss(field.at(params, probe.ctx, env, probe.layer_B), v_MxNxD, g_MxN)
+    a_LxBxD = field.credit(params, ctx, env)[:-1]
+    by_layer = lambda x: x.reshape(how.directions, *a_LxBxD.shape[:2], *x.shape[2:])  # noqa: E731
+    return jnp.mean(jax.vmap(directional_loss, (0, 1, 1))(a_LxBxD, by_layer(v_MxNxD), by_layer(g_MxN)))
 
 
 def vector_field(

@@ -5,11 +5,14 @@ For v ~ N(0, I) and g = <delta_l, v>, E[g v] = delta_l: directional measurements
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit.numerics import scale_free
-from jcredit.types import Array, Context, Env, Key
+from jcredit.types import Array, Context, Env, Key, Trace
 
 SCHEMES = ("central", "one_sided", "jvp")
 
@@ -39,18 +42,54 @@ def measure(
     loss_at = jax.vmap(lambda h: env.loss_at(ctx, layer_B, h))
     if scheme == "central":
         step = epsilon * v_MxBxD
-        return (loss_at(h_BxD[None] + step) - loss_at(h_BxD[None] - step)) / (2 * epsilon)
+        after, before = jnp.split(loss_at(jnp.concatenate([h_BxD[None] + step, h_BxD[None] - step])), 2)
+        return (after - before) / (2 * epsilon)
     if scheme == "one_sided":
         here = env.readout_loss(ctx.trace.h_LxBxD[-1], ctx.target_B)
         return (loss_at(h_BxD[None] + epsilon * v_MxBxD) - here[None]) / epsilon
     raise ValueError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}")
 
 
-def random_layers(key: Key, ctx: Context) -> tuple[Array, Array]:
-    """Gives every sample its own hidden layer: (layer_B in 0..L-1, the states h_BxD there)."""
+class Probe(NamedTuple):
+    """Where every sample of a batch is perturbed."""
+
+    ctx: Context  # the batch in the order of the probe
+    layer_B: np.ndarray | Array  # hidden layers 0..L-1
+    h_BxD: Array  # the states there
+
+
+def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
+    """The batch made of the samples ``index_N`` (N,) of another; samples may be left out or taken twice."""
+    trace = ctx.trace
+    noise = trace.noise_LxBxD if trace.noise_LxBxD is None else trace.noise_LxBxD[:, index_N]
+    return Context(
+        Trace(trace.h_LxBxD[:, index_N], trace.outputs_BxC[index_N], noise),
+        ctx.target_B[index_N],
+        ctx.error_BxC[index_N],
+        ctx.delta_BxD[index_N],
+        ctx.code_BxS[index_N],
+    )
+
+
+def random_layers(key: Key, ctx: Context) -> Probe:
+    """Gives every sample one hidden layer at random, every layer its share of the batch (to within one sample).
+
+    The samples are drawn for the layers rather than the other way round: the layers then ascend and are known, and the
+    perturbed pass runs each sample's own tail only.  Batches smaller than the depth draw layers instead.
+    """
     depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
-    layer_B = jax.random.randint(key, (batch,), 0, depth)
-    return layer_B, ctx.trace.h_LxBxD[layer_B, jnp.arange(batch)]
+    if batch < depth:
+        layer_B = jax.random.randint(key, (batch,), 0, depth)
+    else:
+        layer_B, ctx = np.arange(batch) * depth // batch, take_samples(ctx, jax.random.permutation(key, batch))
+    return Probe(ctx, layer_B, ctx.trace.h_LxBxD[layer_B, np.arange(batch)])
+
+
+def all_layers(ctx: Context) -> Probe:
+    """Every sample at every hidden layer: a batch of L x B, layer by layer."""
+    depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
+    tiled = take_samples(ctx, np.tile(np.arange(batch), depth))
+    return Probe(tiled, np.repeat(np.arange(depth), batch), ctx.trace.h_LxBxD[:-1].reshape(depth * batch, -1))
 
 
 def shuffled_order(key: Key, batch: int) -> Array:
@@ -73,14 +112,9 @@ def unbiased_residual(env: Env, ctx: Context, a_LxBxD: Array, key: Key, directio
     The field lowers the variance of the estimate, the residual removes the field's bias.  ``a_LxBxD`` holds
     a_0..a_L; the last is returned as it came.
     """
-    hidden_LxBxD = a_LxBxD[:-1]
-    depth, batch, width = hidden_LxBxD.shape
-
-    def at_layer(layer, a_BxD, layer_key):
-        v_MxBxD = jax.random.normal(layer_key, (directions, batch, width), a_BxD.dtype)
-        g_MxB = env.loss_tangent(ctx, jnp.full(batch, layer), ctx.trace.h_LxBxD[layer], v_MxBxD)
-        missing_MxB = g_MxB - jnp.sum(a_BxD[None] * v_MxBxD, axis=-1)
-        return a_BxD + jnp.mean(missing_MxB[..., None] * v_MxBxD, axis=0)
-
-    corrected = jax.vmap(at_layer)(jnp.arange(depth), hidden_LxBxD, jax.random.split(key, depth))
-    return jnp.concatenate([corrected, a_LxBxD[-1:]])
+    probe, a_NxD = all_layers(ctx), a_LxBxD[:-1].reshape(-1, a_LxBxD.shape[-1])  # N = L x B
+    v_MxNxD = jax.random.normal(key, (directions, *a_NxD.shape), a_NxD.dtype)
+    g_MxN = env.loss_tangent(probe.ctx, probe.layer_B, probe.h_BxD, v_MxNxD)
+    missing_MxN = g_MxN - jnp.sum(a_NxD[None] * v_MxNxD, axis=-1)
+    corrected = a_NxD + jnp.mean(missing_MxN[..., None] * v_MxNxD, axis=0)
+    return jnp.concatenate([corrected.reshape(a_LxBxD[:-1].shape), a_LxBxD[-1:]])

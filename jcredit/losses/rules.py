@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from jcredit.numerics import batch_normalise, cosine, rms_normalise
-from jcredit.types import Array, LocalRule
+from jcredit.types import Array, LocalRule, Params
 
 NORMALISATIONS = {"raw": lambda a: a, "rms": rms_normalise, "batch": batch_normalise}
 
@@ -20,19 +22,21 @@ def normalise_credit(a_LxBxD: Array, how: str) -> Array:
     return NORMALISATIONS[how](a_LxBxD)
 
 
-def _credit_as_goal(block, params, h_BxD, a_BxD):
-    del block, params, h_BxD
+def local_gradient(rule: LocalRule, block: Callable, params: Params, h_BxD: Array, goal) -> Params:
+    """The rule's gradient of one block's parameters at its input ``h_BxD`` (B, D); ``goal`` is from ``rule.goal``."""
+    after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
+    return pull(rule.signal(h_BxD, after_BxD, goal))[0]
+
+
+def _credit_as_goal(h_BxD, after_BxD, a_BxD):
+    del h_BxD, after_BxD
     return a_BxD
 
 
 def inner_product() -> LocalRule:
     """Minimise sum_b <sg a_{l+1}, h_{l+1}(theta; sg h_l)> / B; with a = delta this is the BP gradient."""
 
-    def grads(block, params, h_BxD, goal_BxD):
-        _, pull = jax.vjp(lambda p: block(p, h_BxD), params)
-        return pull(goal_BxD / goal_BxD.shape[0])[0]
-
-    return LocalRule(_credit_as_goal, grads)
+    return LocalRule(_credit_as_goal, lambda h_BxD, after_BxD, goal_BxD: goal_BxD / goal_BxD.shape[0])
 
 
 def target_shift(eta: Array | float) -> LocalRule:
@@ -41,16 +45,15 @@ def target_shift(eta: Array | float) -> LocalRule:
     The first of those steps has exactly 2 eta times the gradient of ``inner_product``.
     """
 
-    def goal(block, params, h_BxD, a_BxD):
+    def goal(h_BxD, after_BxD, a_BxD):
         # State and shift apart: their difference would round away a raw credit, which is far smaller than a state.
-        return block(params, h_BxD), eta * a_BxD
+        return after_BxD, eta * a_BxD
 
-    def grads(block, params, h_BxD, goal):
+    def signal(h_BxD, after_BxD, goal):
         before_BxD, shift_BxD = goal
-        after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
-        return pull(2 * (after_BxD - before_BxD + shift_BxD) / h_BxD.shape[0])[0]
+        return 2 * (after_BxD - before_BxD + shift_BxD) / h_BxD.shape[0]
 
-    return LocalRule(goal, grads)
+    return LocalRule(goal, signal)
 
 
 def cosine_rule() -> LocalRule:
@@ -60,11 +63,10 @@ def cosine_rule() -> LocalRule:
     start of an update, where it is zero.
     """
 
-    def grads(block, params, h_BxD, goal_BxD):
-        objective = lambda p: jnp.mean(1 - cosine(block(p, h_BxD) - h_BxD, -goal_BxD))  # noqa: E731
-        return jax.grad(objective)(params)
+    def signal(h_BxD, after_BxD, goal_BxD):
+        return jax.grad(lambda after: jnp.mean(1 - cosine(after - h_BxD, -goal_BxD)))(after_BxD)
 
-    return LocalRule(_credit_as_goal, grads)
+    return LocalRule(_credit_as_goal, signal)
 
 
 def make_rule(name: str, eta: Array | float) -> LocalRule:
