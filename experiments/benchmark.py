@@ -5,7 +5,8 @@
 CIFAR shapes (L = 4, D = 256, batch 128), the real step: gather, crops and flips, credit, local updates, AdamW, and the
 estimator's step.  Every line is measured in a process of its own (compile time and peak memory are its own); the
 float32 matmul peak and the costs relative to BP come from the same run.  ``--against torch`` (pip install
-'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after another.
+'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after another.  Profiles say which part of a
+step of one seed on one core takes how long, in matrix products and in everything else.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ LINES: dict[str, dict[str, Any]] = {
     "tangent_chain": {"method": "tangent_chain"} | TANGENT,
 }
 PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
+PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp")
+PARTS = (
+    ("batch",), ("adam",), ("estimator",), ("credit",), ("update", "embedding"), ("update",), ("forward", "embedding"),
+    ("forward",),
+)  # fmt: skip
+# What is aimed at with six seeds: torch ratios, and costs against BP.
+TORCH_AIMS = {"bp": 2.5, "dfa": 3.5, "scalar_bridge": 4.0, "vector_field M=4 central": 6.0}
+COST_AIMS = {
+    "dfa": 1.0, "broadcast": 1.0, "scalar_bridge": 2.4, "vector_field M=4 central": 1.8, "vector_field M=4 jvp": 1.8,
+}  # fmt: skip
 PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
     "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
     "quick": (tuple(LINES), (6,), 2.0, 3, "9 minutes"),
@@ -57,10 +68,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
         rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
         return {"rates": rates, "peak_bytes": _peak_bytes()}
+    if job.get("one_core"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from jcredit.layout import use_all_cores
 
     use_all_cores()
-    return matmul_peak(job) if job["kind"] == "peak" else measure_line(job)
+    return {"peak": matmul_peak, "line": measure_line, "profile": profile}[job["kind"]](job)
 
 
 def _peak_bytes() -> int:
@@ -97,14 +110,10 @@ def matmul_peak(job: dict[str, Any]) -> dict[str, Any]:
     return {"rates": _rates(call, layout.devices * products * 2 * size**3, job)}
 
 
-def measure_line(job: dict[str, Any]) -> dict[str, Any]:
-    """Compile seconds, seed-steps per second, matmul FLOPs of one step, and peak memory of one line."""
-    import jax
-    import jax.numpy as jnp
+def _run_of(fields: dict[str, Any]):
+    """The configuration with these fields and its run, on random pixels of CIFAR-10's shape."""
     import numpy as np
 
-    from jcredit.cost import matmul_flops
-    from jcredit.layout import choose_layout, over_runs, place, stack
     from jcredit.tasks import Data
     from jcredit.tasks.images import image_task_on
     from jcredit.training import make_run
@@ -112,11 +121,37 @@ def measure_line(job: dict[str, Any]) -> dict[str, Any]:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
     labels = random.integers(0, 10, IMAGES).astype(np.int32)
-    config = with_fields(CIFAR10, **job["fields"])
-    run = make_run(config, task=image_task_on(config, Data(pixels, labels, pixels[:1], labels[:1])))  # type: ignore[arg-type]
+    config = with_fields(CIFAR10, **fields)
+    return config, make_run(config, task=image_task_on(config, Data(pixels, labels, pixels[:1], labels[:1])))  # type: ignore[arg-type]
+
+
+def profile(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of one step of one seed in each of its parts, [in matrix products, in everything else]."""
+    import jax
+
+    from jcredit.cost import time_by_scope
+
+    config, run = _run_of(job["fields"])
+    hp, key = run.hparams(config), jax.random.key(0)
+    state, data = run.init(key, hp), run.data(key, hp)
+    epoch = jax.jit(run.epoch).lower(state, hp, data).compile()
+    call = lambda: jax.block_until_ready(epoch(state, hp, data))  # noqa: E731
+    rate = statistics.median(_rates(call, run.steps_per_epoch, job))
+    spent = time_by_scope(epoch, call, PARTS)
+    return {"rate": rate, "parts": {part: [s / run.steps_per_epoch for s in both] for part, both in spent.items()}}
+
+
+def measure_line(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile seconds, seed-steps per second, matmul FLOPs of one step, and peak memory of one line."""
+    import jax
+    import jax.numpy as jnp
+
+    from jcredit.cost import matmul_flops
+    from jcredit.layout import choose_layout, over_runs, place, stack
+
+    config, run = _run_of(job["fields"])
     seeds, hp = range(job["seeds"]), run.hparams(config)
     layout = choose_layout(job["seeds"], job.get("seeds_per_batch"))
-    layout = layout._replace(devices=min(layout.devices, job.get("devices", layout.devices)))
     padded = [*seeds, *[0] * (layout.padded(len(seeds)) - len(seeds))]
     states = place(stack([run.init(jax.random.key(s), hp) for s in padded]), layout, per_run=True)
     hps = place(stack([hp] * len(padded)), layout, per_run=True)
@@ -151,7 +186,9 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
             if against and line in PEERS:
                 found[f"torch {line} | {seeds}"] = {"kind": "torch", "method": PEERS[line], "seeds": seeds, **pace}
     if preset != "smoke":
-        found["bp | 1 on one device"] = {"kind": "line", "fields": {}, "seeds": 1, "devices": 1, **pace}
+        found["bp | 1 on one core"] = {"kind": "line", "fields": {}, "seeds": 1, "one_core": True, **pace}
+        for line in PROFILED:
+            found[f"profile of {line}"] = {"kind": "profile", "fields": LINES[line], "one_core": True, **pace}
         for depth in (2, 48):
             fields = {"depth": depth, "width": 64}
             brief = {"seconds": 0.1, "repeats": 1}
@@ -182,7 +219,7 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
         bp = statistics.median(measured[f"bp | {seeds}"]["rates"])
         head = ["method", "compile s", "seed-steps/s", "spread", "MFLOP/step", "of peak", "cost / BP", "peak MiB"]
         head += ["torch", "ratio"] if f"torch bp | {seeds}" in measured else []
-        lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+        lines = []
         for name, m in measured.items():
             if not name.endswith(f" | {seeds}") or name.startswith("torch ") or ", L" in name:
                 continue
@@ -196,15 +233,54 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
                 other = statistics.median(peer["rates"])
                 line += [f"{other:.1f}", f"{rate / other:.2f}"]
             lines.append(line + [MISSING] * (len(head) - len(line)))
-        parts += [f"## {seeds} seed{'s' * (seeds > 1)}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    if "bp | 1 on one device" in measured and "bp | 6" in measured:
-        six, one = (statistics.median(measured[n]["rates"]) for n in ("bp | 6", "bp | 1 on one device"))
-        shallow, deep = (measured[f"bp, L = {d}, D = 64 | 1"]["compile_s"] for d in (2, 48))
-        parts.append(
-            f"- six seeds on all devices against one seed on one device: {six / one:.2f} x the seed-steps/s\n"
-            f"- compile time at L = 48 against L = 2 (D = 64): {deep:.1f} s / {shallow:.1f} s = {deep / shallow:.2f}"
-        )
+        parts += [f"## {seeds} seed{'s' * (seeds > 1)}", _markdown(head, lines)]
+    if "bp | 1 on one core" in measured and "bp | 6" in measured:
+        parts += ["## Six seeds: what is aimed at", bars(measured, peak)]
+    if profiles := {name.removeprefix("profile of "): m for name, m in measured.items() if name.startswith("profile")}:
+        parts += ["## Milliseconds of a step, one seed on one core", profile_table(profiles)]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
+
+
+def bars(measured: dict[str, dict[str, Any]], peak: float) -> str:
+    """The bars this project set itself, against this run."""
+    rate = {name: statistics.median(m["rates"]) for name, m in measured.items() if "rates" in m}
+    bp, mine = rate["bp | 6"], measured["bp | 6"]
+    at_most, at_least = (lambda x, aim: x <= aim), (lambda x, aim: x >= aim)
+    shallow, deep = (measured[f"bp, L = {depth}, D = 64 | 1"]["compile_s"] for depth in (2, 48))
+    memory = max(m["peak_bytes"] for name, m in measured.items() if name.endswith(" | 6") and "torch" not in name)
+    found = [
+        (f"{line} against eager PyTorch", rate[f"{line} | 6"] / rate[f"torch {line} | 6"], at_least, aim)
+        for line, aim in TORCH_AIMS.items()
+        if f"torch {line} | 6" in rate
+    ]
+    found.append(("BP, fraction of the matmul peak", bp * mine["flops"] / peak, at_least, 0.6))
+    found += [(f"cost of {line} against BP", bp / rate[f"{line} | 6"], at_most, aim) for line, aim in COST_AIMS.items()]
+    found += [
+        ("six seeds on all cores against one on one core", bp / rate["bp | 1 on one core"], at_least, 1.7),
+        ("compile time at L = 48 against L = 2 (D = 64)", deep / shallow, at_most, 1.3),
+        ("peak memory of six seeds, the largest line, GiB", memory / 2**30, at_most, 2.5),
+    ]
+    lines = [
+        [what, f"{'>=' if test is at_least else '<='} {aim:g}", f"{value:.2f}", "yes" if test(value, aim) else "no"]
+        for what, value, test, aim in found
+    ]
+    return _markdown(["six seeds", "aim", "measured", "met"], lines)
+
+
+def profile_table(profiles: dict[str, dict[str, Any]]) -> str:
+    """Where the time of a step goes: matrix products + everything else, for each part."""
+    part_names = [*next(iter(profiles.values()))["parts"], "all"]
+    lines = []
+    for name, m in profiles.items():
+        both = [*m["parts"].values(), [sum(kind) for kind in zip(*m["parts"].values(), strict=True)]]
+        cells = [f"{products * 1e3:.1f} + {rest * 1e3:.1f}" for products, rest in both]
+        lines.append([name, *cells, f"{1e3 / m['rate']:.1f}"])
+    return _markdown(["products + the rest", *part_names, "untraced"], lines)
 
 
 def figure(measured: dict[str, dict[str, Any]], path: Path) -> None:

@@ -1,20 +1,27 @@
-"""What a compiled program costs: FLOPs of its matrix products, read off XLA's optimised program, and its memory.
+"""What a compiled program costs: FLOPs of its matrix products, its memory, and where its time goes.
 
-XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs; blocks are scanned here, so the count
-is taken from the program text with every loop multiplied by its known trip count.
+XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs; blocks are scanned here, so FLOPs are
+taken from the text of the optimised program with every loop multiplied by its known trip count.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (\S+?)\[([\d,]*)\]\S* ([\w\-]+)\((.*)$")
 _CALLED = re.compile(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)")
 _TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
 _OPERAND = re.compile(r"%([\w.\-]+)")
+_ORIGIN = re.compile(r"%([\w.\-]+) = .*metadata=\{[^}\n]*op_name=\"([^\"]*)\"")
+_CONTAINERS = ("while", "call", "conditional")
 
 
 class Memory(NamedTuple):
@@ -97,3 +104,34 @@ def _called_flops(line: str, total) -> float:
             raise ValueError(f"a loop of unknown length: {line[:80]}")
         return inside * int(trips[1])
     return inside
+
+
+def time_by_scope(compiled: Any, call: Callable[[], Any], scopes: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """Seconds one call of a compiled program spends in each named scope, from XLA's own trace of every operation.
+
+    Args:
+      compiled: the program.
+      call: runs it once and waits for it.
+      scopes: the parts to tell apart, each a list of names of ``jax.named_scope``: an operation belongs to the first
+        part all of whose names it bears, or to ``other``.
+
+    Returns:
+      For each part [seconds in matrix products, seconds in everything else], fused operations counted where they end.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            call()
+        (found,) = Path(directory).rglob("*.xplane.pb")
+        planes = jax.profiler.ProfileData.from_file(str(found)).planes
+        events = [(e.name, e.duration_ns * 1e-9) for plane in planes for line in plane.lines for e in line.events]
+    text = compiled.as_text()
+    known, origin = set(re.findall(r"%([\w.\-]+) = ", text)), dict(_ORIGIN.findall(text))
+    spent = {" ".join(names): [0.0, 0.0] for names in [*scopes, ["other"]]}
+    for name, seconds in events:
+        if name not in known or name.split(".")[0] in _CONTAINERS:  # not an operation, or only others' sum
+            continue
+        path = re.findall(r"\w+", origin.get(name, ""))
+        part = next((names for names in scopes if set(names) <= set(path)), ["other"])
+        products = name.startswith(("dot", "ynn_fusion"))
+        spent[" ".join(part)][0 if products else 1] += seconds
+    return spent

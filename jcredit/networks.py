@@ -210,7 +210,8 @@ def forward_with_pulls(
 
     ``through_states`` is for the oracle and for diagnostics: it lets ``oracle_deltas`` back-propagate.
     """
-    h_0, pull = jax.vjp(lambda p: network.embed(p, x_B), params.embed)
+    with jax.named_scope("embedding"):
+        h_0, pull = jax.vjp(lambda p: network.embed(p, x_B), params.embed)
     own = lambda p, h: jax.vjp(lambda q: network.block(q, h), p)  # noqa: E731
     both = lambda p, h: jax.vjp(network.block, p, h)  # noqa: E731
     trace, pulls = _through_blocks(network, params, h_0, noise_LxBxD, both if through_states else own)

@@ -84,6 +84,8 @@ def code_width(config: Config) -> int:
     return width + (config.projection_dim if config.code.endswith("hL") else 0)
 
 
+# Scopes name the parts of a step in profiles (``experiments/benchmark.py``).
+@jax.named_scope("readout")
 def make_context(
     config: Config, task: Task, network: Network, params: NetParams, projection_DxP: Array, trace: Trace, target_B
 ) -> Context:
@@ -113,9 +115,11 @@ def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_LxBxD: Array)
     after_LxBxD = h_LxBxD[1:] if trace.noise_LxBxD is None else h_LxBxD[1:] - trace.noise_LxBxD
     blocks = jax.vmap(one)(pulls.blocks, h_LxBxD[:-1], after_LxBxD, a_LxBxD[1:])
     # The embedding is a block that starts from nothing: its residual output is h_0 itself.
-    return one(pulls.embed, jnp.zeros_like(h_LxBxD[0]), h_LxBxD[0], a_LxBxD[0]), blocks
+    with jax.named_scope("embedding"):
+        return one(pulls.embed, jnp.zeros_like(h_LxBxD[0]), h_LxBxD[0], a_LxBxD[0]), blocks
 
 
+@jax.named_scope("adam")
 def _adam_step(params, grads, moments, learning_rate: Array, weight_decay: Array | float = 0.0, sgd: bool = False):
     """AdamW (Loshchilov & Hutter 2019) with traced numbers; decay applies to every parameter, as the study's did."""
     direction, moments = (grads, moments) if sgd else ADAM.update(grads, moments, params)
@@ -180,11 +184,13 @@ def make_run(
             key=train_key,
         )
 
+    @jax.named_scope("forward")
     def observe(state: TrainState, hp: Hparams, network: Network, x_B, target_B, noise_key, through_states: bool):
         noise = None if task.noise is None else task.noise(noise_key, x_B.shape[0], hp)
         trace, pulls = forward_with_pulls(network, state.params, x_B, noise, through_states=through_states)
         return make_context(config, task, network, state.params, state.projection_DxP, trace, target_B), pulls
 
+    @jax.named_scope("credit")
     def credit_of(state: TrainState, hp: Hparams, network: Network, ctx: Context, pulls: Pulls, env, key: Key) -> Array:
         view = with_oracle(task, network, state.params, ctx, pulls) if estimator.is_oracle else ctx
         return estimator.credit(state.estimator, view, env, hp, key)
@@ -193,6 +199,7 @@ def make_run(
         """Credit as the local rule takes it: scaled, and with the optional pull on the states."""
         return normalise_credit(a_LxBxD, config.normalise) + hp.state_penalty * ctx.trace.h_LxBxD
 
+    @jax.named_scope("update")
     def learn_network(state: TrainState, hp: Hparams, network: Network, ctx: Context, pulls: Pulls, a_LxBxD: Array):
         params = state.params
         readout_loss = lambda p: jnp.mean(  # noqa: E731
@@ -213,6 +220,7 @@ def make_run(
         kept = new if trains_blocks else params._replace(readout=new.readout)
         return kept if config.train_embedding else kept._replace(embed=params.embed), moments
 
+    @jax.named_scope("estimator")
     def learn_estimator(state: TrainState, hp: Hparams, ctx: Context, env, key: Key):
         assert estimator.loss is not None
         (loss, metrics), grads = jax.value_and_grad(estimator.loss, has_aux=True)(
@@ -228,7 +236,8 @@ def make_run(
     def step(state: TrainState, hp: Hparams, data: Data, index_B: Array) -> tuple[TrainState, dict[str, Array]]:
         network = task.network(hp)
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
-        x_B, target_B = task.batch(data, index_B, keys[0])
+        with jax.named_scope("batch"):
+            x_B, target_B = task.batch(data, index_B, keys[0])
         ctx, pulls = observe(state, hp, network, x_B, target_B, keys[1], estimator.is_oracle)
         env = make_env(network, task.loss, state.params)
         metrics = {"train_loss": jnp.mean(task.loss(ctx.trace.outputs_BxC, target_B))}

@@ -147,9 +147,8 @@ def _context_program(code: str, network: Network, loss: Any, x64: bool):
     task: Any = SimpleNamespace(loss=loss)
 
     def build(params, projection, x, target, noise):
-        return make_context(
-            tiny(code=code), task, network, params, projection, forward(network, params, x, noise), target
-        )
+        trace = forward(network, params, x, noise)
+        return make_context(tiny(code=code), task, network, params, projection, trace, target)
 
     return jax.jit(build)
 

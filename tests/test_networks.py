@@ -184,7 +184,6 @@ def test_the_wide_product_is_a_product(x64):
     out, pull = jax.vjp(wide_product, x, w)
     for found, wanted in zip((out, *pull(g)), (x @ w, g @ w.T, x.T @ g), strict=True):
         assert relative(found, wanted) < 1e-12
-    several = jax.vmap(jax.grad(lambda w, x: jnp.sum(g * wide_product(x, w))))(
-        jnp.stack([w, 2 * w]), jnp.stack([x, -x])
-    )
+    by_weights = jax.grad(lambda w, x: jnp.sum(g * wide_product(x, w)))
+    several = jax.vmap(by_weights)(jnp.stack([w, 2 * w]), jnp.stack([x, -x]))
     assert relative(several, jnp.stack([x.T @ g, -x.T @ g])) < 1e-12

@@ -18,7 +18,13 @@ SCHEMES = ("central", "one_sided", "jvp")
 
 
 def measure(
-    env: Env, ctx: Context, layer_B: Array, h_BxD: Array, v_MxBxD: Array, scheme: str, epsilon: Array | float
+    env: Env,
+    ctx: Context,
+    layer_B: Array | np.ndarray,
+    h_BxD: Array,
+    v_MxBxD: Array,
+    scheme: str,
+    epsilon: Array | float,
 ) -> Array:
     """Effect of moving each sample's state at its own layer along M directions on its loss, by forward passes only.
 
