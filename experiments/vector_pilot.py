@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
         ),
         "quick": Preset(
             (42, 123),
-            grid(4, epochs=10) + grid(8, tuple(label for label in LINES if label != "vector M=8"), epochs=10),
+            grid(4, epochs=20) + grid(8, tuple(label for label in LINES if label != "vector M=8"), epochs=20),
             "4 minutes",
         ),
         "full": Preset((42, 123, 456), grid(4) + grid(8), "50 minutes"),
@@ -61,7 +61,7 @@ EXPERIMENT = Experiment(
         (
             "Mean ± sd over seeds at the last epoch; Gamma and rho are means over l = 0..L-1.",
             "Every sample is perturbed at every hidden layer in each step (central differences); warm-up .2.",
-            "Study: 80 epochs, three seeds (VP1). Quick stops at 10 and leaves out M = 8 at L = 8.",
+            "Study: 80 epochs, three seeds (VP1). Quick stops at 20 and leaves out M = 8 at L = 8.",
         ),
     ),
     figure=default_figure("Vector credit field against scalar bridge", ("test_accuracy", "gamma", "rho")),

@@ -22,12 +22,15 @@ from jcredit.types import NetParams
 from jcredit.variants import Measure, Variant, snapshot_request
 
 QUICK_NET = with_fields(CIFAR10, epochs=3)
-QUICK_FIT: dict[str, Any] = {"epochs": 2, "steps_per_epoch": 200}
+QUICK_FIT: dict[str, Any] = {"epochs": 4, "steps_per_epoch": 500}
 SMOKE_NET = with_fields(
     CIFAR10, depth=2, width=16, hidden=16, train_size=512, test_size=256, batch_size=64, epochs=2, diagnostic_samples=64
 )
 SMOKE_FIT: dict[str, Any] = {"epochs": 1}
-"""Networks and fits of the presets, the same in every script, so that each is trained once."""
+"""Networks and fits of the presets, the same in every script, so that each is trained once.
+
+A vector field with M = 4 needs some 2,000 steps before its credit points anywhere (frozen_recovery has the curves).
+"""
 
 FIXED = {**CONTROLS, **named("dfa")}
 """Credit that learns nothing: one epoch shows all of it."""

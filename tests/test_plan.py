@@ -6,7 +6,7 @@ import pytest
 from test_command import tiny_experiment
 
 from jcredit.config import Config
-from jcredit.cost import flops_of_text, matmul_flops, memory_of
+from jcredit.cost import flops_of_text, matmul_flops, memory_of, time_by_scope
 from jcredit.experiment import main
 from jcredit.plan import Device, Program, program_of
 from jcredit.training import make_run
@@ -49,8 +49,8 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     config = Config(method="dfa", depth=depth, width=width, batch_size=batch, train_size=batch * steps, test_size=8)
     program = program_of([Request(Variant("dfa", config), 0)], make_run(config))
     forward = inputs * width + depth * width * width + width * classes
-    # Weight gradients of all; in the ladder's blocks z is taken once more; delta_L through the readout; e_T B_l.
-    backward = inputs * width + depth * 2 * width * width + width * classes + width * classes
+    # Weight gradients of all, nothing of the forward pass taken again; delta_L through the readout; e_T B_l.
+    backward = inputs * width + depth * width * width + width * classes + width * classes
     feedback = (depth + 1) * classes * width
     by_hand = steps * 2 * batch * (forward + backward + feedback)
     assert program.flops == pytest.approx(by_hand, rel=0.1)  # the readout may be taken once more or once less
@@ -73,3 +73,20 @@ def test_plan_runs_nothing(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "8 devices with 80.0 GiB" in shown and "frozen" in shown and "runs/device" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_time_is_told_apart_by_scope_and_by_kind():
+    w, x = jnp.ones((64, 64)), jnp.ones((3, 64, 64))
+
+    def program(x):
+        with jax.named_scope("first"):
+            x = jax.lax.map(lambda y: y @ w, x)
+        with jax.named_scope("second"), jax.named_scope("inner"):
+            return jnp.sin(x) @ w, jnp.cos(x[0]) + 1
+
+    compiled = jax.jit(program).lower(x).compile()
+    scopes = (("first",), ("second", "inner"), ("second",), ("third",))
+    spent = time_by_scope(compiled, lambda: jax.block_until_ready(compiled(x)), scopes)
+    assert list(spent) == ["first", "second inner", "second", "third", "other"]
+    assert spent["first"][0] > 0 and min(spent["second inner"]) > 0
+    assert spent["second"] == [0, 0] == spent["third"]
