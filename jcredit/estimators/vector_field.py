@@ -13,7 +13,7 @@ from jcredit.estimators.linear_maps import TangentMap
 from jcredit.estimators.trunk import Trunk, layer_times
 from jcredit.losses.bridge import terminal_gradient_loss
 from jcredit.losses.perturbation import all_layers, directional_loss, measure, random_layers, shuffled_order
-from jcredit.types import Context, Env, Estimator, EstState
+from jcredit.types import Array, Context, Env, Estimator, EstState
 
 
 class Measurement(NamedTuple):
@@ -33,12 +33,11 @@ class Measurement(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """A parameterised credit: for all layers, for one given layer per sample, and its own terminal loss."""
+    """A parameterised credit: at all layers, or at one layer per sample and at the last."""
 
     init: Callable
     credit: Callable  # (params, ctx, env) -> a_0..a_L
-    at: Callable  # (params, ctx, env, layer_B) -> a_BxD
-    terminal: Callable  # (params, ctx, env) -> scalar
+    at: Callable  # (params, env, probe) -> (a_BxD where the probe is, a_BxD at h_L)
 
 
 def _mlp_field(trunk: Trunk) -> _Field:
@@ -47,33 +46,31 @@ def _mlp_field(trunk: Trunk) -> _Field:
         times = layer_times(h_LxBxD.shape[0] - 1)[:, None]
         return trunk.apply(params, env, h_LxBxD, times, ctx.code_BxS, h_LxBxD.shape[-1])
 
-    def at(params, ctx, env, layer_B):
-        h_LxBxD = ctx.trace.h_LxBxD
-        times = layer_times(h_LxBxD.shape[0] - 1)[layer_B]
-        h_BxD = h_LxBxD[layer_B, np.arange(layer_B.shape[0])]
-        return trunk.apply(params, env, h_BxD, times, ctx.code_BxS, h_BxD.shape[-1])
+    def at(params, env, probe):
+        h_LxBxD, code_BxS = probe.ctx.trace.h_LxBxD, probe.ctx.code_BxS
+        times = layer_times(h_LxBxD.shape[0] - 1)
+        both = jnp.concatenate([probe.h_BxD, h_LxBxD[-1]])  # one pass of the trunk for the two losses
+        t = jnp.concatenate([times[probe.layer_B], jnp.broadcast_to(times[-1:], probe.layer_B.shape)])
+        return jnp.split(trunk.apply(params, env, both, t, jnp.tile(code_BxS, (2, 1)), both.shape[-1]), 2)
 
-    def terminal(params, ctx, env):
-        last = np.full(ctx.target_B.shape[0], ctx.trace.h_LxBxD.shape[0] - 1)
-        return terminal_gradient_loss(at(params, ctx, env, last), ctx.delta_BxD)
-
-    return _Field(lambda key, shapes: trunk.init(key, shapes, shapes.width), credit, at, terminal)
+    return _Field(lambda key, shapes: trunk.init(key, shapes, shapes.width), credit, at)
 
 
 def _linear_field(tangent_map: TangentMap) -> _Field:
-    """Linear in delta_L: the terminal credit is exact, so there is no terminal loss."""
+    """Linear in delta_L: the terminal credit is exact, so its terminal loss is zero."""
 
     def credit(params, ctx, env):
         return tangent_map.pull(params, env, ctx.trace.h_LxBxD[:-1], ctx.delta_BxD)
 
-    def at(params, ctx, env, layer_B):
-        return credit(params, ctx, env)[layer_B, np.arange(layer_B.shape[0])]
+    def at(params, env, probe):
+        a_LxBxD = credit(params, probe.ctx, env)
+        return a_LxBxD[probe.layer_B, np.arange(probe.layer_B.shape[0])], a_LxBxD[-1]
 
-    return _Field(tangent_map.init, credit, at, lambda params, ctx, env: jnp.zeros((), ctx.delta_BxD.dtype))
+    return _Field(tangent_map.init, credit, at)
 
 
-def _directional(field: _Field, params, ctx: Context, env: Env, hp, key, how: Measurement):
-    """Regression of <a, v> on measured effects, every sample at its own random layer or at all layers."""
+def _losses(field: _Field, params, ctx: Context, env: Env, hp, key, how: Measurement) -> tuple[Array, Array]:
+    """Regression of <a, v> on measured effects, every sample at its own random layer or at all; terminal gradient."""
     layer_key, v_key, shuffle_key = jax.random.split(key, 3)
     batch = ctx.target_B.shape[0]
     probe = random_layers(layer_key, ctx) if how.layers == "random" else all_layers(ctx)
@@ -82,10 +79,12 @@ def _directional(field: _Field, params, ctx: Context, env: Env, hp, key, how: Me
     if how.shuffled:
         g_MxN = g_MxN.reshape(how.directions, -1, batch)[..., shuffled_order(shuffle_key, batch)].reshape(g_MxN.shape)
     if how.layers == "random":
-        return directional_loss(field.at(params, probe.ctx, env, probe.layer_B), v_MxNxD, g_MxN)
-    a_LxBxD = field.credit(params, ctx, env)[:-1]
-    by_layer = lambda x: x.reshape(how.directions, *a_LxBxD.shape[:2], *x.shape[2:])  # noqa: E731
-    return jnp.mean(jax.vmap(directional_loss, (0, 1, 1))(a_LxBxD, by_layer(v_MxNxD), by_layer(g_MxN)))
+        a_NxD, last_BxD = field.at(params, env, probe)
+        return directional_loss(a_NxD, v_MxNxD, g_MxN), terminal_gradient_loss(last_BxD, probe.ctx.delta_BxD)
+    a_LxBxD = field.credit(params, ctx, env)
+    by_layer = lambda x: x.reshape(how.directions, -1, batch, *x.shape[2:])  # noqa: E731
+    each_L = jax.vmap(directional_loss, (0, 1, 1))(a_LxBxD[:-1], by_layer(v_MxNxD), by_layer(g_MxN))
+    return jnp.mean(each_L), terminal_gradient_loss(a_LxBxD[-1], ctx.delta_BxD)
 
 
 def vector_field(
@@ -104,8 +103,7 @@ def vector_field(
 
     def fit(params, state, ctx, env, hp, key):
         del state
-        directional = _directional(field, params, ctx, env, hp, key, how)
-        terminal = field.terminal(params, ctx, env)
+        directional, terminal = _losses(field, params, ctx, env, hp, key, how)
         return directional + hp.terminal_weight * terminal, {"directional": directional, "terminal_gradient": terminal}
 
     return Estimator(
