@@ -22,7 +22,7 @@ from jcredit.types import NetParams
 from jcredit.variants import Measure, Variant, snapshot_request
 
 QUICK_NET = with_fields(CIFAR10, epochs=3)
-QUICK_FIT: dict[str, Any] = {"epochs": 4, "steps_per_epoch": 500}
+QUICK_FIT: dict[str, Any] = {"epochs": 5}
 SMOKE_NET = with_fields(
     CIFAR10, depth=2, width=16, hidden=16, train_size=512, test_size=256, batch_size=64, epochs=2, diagnostic_samples=64
 )
