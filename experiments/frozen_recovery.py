@@ -68,7 +68,7 @@ EXPERIMENT = Experiment(
             " broadcast a_l = delta_L.",
             "Study: one network (61.7%), two runs of it (4A / 5B). It reports the same order at L = 6 and at D = 512,"
             " without figures.",
-            "Quick stops the network after 3 epochs and the fits after 5 (1,950 steps); full takes 100 epochs for both.",
+            "Quick stops the network after 3 epochs and the fits after 5 (1,950 steps); full: 100 epochs for both.",
         ),
     ),
     figure=default_figure("Credit on frozen features", ("gamma", "rho", "nudge"), "gamma"),

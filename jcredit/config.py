@@ -135,7 +135,7 @@ class Config:
     directions: int = 4
     """Vector field: number M of fresh directions per step."""
     direction_layers: Literal["random", "all"] = "random"
-    """Vector field: each sample perturbed at one random layer, or every sample at all layers."""
+    """Vector field: each sample perturbed at one random layer (as many at each), or every sample at all layers."""
     scheme: Literal["central", "one_sided", "jvp"] = "central"
     """Vector field: how the effect of a perturbation is measured."""
     epsilon: float = 1e-2

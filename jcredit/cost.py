@@ -116,7 +116,8 @@ def time_by_scope(compiled: Any, call: Callable[[], Any], scopes: Sequence[Seque
         part all of whose names it bears, or to ``other``.
 
     Returns:
-      For each part [seconds in matrix products, seconds in everything else], fused operations counted where they end.
+      For each part [seconds in matrix products, seconds in everything else], fused operations counted where they end,
+      operations that two parts share in one of them.  Products are told by the names XLA gives them on CPU.
     """
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):

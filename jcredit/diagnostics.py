@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jcredit.losses.perturbation import measure
+from jcredit.losses.perturbation import Probe, measure
 from jcredit.numerics import cosine, pearson, rms_normalise
 from jcredit.types import Array, Context, Env, Key
 
@@ -46,7 +46,8 @@ def rho(
     v_MxBxD = jax.random.normal(key, (directions, batch, width), a_BxD.dtype)
     v_MxBxD = v_MxBxD / jnp.linalg.norm(v_MxBxD, axis=-1, keepdims=True)
     how = "one_sided" if scheme == "forward" else scheme
-    effect_MxB = measure(env, ctx, jnp.full(batch, layer), ctx.trace.h_LxBxD[layer], v_MxBxD, how, epsilon)
+    probe = Probe(ctx, jnp.full(batch, layer), ctx.trace.h_LxBxD[layer], jnp.arange(batch))
+    effect_MxB = measure(env, probe, v_MxBxD, how, epsilon)
     return pearson(jnp.sum(a_BxD[None] * v_MxBxD, axis=-1), effect_MxB)
 
 

@@ -2,7 +2,7 @@
 
 Blocks are stacked on a leading axis and scanned, so that compile time does not grow with depth.  The library's only
 reverse passes are ``oracle_deltas`` (the oracle, diagnostics) and those inside the readout, an estimator, or one block
-by its own parameters (``Pulls``).
+or the embedding by its own parameters (``Pulls``; ``losses.rules.local_gradient`` for further local steps).
 """
 
 from __future__ import annotations
@@ -30,17 +30,23 @@ def affine(params: Params, x_BxI: Array) -> Array:
 
 @jax.custom_vjp
 def wide_product(x_BxI: Array, w_IxD: Array) -> Array:
-    """x W for inputs far wider than the batch.
+    """x W for inputs far wider than the batch; reverse mode only.
 
-    Its gradient x^T g is the widest product of a step; on CPU, XLA forms it a third faster from an x^T that lies in
-    memory than from x (results/benchmark/README.md).
+    Its gradient x^T g is the widest product of a step; on CPU, XLA forms it faster from an x^T that lies in memory than
+    from x (results/benchmark/README.md).
     """
     return x_BxI @ w_IxD
 
 
 def _pull_wide_product(kept, g_BxD):
     x_BxI, w_IxD = kept
-    return g_BxD @ w_IxD.T, jax.lax.optimization_barrier(x_BxI.T) @ g_BxD
+    by_weights = jax.lax.platform_dependent(
+        x_BxI,
+        g_BxD,
+        cpu=lambda x, g: jax.lax.optimization_barrier(x.T) @ g,
+        default=lambda x, g: x.T @ g,
+    )
+    return g_BxD @ w_IxD.T, by_weights
 
 
 wide_product.defvjp(lambda x, w: (x @ w, (x, w)), _pull_wide_product)
@@ -254,8 +260,8 @@ def oracle_deltas(
 def _stages(layer_B: Array | np.ndarray, depth: int) -> list[tuple[int, int, int]]:
     """The tail in at most ``STAGES`` parts: (first block, block after the last, samples that run).
 
-    Where layers are known and ascend, the samples that start in later parts are left out, which spares nearly half of
-    the arithmetic; a part is one scan, so compile time does not grow with depth.
+    Where layers are known and ascend, the samples that start in later parts are left out, which spares up to three
+    eighths of the arithmetic; a part is one scan, so compile time does not grow with depth.
     """
     if not isinstance(layer_B, np.ndarray) or (np.diff(layer_B) < 0).any():
         return [(0, depth, layer_B.shape[0])]

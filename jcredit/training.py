@@ -89,7 +89,7 @@ def code_width(config: Config) -> int:
 def make_context(
     config: Config, task: Task, network: Network, params: NetParams, projection_DxP: Array, trace: Trace, target_B
 ) -> Context:
-    """A forward pass and everything local to the output layer."""
+    """The trace of a forward pass, and everything local to the output layer."""
     h_last = trace.h_LxBxD[-1]
     total = lambda outputs: jnp.sum(task.loss(outputs, target_B))  # noqa: E731
     error_BxC = jax.grad(total)(trace.outputs_BxC)

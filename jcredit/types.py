@@ -28,7 +28,7 @@ class Network(NamedTuple):
     """A residual network as pure functions."""
 
     init: Callable[[Key], NetParams]
-    embed: Callable[[Params, Array], Array]  # x_B... -> h_BxD
+    embed: Callable[[Params, Array], Array]  # x_B... -> h_BxD; need not be differentiable in forward mode
     block: Callable[[Params, Array], Array]  # one block: h_BxD -> h_BxD
     readout: Callable[[Params, Array], Array]  # h_BxD -> outputs_BxC, terminal LayerNorm included
     gates: Callable[[Params, Array], Array]  # one block's activation derivatives: h_BxD -> m_BxH

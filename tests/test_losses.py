@@ -16,6 +16,7 @@ from jcredit.losses.bridge import (
     terminal_value_loss,
 )
 from jcredit.losses.perturbation import (
+    Probe,
     all_layers,
     directional_loss,
     measure,
@@ -103,22 +104,22 @@ LAYERS, SAMPLES = np.asarray([0, 2, 1, 2, 2, 0, 1, 0]), np.arange(8)
 
 
 def placed(scene):
-    """Every sample at a layer of its own: the layers, the states there and their gradients."""
-    at = [a[LAYERS, SAMPLES] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD)]
-    return jnp.asarray(LAYERS), *at
+    """Every sample at a layer of its own: the probe, and the gradients there."""
+    h, delta = (a[LAYERS, SAMPLES] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD))
+    return Probe(scene.ctx, jnp.asarray(LAYERS), h, jnp.asarray(SAMPLES)), delta
 
 
 @pytest.mark.parametrize("kind", ["image", "ladder"])
 def test_central_error_falls_as_the_square_of_epsilon_one_sided_as_epsilon(x64, kind):
     scene = make_scene(kind)
-    layers, h, delta = placed(scene)
+    probe, delta = placed(scene)
     v = normal(5, 2, 8, 12)
     exact = jnp.sum(delta[None] * v, -1)
     epsilons = [1e-2, 3e-3, 1e-3]
 
     @jax.jit
     def errors(epsilon):
-        found = {s: measure(scene.env, scene.ctx, layers, h, v, s, epsilon) for s in ("central", "one_sided")}
+        found = {s: measure(scene.env, probe, v, s, epsilon) for s in ("central", "one_sided")}
         return {s: jnp.linalg.norm(g - exact) for s, g in found.items()}
 
     found = [errors(e) for e in epsilons]
@@ -129,13 +130,13 @@ def test_central_error_falls_as_the_square_of_epsilon_one_sided_as_epsilon(x64, 
 
 def test_measure_by_jvp_is_the_inner_product_and_other_schemes_are_refused():
     scene = make_scene("image")
-    layers, h, delta = placed(scene)
+    probe, delta = placed(scene)
     v = normal(5, 2, 8, 12)
-    found = measure(scene.env, scene.ctx, layers, h, v, "jvp", jnp.nan)  # epsilon plays no part
+    found = measure(scene.env, probe, v, "jvp", jnp.nan)  # epsilon plays no part
     assert found.shape == (2, 8)
     assert relative(found, jnp.sum(delta[None] * v, -1)) < 1e-5
     with pytest.raises(ValueError, match="scheme='forward' is unknown; choose one of central, one_sided, jvp"):
-        measure(scene.env, scene.ctx, layers, h, v, "forward", 1e-3)
+        measure(scene.env, probe, v, "forward", 1e-3)
 
 
 def expected_error(directions: int, width: int) -> float:
@@ -145,9 +146,9 @@ def expected_error(directions: int, width: int) -> float:
 
 def test_measured_directions_average_to_the_gradient():
     scene = make_scene("image")
-    layers, h, delta = placed(scene)
+    probe, delta = placed(scene)
     v = normal(6, 4000, 8, 12)
-    g = jax.jit(measure, static_argnums=(0, 5))(scene.env, scene.ctx, layers, h, v, "jvp", 0.0)
+    g = jax.jit(measure, static_argnums=(0, 3))(scene.env, probe, v, "jvp", 0.0)
     mean = jnp.mean(g[..., None] * v, axis=0)
     # Eight samples of twelve units: the error of the whole is within half of its expectation.
     assert 0.5 < relative(mean, delta) / expected_error(4000, 12) < 1.5
@@ -175,7 +176,7 @@ def test_every_sample_has_a_layer_of_its_own(kind, batch):
     for probe in probes:
         # Samples are known by their states at h_0; what else the probe holds of them must be theirs.
         who = [int(np.flatnonzero((h_0 == h).all(-1))[0]) for h in np.asarray(probe.ctx.trace.h_LxBxD[0])]
-        assert sorted(who) == list(range(batch))
+        assert sorted(who) == list(range(batch)) and who == list(probe.index_B)
         assert same_bits(probe.ctx, take_samples(scene.ctx, np.asarray(who)))
         np.testing.assert_array_equal(probe.h_BxD, scene.ctx.trace.h_LxBxD[probe.layer_B, who])
         met[who, probe.layer_B] += 1
@@ -187,7 +188,8 @@ def test_every_sample_has_a_layer_of_its_own(kind, batch):
 
 def test_all_layers_hold_every_sample_at_every_layer():
     scene = make_scene("lq")
-    ctx, layer_N, h_NxD = all_layers(scene.ctx)
+    ctx, layer_N, h_NxD, index_N = all_layers(scene.ctx)
+    np.testing.assert_array_equal(index_N.reshape(3, 8), np.tile(np.arange(8), (3, 1)))
     np.testing.assert_array_equal(layer_N, np.repeat([0, 1, 2], 8))
     np.testing.assert_array_equal(h_NxD.reshape(3, 8, 12), scene.ctx.trace.h_LxBxD[:-1])
     for layer in range(3):

@@ -23,6 +23,8 @@ from helpers import (
 )  # fmt: skip
 
 from jcredit.estimators import broadcast
+from jcredit.exploit import local_steps
+from jcredit.losses.rules import make_rule
 from jcredit.networks import forward_with_pulls, make_env
 from jcredit.tasks.teacher import teacher_task
 from jcredit.training import make_run
@@ -189,3 +191,18 @@ def test_a_context_holds_nothing_that_comes_from_the_gradient(strict):
     assert scene.ctx._fields == ("trace", "target_B", "error_BxC", "delta_BxD", "code_BxS")
     assert scene.ctx.trace._fields == ("h_LxBxD", "outputs_BxC", "noise_LxBxD")
     assert set(shapes_of(scene)._fields) == {"depth", "width", "outputs", "code", "gates", "branch_weights"}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_credit_asked_for_and_local_steps_do_not_back_propagate(name):
+    config = tiny(method="vector_field")
+    task = poisoned(image_network_task(config))
+    run = make_run(config, task=task)
+    state, hp, data = start(run, config)
+    x, y = task.prepare(data.train_x[:8]), data.train_y[:8]
+    ctx, a_LxBxD = jax.jit(run.credit)(state, hp, x, y, jax.random.key(0))
+    walk = lambda h, a: local_steps(  # noqa: E731
+        make_rule(name, 0.1), task.network(hp), state.params.blocks, h, a, steps=2, eta=0.1, mask_L=jnp.ones(3)
+    )
+    moved = jax.jit(walk)(ctx.trace.h_LxBxD, a_LxBxD)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moved))

@@ -30,10 +30,10 @@ def learned_feedback(directions: int = 4) -> Estimator:
 
     def loss(params, state, ctx, env, hp, key):
         layer_key, v_key = jax.random.split(key)
-        ctx, layer_B, h_BxD = random_layers(layer_key, ctx)  # each sample probes one layer of its own
-        v_MxBxD = jax.random.normal(v_key, (directions, *h_BxD.shape))
-        g_MxB = measure(env, ctx, layer_B, h_BxD, v_MxBxD, "jvp", hp.epsilon)  # forward passes only
-        a_BxD = jnp.einsum("bc,bcd->bd", ctx.error_BxC, params["m"][layer_B])
+        probe = random_layers(layer_key, ctx)  # each sample at one layer of its own
+        v_MxBxD = jax.random.normal(v_key, (directions, *probe.h_BxD.shape))
+        g_MxB = measure(env, probe, v_MxBxD, "jvp", hp.epsilon)  # forward passes only
+        a_BxD = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, params["m"][probe.layer_B])
         directional = directional_loss(a_BxD, v_MxBxD, g_MxB)
         terminal = jnp.mean((ctx.error_BxC @ params["m"][-1] - ctx.delta_BxD) ** 2)
         return directional + hp.terminal_weight * terminal, {"directional": directional}

@@ -52,6 +52,18 @@ def made_up(variant, seed, place):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in TOOLS))
+def test_the_steps_of_every_preset_fit_its_data(name):
+    sizes = {"cifar10": 50_000, "fashion_mnist": 60_000, "teacher": 8192}
+    for preset in of(name).presets.values():
+        for variant in preset.variants:
+            config = variant.config
+            if config.task != "lq":  # its batches are drawn afresh
+                held_out = 5000 if config.evaluate_on == "validation" else 0
+                samples = config.train_size or sizes[config.task] - held_out
+                assert max(1, config.steps_per_epoch) * config.batch_size <= samples, variant.label
+
+
 def shown(tmp_path, name, *argv):
     """Rows and table of a smoke run."""
     table = run(of(name), ["--preset", "smoke", "--results-dir", str(tmp_path), *argv])

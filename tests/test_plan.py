@@ -53,7 +53,7 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     backward = inputs * width + depth * width * width + width * classes + width * classes
     feedback = (depth + 1) * classes * width
     by_hand = steps * 2 * batch * (forward + backward + feedback)
-    assert program.flops == pytest.approx(by_hand, rel=0.1)  # the readout may be taken once more or once less
+    assert program.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
     state = jax.eval_shape(make_run(config).init, jax.random.key(0), make_run(config).hparams(config))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
     assert program.run_bytes >= held

@@ -121,6 +121,18 @@ def test_a_solved_sample_is_left_alone_by_every_rule():
         assert relative(whole * 8, rest * 7) < 1e-5, name
 
 
+@pytest.mark.parametrize("kind", ["image", "lq"])  # lq has process noise: a rule is shown the block's own output
+@pytest.mark.parametrize("name", ["inner_product", "target_shift", "cosine"])
+def test_the_pulls_of_a_pass_give_each_blocks_gradient(name, kind, x64):
+    scene, rule, a = make_scene(kind), make_rule(name, 0.1), normal(8, 4, 8, 12)
+    trace, pulls = forward_with_pulls(scene.network, scene.params, scene.x_BxI, scene.noise_LxBxD)
+    _, blocks = local_gradients(rule, trace, pulls, a)
+    for layer in range(3):
+        params, found = (jax.tree.map(lambda p: p[layer], tree) for tree in (scene.params.blocks, blocks))  # noqa: B023
+        wanted = apply_rule(rule, scene.network.block, params, trace.h_LxBxD[layer], a[layer + 1])
+        assert relative(flat(found), flat(wanted)) < 1e-10
+
+
 @strict
 @pytest.mark.parametrize("name", ["inner_product", "target_shift", "cosine"])
 def test_a_block_sees_its_own_credit_alone(name):

@@ -153,21 +153,23 @@ class Trainer:
         return ((value - losses) ** 2).mean() + ((here - target) ** 2).mean() + terminal
 
     def loss_at(self, layer, h, y):
-        """Loss with the tail re-run from each sample's own layer: h (M, B, D), layer (B,)."""
+        """Loss with the tail re-run from each sample's own layer: h (M, B, D), layer (B,), ascending."""
         for i, block in enumerate(self.net.blocks):
-            h = torch.where((layer <= i)[:, None], block(h), h)
+            started = int((layer <= i).sum())
+            h = torch.cat([block(h[:, :started]), h[:, started:]], dim=1)
         logits = self.net.readout(h)
         return F.cross_entropy(logits.flatten(0, 1), y.repeat(len(h)), reduction="none").view(len(h), -1)
 
     def fit_vector_field(self, h, error, delta, losses, y):
         """Central differences along M directions at a random layer per sample, and the terminal gradient."""
         batch, width = h.shape[1:]
-        layer = torch.randint(0, self.sizes.depth, (batch,))
-        here = h[layer, torch.arange(batch)]
+        layer, order = torch.arange(batch) * self.sizes.depth // batch, torch.randperm(batch)
+        here, dealt_error, dealt_y = h[layer, order], error[order], y[order]
         v, eps = torch.randn(self.sizes.directions, batch, width), 1e-2
         with torch.no_grad():
-            effect = (self.loss_at(layer, here + eps * v, y) - self.loss_at(layer, here - eps * v, y)) / (2 * eps)
-        a = self.estimator(features(here, self.times[layer], error))
+            moved = [self.loss_at(layer, here + sign * eps * v, dealt_y) for sign in (1, -1)]
+            effect = (moved[0] - moved[1]) / (2 * eps)
+        a = self.estimator(features(here, self.times[layer], dealt_error))
         terminal = self.estimator(features(h[-1], torch.ones(batch), error))
         directional = (((a * v).sum(-1) - effect) ** 2).sum() / (effect**2).sum()
         return directional + ((terminal - delta) ** 2).sum() / (delta**2).sum()

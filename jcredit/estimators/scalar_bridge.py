@@ -72,8 +72,10 @@ def scalar_bridge(trunk: Trunk = Trunk(), noise: BridgeNoise = BridgeNoise()) ->
     def fit(params, state, ctx, env, hp, key):
         h_LxBxD, one = ctx.trace.h_LxBxD, jnp.ones(1, ctx.trace.h_LxBxD.dtype)
         h_last, loss_B = h_LxBxD[-1], env.readout_loss(h_LxBxD[-1], ctx.target_B)
-        # V at every clean state: word for word the pass that ``credit`` differentiates, so that the step makes it once.
-        value_LxB = value(params, env, h_LxBxD, layer_times(h_LxBxD.shape[0] - 1)[:, None], ctx.code_BxS)
+        if noise.at == "paired":  # no clean state but h_L is asked for
+            value_LxB = value(params, env, h_last[None], one[:, None], ctx.code_BxS)
+        else:  # word for word the pass that ``credit`` differentiates, so that XLA makes it once
+            value_LxB = value(params, env, h_LxBxD, layer_times(h_LxBxD.shape[0] - 1)[:, None], ctx.code_BxS)
         terms = {
             "terminal_value": terminal_value_loss(value_LxB[-1], loss_B),
             "consistency": consistency(params, state.extra, value_LxB, ctx, env, hp, key),

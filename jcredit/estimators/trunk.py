@@ -27,7 +27,7 @@ def layer_times(depth: int) -> Array:
 
 
 class _Joined(nn.Module):
-    """An affine layer of the concatenation of its inputs, which is never formed.
+    """``nn.Dense`` of the concatenation of its inputs, which is never formed; the same parameters from the same key.
 
     Each input meets its own rows of the kernel, so that what is the same for all layers (the code) or for all samples
     (the time) is multiplied once; leading axes broadcast.
@@ -53,9 +53,9 @@ class _Mlp(nn.Module):
     @nn.compact
     def __call__(self, *inputs):
         x = inputs
-        for _ in range(self.layers):
-            x = (nn.silu(_Joined(self.hidden)(*x)),)
-        return _Joined(self.outputs)(*x)
+        for i in range(self.layers):
+            x = (nn.silu(_Joined(self.hidden, name=f"Dense_{i}")(*x)),)
+        return _Joined(self.outputs, name=f"Dense_{self.layers}")(*x)
 
 
 class Trunk(NamedTuple):

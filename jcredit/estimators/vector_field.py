@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jcredit.estimators.linear_maps import TangentMap
 from jcredit.estimators.trunk import Trunk, layer_times
@@ -37,7 +36,7 @@ class _Field(NamedTuple):
 
     init: Callable
     credit: Callable  # (params, ctx, env) -> a_0..a_L
-    at: Callable  # (params, env, probe) -> (a_BxD where the probe is, a_BxD at h_L)
+    at: Callable  # (params, ctx, env, probe) -> (a_BxD where the probe of the batch is, a_BxD of the batch at h_L)
 
 
 def _mlp_field(trunk: Trunk) -> _Field:
@@ -46,12 +45,12 @@ def _mlp_field(trunk: Trunk) -> _Field:
         times = layer_times(h_LxBxD.shape[0] - 1)[:, None]
         return trunk.apply(params, env, h_LxBxD, times, ctx.code_BxS, h_LxBxD.shape[-1])
 
-    def at(params, env, probe):
-        h_LxBxD, code_BxS = probe.ctx.trace.h_LxBxD, probe.ctx.code_BxS
-        times = layer_times(h_LxBxD.shape[0] - 1)
-        both = jnp.concatenate([probe.h_BxD, h_LxBxD[-1]])  # one pass of the trunk for the two losses
+    def at(params, ctx, env, probe):
+        times, h_last = layer_times(ctx.trace.h_LxBxD.shape[0] - 1), ctx.trace.h_LxBxD[-1]
+        both = jnp.concatenate([probe.h_BxD, h_last])  # one pass of the trunk for the two losses
         t = jnp.concatenate([times[probe.layer_B], jnp.broadcast_to(times[-1:], probe.layer_B.shape)])
-        return jnp.split(trunk.apply(params, env, both, t, jnp.tile(code_BxS, (2, 1)), both.shape[-1]), 2)
+        code = jnp.concatenate([probe.ctx.code_BxS, ctx.code_BxS])
+        return jnp.split(trunk.apply(params, env, both, t, code, both.shape[-1]), 2)
 
     return _Field(lambda key, shapes: trunk.init(key, shapes, shapes.width), credit, at)
 
@@ -62,9 +61,9 @@ def _linear_field(tangent_map: TangentMap) -> _Field:
     def credit(params, ctx, env):
         return tangent_map.pull(params, env, ctx.trace.h_LxBxD[:-1], ctx.delta_BxD)
 
-    def at(params, env, probe):
-        a_LxBxD = credit(params, probe.ctx, env)
-        return a_LxBxD[probe.layer_B, np.arange(probe.layer_B.shape[0])], a_LxBxD[-1]
+    def at(params, ctx, env, probe):
+        a_LxBxD = credit(params, ctx, env)  # as the step asks for it: made once
+        return a_LxBxD[probe.layer_B, probe.index_B], a_LxBxD[-1]
 
     return _Field(tangent_map.init, credit, at)
 
@@ -75,12 +74,12 @@ def _losses(field: _Field, params, ctx: Context, env: Env, hp, key, how: Measure
     batch = ctx.target_B.shape[0]
     probe = random_layers(layer_key, ctx) if how.layers == "random" else all_layers(ctx)
     v_MxNxD = jax.random.normal(v_key, (how.directions, *probe.h_BxD.shape), probe.h_BxD.dtype)
-    g_MxN = jax.lax.stop_gradient(measure(env, probe.ctx, probe.layer_B, probe.h_BxD, v_MxNxD, how.scheme, hp.epsilon))
+    g_MxN = jax.lax.stop_gradient(measure(env, probe, v_MxNxD, how.scheme, hp.epsilon))
     if how.shuffled:
         g_MxN = g_MxN.reshape(how.directions, -1, batch)[..., shuffled_order(shuffle_key, batch)].reshape(g_MxN.shape)
     if how.layers == "random":
-        a_NxD, last_BxD = field.at(params, env, probe)
-        return directional_loss(a_NxD, v_MxNxD, g_MxN), terminal_gradient_loss(last_BxD, probe.ctx.delta_BxD)
+        a_NxD, last_BxD = field.at(params, ctx, env, probe)
+        return directional_loss(a_NxD, v_MxNxD, g_MxN), terminal_gradient_loss(last_BxD, ctx.delta_BxD)
     a_LxBxD = field.credit(params, ctx, env)
     by_layer = lambda x: x.reshape(how.directions, -1, batch, *x.shape[2:])  # noqa: E731
     each_L = jax.vmap(directional_loss, (0, 1, 1))(a_LxBxD[:-1], by_layer(v_MxNxD), by_layer(g_MxN))

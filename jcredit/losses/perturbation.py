@@ -17,22 +17,28 @@ from jcredit.types import Array, Context, Env, Key, Trace
 SCHEMES = ("central", "one_sided", "jvp")
 
 
-def measure(
-    env: Env,
-    ctx: Context,
-    layer_B: Array | np.ndarray,
-    h_BxD: Array,
-    v_MxBxD: Array,
-    scheme: str,
-    epsilon: Array | float,
-) -> Array:
+class Probe(NamedTuple):
+    """Samples and the layer each is perturbed at.
+
+    Attributes:
+      ctx: the samples; a probe may hold those of a batch in another order, or several times.
+      layer_B: their hidden layers, 0..L-1.
+      h_BxD: their states there.
+      index_B: which samples of the batch they are.
+    """
+
+    ctx: Context
+    layer_B: np.ndarray | Array
+    h_BxD: Array
+    index_B: np.ndarray | Array
+
+
+def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array | float) -> Array:
     """Effect of moving each sample's state at its own layer along M directions on its loss, by forward passes only.
 
     Args:
       env: the network's forward questions.
-      ctx: the batch.
-      layer_B: layer each sample is perturbed at, in 0..L-1.
-      h_BxD: the states there.
+      probe: where each sample is perturbed.
       v_MxBxD: directions.
       scheme: ``central``, ``one_sided``, or ``jvp`` (their exact limit, one forward tangent).
       epsilon: size of a finite perturbation.
@@ -43,6 +49,7 @@ def measure(
     Raises:
       ValueError: unknown scheme.
     """
+    ctx, layer_B, h_BxD, _ = probe
     if scheme == "jvp":
         return env.loss_tangent(ctx, layer_B, h_BxD, v_MxBxD)
     loss_at = jax.vmap(lambda h: env.loss_at(ctx, layer_B, h))
@@ -54,14 +61,6 @@ def measure(
         here = env.readout_loss(ctx.trace.h_LxBxD[-1], ctx.target_B)
         return (loss_at(h_BxD[None] + epsilon * v_MxBxD) - here[None]) / epsilon
     raise ValueError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}")
-
-
-class Probe(NamedTuple):
-    """Where every sample of a batch is perturbed."""
-
-    ctx: Context  # the batch in the order of the probe
-    layer_B: np.ndarray | Array  # hidden layers 0..L-1
-    h_BxD: Array  # the states there
 
 
 def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
@@ -78,24 +77,25 @@ def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
 
 
 def random_layers(key: Key, ctx: Context) -> Probe:
-    """Gives every sample one hidden layer at random, every layer its share of the batch (to within one sample).
+    """Gives every sample one hidden layer at random, every layer its share of the batch.
 
     The samples are drawn for the layers rather than the other way round: the layers then ascend and are known, and the
-    perturbed pass runs each sample's own tail only.  Batches smaller than the depth draw layers instead.
+    perturbed pass leaves out what has not started.  Shares are equal to within one sample; where L does not divide B,
+    it is always the same layers that have one more.  Batches smaller than the depth draw a layer for each sample.
     """
     depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
     if batch < depth:
-        layer_B = jax.random.randint(key, (batch,), 0, depth)
+        layer_B, index_B = jax.random.randint(key, (batch,), 0, depth), np.arange(batch)
     else:
-        layer_B, ctx = np.arange(batch) * depth // batch, take_samples(ctx, jax.random.permutation(key, batch))
-    return Probe(ctx, layer_B, ctx.trace.h_LxBxD[layer_B, np.arange(batch)])
+        layer_B, index_B = np.arange(batch) * depth // batch, jax.random.permutation(key, batch)
+    return Probe(take_samples(ctx, index_B), layer_B, ctx.trace.h_LxBxD[layer_B, index_B], index_B)
 
 
 def all_layers(ctx: Context) -> Probe:
     """Every sample at every hidden layer: a batch of L x B, layer by layer."""
     depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
-    tiled = take_samples(ctx, np.tile(np.arange(batch), depth))
-    return Probe(tiled, np.repeat(np.arange(depth), batch), ctx.trace.h_LxBxD[:-1].reshape(depth * batch, -1))
+    index_N, h_NxD = np.tile(np.arange(batch), depth), ctx.trace.h_LxBxD[:-1].reshape(depth * batch, -1)
+    return Probe(take_samples(ctx, index_N), np.repeat(np.arange(depth), batch), h_NxD, index_N)
 
 
 def shuffled_order(key: Key, batch: int) -> Array:
