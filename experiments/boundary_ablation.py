@@ -77,7 +77,7 @@ EXPERIMENT = Experiment(
                  batch_size=64, epochs=2, diagnostic_samples=64),
             "20 seconds",
         ),
-        "quick": Preset((42, 123), grid(epochs=16), "4 minutes"),
+        "quick": Preset((42, 123), grid(epochs=16), "6 minutes"),
         "full": Preset((42, 123, 456), grid(), "16 minutes"),
     },
     table=TableSpec(

@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
                  test_size=128, batch_size=64, epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
-        "quick": Preset((42, 123), grid(train_size=12800, epochs=4), "4 minutes"),
+        "quick": Preset((42, 123), grid(train_size=12800, epochs=4), "5 minutes"),
         "full": Preset((42, 123), grid(), "5 hours"),
     },
     table=TableSpec(

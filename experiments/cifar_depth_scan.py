@@ -76,7 +76,7 @@ EXPERIMENT = Experiment(
                  batch_size=64, epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
-        "quick": Preset((42, 123), grid((2, 4, 8), width=128, train_size=12800, epochs=8), "4 minutes"),
+        "quick": Preset((42, 123), grid((2, 4, 8), width=128, train_size=12800, epochs=8), "6 minutes"),
         "full": Preset((42, 123), grid(DEPTHS), "28 hours"),
     },
     table=TableSpec(

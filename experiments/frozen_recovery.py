@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
         "smoke": Preset(
             (42,), grid(SMOKE_NET, only=("broadcast", "dfa", "vector_field M=4"), **SMOKE_FIT), "20 seconds"
         ),
-        "quick": Preset((42, 123), grid(QUICK_NET, **QUICK_FIT), "4 minutes"),
+        "quick": Preset((42, 123), grid(QUICK_NET, **QUICK_FIT), "10 minutes"),
         "full": Preset(
             (42, 123, 456),
             grid(CIFAR10, with_fields(CIFAR10, depth=6), with_fields(CIFAR10, width=512), epochs=100),

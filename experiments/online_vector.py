@@ -47,7 +47,7 @@ EXPERIMENT = Experiment(
                  test_size=128, batch_size=64, epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
-        "quick": Preset((42, 123), grid(train_size=32000, epochs=8), "4 minutes"),
+        "quick": Preset((42, 123), grid(train_size=32000, epochs=8), "10 minutes"),
         "full": Preset((42, 123, 456), grid(), "5 hours"),
     },
     table=TableSpec(

@@ -54,7 +54,7 @@ EXPERIMENT = Experiment(
                  batch_size=64, epochs=2, diagnostic_samples=64),
             "20 seconds",
         ),
-        "quick": Preset((42, 123), grid((4,), epochs=20), "4 minutes"),
+        "quick": Preset((42, 123), grid((4,), epochs=20), "5 minutes"),
         "full": Preset((42, 123, 456), grid((4, 8)), "70 minutes"),
     },
     table=TableSpec(

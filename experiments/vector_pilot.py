@@ -50,7 +50,7 @@ EXPERIMENT = Experiment(
         "quick": Preset(
             (42, 123),
             grid(4, epochs=20) + grid(8, tuple(label for label in LINES if label != "vector M=8"), epochs=20),
-            "4 minutes",
+            "8 minutes",
         ),
         "full": Preset((42, 123, 456), grid(4) + grid(8), "50 minutes"),
     },
