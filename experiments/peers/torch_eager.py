@@ -189,8 +189,8 @@ def crop_and_flip(images):
 
 def measure(method: str, seeds: int, sizes: Sizes, seconds: float, repeats: int) -> list[float]:
     """Seed-steps per second of each repeat: ``seeds`` trainers take steps one after another, gather included."""
-    images = torch.randint(0, 256, (6400, 32, 32, 3), dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (6400,))
+    images = torch.randint(0, 256, (3200, 32, 32, 3), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (3200,))
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
     trainers = [Trainer(method, sizes, seed) for seed in range(seeds)]
 
