@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jcredit.cost import matmul_flops, memory_of
 from jcredit.layout import Layout, over_runs
-from jcredit.training import Run
+from jcredit.training import Run, epoch_and_scores
 from jcredit.variants import Request
 
 EFFICIENCY = 0.5
@@ -35,7 +35,7 @@ class Program(NamedTuple):
       labels: lines of the table that it trains.
       runs: how many runs they are.
       epochs: of each run.
-      flops: of one epoch of one run.
+      flops: of one epoch of one run and its evaluation.
       run_bytes: state, numbers and scratch of one run.
       shared_bytes: data that all runs of a device share.
     """
@@ -75,7 +75,7 @@ def this_device() -> Device:
 
 
 def program_of(group: Sequence[Request], run: Run) -> Program:
-    """Compiles the epoch of one run without running it, and reads its costs off the program."""
+    """Compiles one run's epoch and evaluation without running them, and reads their costs off the program."""
     config = group[0].variant.config
     key, hp = jax.random.key(0), run.hparams(config)
     state = jax.eval_shape(run.init, key, hp)
@@ -85,9 +85,9 @@ def program_of(group: Sequence[Request], run: Run) -> Program:
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), data
     )  # fmt: skip
     # Donating the state, as a sweep does, so that it is counted once; unoptimised code takes the same memory.
-    epoch = over_runs(run.epoch, (True, True, not run.shared_data), Layout(), (0,)).lower(*stacked, own_data)
+    advance = over_runs(epoch_and_scores(run), (True, True, not run.shared_data), Layout(), (0,))
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    compiled = epoch.compile(compiler_options=options)
+    compiled = advance.lower(*stacked, own_data).compile(compiler_options=options)
     memory = memory_of(compiled)
     shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) if run.shared_data else 0
     total = memory.arguments + memory.temporary + memory.results

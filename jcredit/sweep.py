@@ -24,7 +24,7 @@ from jcredit import checkpoints, hosts, kept, plan, results, reuse
 from jcredit.config import static_key
 from jcredit.layout import Layout, choose_layout, over_runs, place, stack
 from jcredit.rows import make_row
-from jcredit.training import Run, make_run
+from jcredit.training import Run, epoch_and_scores, make_run
 from jcredit.variants import Place, Request, Variant
 
 CHECKPOINT_SECONDS = 60.0
@@ -83,13 +83,16 @@ def run_sweep(
 def plan_sweep(
     variants: Sequence[Variant], seeds: Sequence[int], place_: Place, *, data_dir: str | Path | None = None
 ) -> list[plan.Program]:
-    """What those runs would take that have no row yet; compiles their programs and runs nothing.
+    """What those runs would take that have no row yet, and the snapshots they start from, which count as runs.
+
+    Compiles their programs and runs nothing.
 
     Raises:
       ResultsError: earlier rows cannot be read.
     """
     pending = _pending([Request(v, s) for v in variants for s in seeds], place_)
-    groups = list(_groups(pending, place_))
+    snapshots = _not_kept(reuse.starts(pending), place_.results_dir)
+    groups = [*_groups(snapshots, _kept_in(place_.results_dir)), *_groups(pending, place_)]
     return [
         plan.program_of(g, make_run(g[0].variant.config, estimator=g[0].variant.estimator, data_dir=data_dir))
         for g in groups
@@ -122,17 +125,20 @@ def keep_runs(
       CheckpointError: what was kept is damaged.
       Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
-
-    def missing(r: Request) -> bool:
-        return not reuse.has_kept(r, results_dir, r.variant.keep)
-
-    where = Place(results_dir, *kept.DIRECTORY)
-    wanted = [r for r in requests if missing(r)]
+    where, wanted = _kept_in(results_dir), _not_kept(requests, results_dir)
     total = sum(r.variant.config.epochs for r in wanted)
     with tqdm(total=total, unit="run-epoch", disable=not progress, dynamic_ncols=True) as bar, _stop_flag() as stop:
         for group in _groups(wanted, where):
             run = make_run(group[0].variant.config, estimator=group[0].variant.estimator, data_dir=data_dir)
             _train(group, run, where, seeds_per_batch, bar, stop)
+
+
+def _kept_in(results_dir: Path) -> Place:
+    return Place(results_dir, *kept.DIRECTORY)
+
+
+def _not_kept(requests: Sequence[Request], results_dir: Path) -> list[Request]:
+    return [r for r in requests if not reuse.has_kept(r, results_dir, r.variant.keep)]
 
 
 # --- which runs share a program -----------------------------------------------------------------------------------
@@ -174,14 +180,9 @@ class Programs(NamedTuple):
 def _compile(run: Run, layout: Layout, state, hp, data) -> Programs:
     start = time.perf_counter()
     per_run = (True, True, not run.shared_data)
-
-    def advance(state, hp, data):
-        state, metrics = run.epoch(state, hp, data)
-        return state, {**metrics, **run.evaluate(state, hp, data)}
-
     # Scores are taken once in many epochs: there, compiling quickly is worth more than running quickly.
     unhurried = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    advance_all = over_runs(advance, per_run, layout, (0,)).lower(state, hp, data).compile()
+    advance_all = over_runs(epoch_and_scores(run), per_run, layout, (0,)).lower(state, hp, data).compile()
     diagnose_all = over_runs(run.diagnose, per_run, layout).lower(state, hp, data).compile(compiler_options=unhurried)
     return Programs(advance_all, diagnose_all, time.perf_counter() - start)
 

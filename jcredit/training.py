@@ -330,6 +330,16 @@ def make_run(
     )
 
 
+def epoch_and_scores(run: Run) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """(state, hp, data) -> (state, metrics of one epoch and of its evaluation): the program a sweep calls per epoch."""
+
+    def advance(state: TrainState, hp: Hparams, data: Data):
+        state, metrics = run.epoch(state, hp, data)
+        return state, {**metrics, **run.evaluate(state, hp, data)}
+
+    return advance
+
+
 def _gate_width(network: Network, params: NetParams, width: int) -> int:
     """Gates per block, from the shapes alone; 0 where blocks have no activation (toy LQ)."""
     first = jax.tree.map(lambda leaf: leaf[0], params.blocks)

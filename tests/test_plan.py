@@ -2,15 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from helpers import tiny
 from test_command import tiny_experiment
 
 from jcredit.config import Config
 from jcredit.cost import flops_of_text, matmul_flops, memory_of, time_by_scope
 from jcredit.experiment import main
+from jcredit.kept import Snapshot
 from jcredit.plan import Device, Program, program_of
+from jcredit.sweep import plan_sweep
+from jcredit.tasks import Data
+from jcredit.tasks.images import image_task_on
 from jcredit.training import make_run
-from jcredit.variants import Request, Variant
+from jcredit.variants import Place, Request, Variant
 
 
 def test_products_in_nested_loops_are_counted_as_often_as_they_run():
@@ -52,7 +58,8 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     # Weight gradients of all, nothing of the forward pass taken again; delta_L through the readout; e_T B_l.
     backward = inputs * width + depth * width * width + width * classes + width * classes
     feedback = (depth + 1) * classes * width
-    by_hand = steps * 2 * batch * (forward + backward + feedback)
+    evaluation = 2 * 8 * forward
+    by_hand = steps * 2 * batch * (forward + backward + feedback) + evaluation
     assert program.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
     state = jax.eval_shape(make_run(config).init, jax.random.key(0), make_run(config).hparams(config))
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
@@ -73,6 +80,27 @@ def test_plan_runs_nothing(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "8 devices with 80.0 GiB" in shown and "frozen" in shown and "runs/device" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_snapshots_that_are_still_to_be_trained_are_planned_and_no_run_takes_less_than_its_state(tmp_path):
+    net = tiny(method="bp", epochs=3)
+    start = Snapshot(net, 3)
+    fitted = tiny(method="vector_field", trains="nothing", epochs=2)
+    programs = plan_sweep([Variant("field", fitted, start=start)], [0, 1], Place(tmp_path, "planned", "quick"))
+    assert [(p.labels, p.runs, p.epochs) for p in programs] == [(("snapshot",), 2, 3), (("field",), 2, 2)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_runs_share_is_not_counted_as_theirs(tmp_path):
+    config = tiny(task="cifar10", method="dfa", classes=10)
+    pixels, labels = np.zeros((2048, 32, 32, 3), np.uint8), np.zeros(2048, np.int32)
+    task = image_task_on(config, Data(pixels, labels, pixels[:64], labels[:64]))
+    run = make_run(config, task=task)
+    program = program_of([Request(Variant("dfa", config), 0)], run)
+    assert program.shared_bytes == (2048 + 64) * (32 * 32 * 3 + 4)
+    state = jax.eval_shape(run.init, jax.random.key(0), run.hparams(config))
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
+    assert held <= program.run_bytes < program.shared_bytes
 
 
 def test_time_is_told_apart_by_scope_and_by_kind():
