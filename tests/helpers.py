@@ -165,6 +165,14 @@ def shapes_of(scene: Scene) -> Shapes:
     )
 
 
+def branch_weights_of(scene: Scene) -> tuple[Array, Array]:
+    """U = W1 and V = W2 of every block: what a learned map is to find."""
+    blocks = scene.params.blocks
+    if scene.config.depth and "inner" in blocks:
+        return blocks["inner"]["w"], blocks["outer"]["w"]
+    return blocks["w"], jnp.broadcast_to(jnp.eye(12, dtype=blocks["w"].dtype)[None], blocks["w"].shape)
+
+
 def normal(seed: int, *shape: int) -> Array:
     """Standard normal numbers in the current precision; drawn by numpy, which compiles nothing."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float_type())
