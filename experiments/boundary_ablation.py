@@ -1,18 +1,21 @@
-"""What does the scalar bridge's credit owe to its code, its terminal gradient and the warm-up?  (claims BA1-BA4)
+"""What does the scalar bridge's credit owe to its code, its terminal gradient and the warm-up?
 
     python experiments/boundary_ablation.py --preset quick
 
 The synthetic ladder at alpha = 1, L = 4.  The study found deltaL the better code for Gamma, credit destroyed where the
 code contains h_L, Gamma rising with the terminal gradient's weight, and warm-up trading credit quality for accuracy;
 its best Gamma (.768) has deltaL and warm-up .05.  The scale of the projection of h_L is unknown: both are shown.
+
+Claims of the study (docs/method.md 10): BA1-BA4.
 """
 
 from typing import Any
 
-from jcredit.bases import CONTROLS, LADDER, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CONTROLS, LADDER, lines, named
+from jcredit.sweeps.variants import Variant
 
 CODES, WEIGHTS, WARMUPS = (
     "code s (tgw 1, warm-up 0.2)",
@@ -43,18 +46,22 @@ STUDY: dict[str, dict[str, str]] = {
 
 
 def blocks() -> dict[str, dict[str, dict[str, Any]]]:
-    """{block: {label: fields}}; tgw 1 and warm-up .2 stand in the first block alone, as the reference of the others."""
-    bridge = {"method": "scalar_bridge"}
-    codes = {code: bridge | {"code": code} for code in ("eT", "deltaL")} | {
-        f"{code} {scale}": bridge | {"code": code, "projection_scale": scale}
-        for code in ("eT_hL", "deltaL_hL")
-        for scale in ("unit", "fan_in")
+    """{block: lines}; tgw 1 and warm-up .2 stand in the first block alone, as the reference of the others."""
+
+    def bridge(
+        code: str = "eT", projection_scale: str = "fan_in", warmup_ratio: float = 0.2, **settings
+    ) -> dict[str, Any]:
+        trunk = jc.mlp(code=code, projection_scale=projection_scale)
+        return {"credit": jc.scalar_bridge(trunk=trunk, **settings), "warmup_ratio": warmup_ratio}
+
+    codes = {code: bridge(code) for code in ("eT", "deltaL")} | {
+        f"{code} {scale}": bridge(code, scale) for code in ("eT_hL", "deltaL_hL") for scale in ("unit", "fan_in")
     }
     return {
         CODES: CONTROLS | named("dfa") | codes,
-        WEIGHTS: {f"tgw={w:g}": bridge | {"terminal_weight": w} for w in (0.0, 0.25, 4.0)},
+        WEIGHTS: {f"tgw={w:g}": bridge(terminal_weight=w) for w in (0.0, 0.25, 4.0)},
         **{
-            WARMUPS.format(code): {f"wr={r:g}": bridge | {"code": code, "warmup_ratio": r} for r in (0.0, 0.05, 0.5)}
+            WARMUPS.format(code): {f"wr={r:g}": bridge(code, warmup_ratio=r) for r in (0.0, 0.05, 0.5)}
             for code in ("eT", "deltaL")
         },
     }

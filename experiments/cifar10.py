@@ -1,4 +1,4 @@
-"""CIFAR-10: which credit trains hidden layers, under the study's rule and under jcredit's?  (claims CF1-CF3, OV1)
+"""CIFAR-10: which credit trains hidden layers, under the study's rule and under jcredit's?
 
     python experiments/cifar10.py --preset quick
 
@@ -6,12 +6,14 @@ One residual MLP (L = 4, D = 256), two blocks of one table.  The study's configu
 unit RMS and clips; jcredit's takes credit as it is.  The study reported BP 59.2%, DFA 30.0%, scalar bridge 29.6%, state
 bridge 18.5% after 100 epochs on 12 blocks, and blamed estimator, co-adaptation and local rule in turn.  The controls
 (frozen blocks, the plain broadcast of delta_L, the oracle) say what a credit has to beat.
+
+Claims of the study (docs/method.md 10): CF1-CF3, OV1.
 """
 
-from jcredit.bases import CIFAR10, CIFAR10_STUDY, STUDY_BLOCK, both_rules
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, STUDY_BLOCK, both_rules
+from jcredit.sweeps.variants import Variant
 
 STUDY = {
     f"{STUDY_BLOCK} | bp": {"accuracy": ".592±.004 (12 blocks)", "Gamma": ".940", "rho": ".990", "nudge": "-.027"},

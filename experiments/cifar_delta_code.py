@@ -1,18 +1,27 @@
-"""Does delta_L in place of e_T help the scalar bridge on CIFAR-10?  (claim DL1)
+"""Does delta_L in place of e_T help the scalar bridge on CIFAR-10?
 
     python experiments/cifar_delta_code.py --preset quick
 
 L = 4, D = 512: the code grows from 10 to 512 numbers.  On the synthetic ladder delta_L had given the better Gamma; here
 the study found it to fail (accuracy 17.2%, Gamma and rho near 0), and blamed the code's dimension.
+
+Claims of the study (docs/method.md 10): DL1.
 """
 
-from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named, with_fields
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.sweeps.variants import Variant
 
-BRIDGE = {"method": "scalar_bridge", "warmup_ratio": 0.2}
-LINES = CONTROLS | named("dfa") | {f"scalar_bridge {code}": BRIDGE | {"code": code} for code in ("eT", "deltaL")}
+LINES = {
+    **CONTROLS,
+    **named("dfa"),
+    **{
+        f"scalar_bridge {code}": {"credit": jc.scalar_bridge(trunk=jc.mlp(code=code)), "warmup_ratio": 0.2}
+        for code in ("eT", "deltaL")
+    },
+}
 STUDY = {
     "dfa": {"accuracy": ".314", "Gamma": ".100", "rho": ".003"},
     "scalar_bridge eT": {"accuracy": ".298", "Gamma": ".123", "rho": "-.002"},
@@ -22,7 +31,7 @@ STUDY = {
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """All lines, or some of them, with fields changed in each."""
-    return lines(with_fields(CIFAR10_STUDY, width=512), LINES, only=only, **fields)
+    return lines(CIFAR10_STUDY.replace(width=512), LINES, only=only, **fields)
 
 
 EXPERIMENT = Experiment(

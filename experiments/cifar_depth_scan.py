@@ -1,21 +1,24 @@
-"""Does credit quality fall with depth on CIFAR-10, or is one aligned layer averaged away?  (claims DS1, DS2)
+"""Does credit quality fall with depth on CIFAR-10, or is one aligned layer averaged away?
 
     python experiments/cifar_depth_scan.py --preset quick
 
 Networks of L = 2..12 blocks, D = 512.  The study found Gamma falling with depth for DFA (.196 to .032) and the scalar
 bridge (.175 to .032).  L times its DFA figure is .39, .40, .38, .38, .38: what one aligned layer and L - 1 others at
 zero would give.  So Gamma is shown per layer: as the mean over all, for layer 0 alone, and over the others (deep).
+
+Claims of the study (docs/method.md 10): DS1, DS2.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from jcredit import plots
-from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, main
-from jcredit.results import Row
-from jcredit.sweep import Variant
-from jcredit.tables import Column, TableSpec
+import jcredit as jc
+from jcredit.report import plots
+from jcredit.report.rows import Row
+from jcredit.report.tables import Column, TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, main
+from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.sweeps.variants import Variant
 
 DEPTHS = (2, 4, 6, 8, 12)
 STUDY_TABLES = {  # accuracy, Gamma, rho at each depth
@@ -24,7 +27,7 @@ STUDY_TABLES = {  # accuracy, Gamma, rho at each depth
     "scalar_bridge": ((".311", ".175", ".031"), (".298", ".123", "-.002"), (".299", ".096", "-.001"),
                       (".288", ".045", ".005"), (".239", ".032", ".001")),
 }  # fmt: skip
-LINES = CONTROLS | named("dfa") | {"scalar_bridge": {"method": "scalar_bridge", "warmup_ratio": 0.2}}
+LINES = CONTROLS | named("dfa") | {"scalar_bridge": {"credit": jc.scalar_bridge(), "warmup_ratio": 0.2}}
 
 
 def study_figures() -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: which credit trains hidden layers on an easier task?  (phase 1; no claim of its own)
+"""Fashion-MNIST: which credit trains hidden layers on an easier task?
 
     python experiments/fashion_mnist.py --preset quick
 
@@ -6,10 +6,10 @@ The study used Fashion-MNIST for its debug runs (``smoke_test``) and reported no
 ``cifar10.py`` on the real data set, 28 x 28 grey images without augmentation: the study's local rule and jcredit's.
 """
 
-from jcredit.bases import FASHION_MNIST, FASHION_MNIST_STUDY, both_rules
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import FASHION_MNIST, FASHION_MNIST_STUDY, both_rules
+from jcredit.sweeps.variants import Variant
 
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:

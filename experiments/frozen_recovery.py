@@ -1,4 +1,4 @@
-"""Frozen BP network: which estimators recover the credit of a network that is not moving?  (claims FZ1, FV1)
+"""Frozen BP network: which estimators recover the credit of a network that is not moving?
 
     python experiments/frozen_recovery.py --preset quick
 
@@ -6,14 +6,16 @@ A network is trained by back-propagation, once, and frozen; every estimator is t
 found state bridge > scalar bridge on e_T > scalar bridge on delta_L >> DFA, the vector field ahead of all (M = 4 as
 good as 8 and 16), concluded that estimators are not the bottleneck, and never showed the plain broadcast of delta_L,
 which learns nothing at all.
+
+Claims of the study (docs/method.md 10): FZ1, FV1.
 """
 
-from jcredit.bases import CIFAR10, with_fields
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.kept import Snapshot
-from jcredit.snapshots import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, fits
-from jcredit.tables import Column, TableSpec
-from jcredit.variants import Variant
+import jcredit as jc
+from jcredit.report.tables import Column, TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, fits
+from jcredit.study.settings import CIFAR10
+from jcredit.sweeps.variants import Snapshot, Variant
 
 STUDY_BLOCK = "L = 4, D = 256"
 STUDY: dict[str, dict[str, str]] = {
@@ -35,10 +37,13 @@ def grid(*nets, only: tuple[str, ...] = (), **fit) -> tuple[Variant, ...]:
     return tuple(
         variant
         for net in nets
-        for variant in fits(
-            Snapshot(net, net.epochs), FIXED | LEARNED, block=f"L = {net.depth}, D = {net.width}", only=only, **fit
-        )
+        for variant in fits(Snapshot(net, net.epochs), FIXED | LEARNED, block=block_name(net), only=only, **fit)
     )
+
+
+def block_name(net: jc.Config) -> str:
+    """Heading of a network's block."""
+    return "L = {depth}, D = {width}".format(**net.network.settings)
 
 
 EXPERIMENT = Experiment(
@@ -53,7 +58,7 @@ EXPERIMENT = Experiment(
         "quick": Preset((42, 123), grid(QUICK_NET, **QUICK_FIT), "10 minutes"),
         "full": Preset(
             (42, 123, 456),
-            grid(CIFAR10, with_fields(CIFAR10, depth=6), with_fields(CIFAR10, width=512), epochs=100),
+            grid(CIFAR10, CIFAR10.replace(depth=6), CIFAR10.replace(width=512), epochs=100),
             "40 hours",
         ),
     },

@@ -1,4 +1,4 @@
-"""Does any bridge carry better credit than DFA while a CIFAR-10 network trains?  (claims ON1-ON3)
+"""Does any bridge carry better credit than DFA while a CIFAR-10 network trains?
 
     python experiments/online_scan.py --preset full --seeds 42
     python experiments/online_scan.py --preset full --methods dfa "cb_eT wr=0.2 tgw=1" --seeds 42 123 456
@@ -6,14 +6,17 @@
 The first command is the study's scan, the second adds its three-seed validation to the same table; ``--preset quick``
 does both in small.  L = 4, D = 256; S1 and S2 are Gamma and rho above DFA's at the same seed.  The study found two of
 its configurations with S1 > 0 and S2 > 0 (cb_eT, warm-up .2), S2 marginal over seeds, cb_deltaL near chance.
+
+Claims of the study (docs/method.md 10): ON1-ON3.
 """
 
 from typing import Any
 
-from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
+from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.sweeps.variants import Variant
 
 WARMUPS, WEIGHTS = (0.0, 0.05, 0.2), (1.0, 4.0)
 CHANCE = {"accuracy": "near .1", "Gamma": "≈0", "rho": "≈0"}
@@ -28,14 +31,14 @@ STUDY = {
 
 
 def table(warmups: tuple[float, ...] = WARMUPS) -> dict[str, dict[str, Any]]:
-    """{label: fields}: controls, DFA, the state bridge, and the scalar bridge with either code."""
+    """The lines: controls, DFA, the state bridge, and the scalar bridge with either code."""
     return {
         **CONTROLS,
         **named("dfa"),
-        **{f"sb wr={r:g}": {"method": "state_bridge", "warmup_ratio": r} for r in warmups},
+        **{f"sb wr={r:g}": {"credit": jc.state_bridge(), "warmup_ratio": r} for r in warmups},
         **{
             f"cb_{code} wr={r:g} tgw={w:g}": {
-                "method": "scalar_bridge", "code": code, "warmup_ratio": r, "terminal_weight": w
+                "credit": jc.scalar_bridge(terminal_weight=w, trunk=jc.mlp(code=code)), "warmup_ratio": r
             }
             for code in ("eT", "deltaL")
             for r in warmups

@@ -1,27 +1,32 @@
-"""Does the vector credit field train a CIFAR-10 network?  (claim OV1)
+"""Does the vector credit field train a CIFAR-10 network?
 
     python experiments/online_vector.py --preset quick
 
 L = 4, D = 256, the field learning beside the network.  The study found it below DFA (24.3%, Gamma .001) although it was
 the best estimator on frozen features, and concluded that the local rule cannot use good credit.  Shown with and without
 warm-up and terminal loss, beside the best scalar bridge and the shuffled control.
+
+Claims of the study (docs/method.md 10): OV1.
 """
 
-from jcredit.bases import CIFAR10_STUDY, CONTROLS, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
+from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.sweeps.variants import Variant
 
-FIELD = {"method": "vector_field"}
 LINES = {
     **CONTROLS,
     **named("dfa"),
-    "cb_eT wr=0.2 tgw=1": {"method": "scalar_bridge", "warmup_ratio": 0.2},
+    "cb_eT wr=0.2 tgw=1": {"credit": jc.scalar_bridge(), "warmup_ratio": 0.2},
     **{
-        f"vec wr={r:g} tw={w:g}": FIELD | {"warmup_ratio": r, "terminal_weight": w}
+        f"vec wr={r:g} tw={w:g}": {"credit": jc.vector_field(terminal_weight=w), "warmup_ratio": r}
         for r, w in ((0.0, 1.0), (0.2, 1.0), (0.2, 0.0))
     },
-    "vec shuffled wr=0.2 tw=0": FIELD | {"shuffled": True, "warmup_ratio": 0.2, "terminal_weight": 0.0},
+    "vec shuffled wr=0.2 tw=0": {
+        "credit": jc.vector_field(shuffled=True, terminal_weight=0.0),
+        "warmup_ratio": 0.2,
+    },
 }
 STUDY = {
     "dfa": {"accuracy": ".312", "Gamma": ".101", "rho": "-.005", "S1": "0", "S2": "0"},

@@ -1,16 +1,19 @@
-"""The synthetic nonlinearity ladder: how does credit quality fall with nonlinearity and depth?  (claims LD1-LD5, VP1)
+"""The synthetic nonlinearity ladder: how does credit quality fall with nonlinearity and depth?
 
     python experiments/synth_ladder.py --preset quick --seeds 42 123 456
 
 A student learns a random teacher of its own form, whose activation runs from linear (alpha = 0) to tanh (alpha = 1).
 The study found at alpha = 1 the scalar credit bridge ahead of the state bridge at every depth, the state bridge ahead
 at alpha = 0, and later the vector field far ahead of both.  Its local rule scales each sample's credit (rms) and clips.
+
+Claims of the study (docs/method.md 10): LD1-LD5, VP1.
 """
 
-from jcredit.bases import CONTROLS, LADDER, TANGENT, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CONTROLS, LADDER, lines, named
+from jcredit.sweeps.variants import Variant
 
 DEPTHS = (2, 4, 8, 12)
 GAMMA = {"dfa": (".03", ".05", ".06", ".07"), "state_bridge": (".52", ".34", ".25", ".22"),
@@ -18,11 +21,14 @@ GAMMA = {"dfa": (".03", ".05", ".06", ".07"), "state_bridge": (".52", ".34", ".2
 RHO = {"dfa": (".03", ".06", ".07", ".07"), "state_bridge": (".47", ".32", ".23", ".21"),
        "scalar_bridge": (".57", ".51", ".42", ".32"), "vector_field": (None, ".96±.01", ".95±.01", None)}  # fmt: skip
 ACCURACY = {("scalar_bridge", 4): ".523"}
-RAW = {"normalise": "raw", "clip": 0.0, "warmup_ratio": 0.0}
+WARMUP, RAW = {"warmup_ratio": 0.2}, {"normalise": "raw", "clip": 0.0}
 LINES = {
     **CONTROLS,
-    **named("dfa", "state_bridge", "scalar_bridge", "vector_field"),
-    "tangent_chain (raw)": {"method": "tangent_chain"} | RAW | TANGENT,
+    **named("dfa"),
+    "state_bridge": {"credit": jc.state_bridge()} | WARMUP,
+    "scalar_bridge": {"credit": jc.scalar_bridge()} | WARMUP,
+    "vector_field": {"credit": jc.vector_field(layers="all")} | WARMUP,
+    "tangent_chain (raw)": {"credit": jc.tangent_chain()} | RAW,
 }
 
 
@@ -65,9 +71,10 @@ EXPERIMENT = Experiment(
         "smoke": Preset(
             (42,),
             grid((1.0,), (2,), ("bp", "frozen", "scalar_bridge", "vector_field"), width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=2, diagnostic_samples=64, direction_layers="random"),
+                 test_size=128, batch_size=64, epochs=2, diagnostic_samples=64),
             "20 seconds",
         ),
+        "tour": Preset((42, 123, 456), grid((1.0,), (4,), epochs=6), "2 minutes"),
         "quick": Preset((42, 123, 456), grid((0.0, 1.0), (2, 4), epochs=16), "9 minutes"),
         "full": Preset((42, 123, 456), grid((0.0, 0.25, 0.5, 1.0), DEPTHS), "10 hours"),
     },

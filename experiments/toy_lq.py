@@ -1,4 +1,4 @@
-"""Toy LQ control: does an estimator recover a costate that is known in closed form?  (claims LQ1, LQ2, LQ3)
+"""Toy LQ control: does an estimator recover a costate that is known in closed form?
 
     python experiments/toy_lq.py --preset quick
 
@@ -6,13 +6,27 @@ Linear dynamics h_{l+1} = h_l A_l + noise over 12 steps, readout y = h_L W, loss
 lambda_l = A_l^T .. A_{L-1}^T W^T (y - y*).  Nothing is learned but the estimator; Gamma is its cosine to lambda_l on
 samples never trained on.  The study found that state and scalar credit bridge recover it (cosine .945, .944; DFA .001)
 and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).
+
+Claims of the study (docs/method.md 10): LQ1-LQ3.
 """
 
-from jcredit.bases import CONTROLS, TOY_LQ, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CONTROLS, TOY_LQ, lines, named
+from jcredit.sweeps.variants import Variant
 
+TRUNK = jc.mlp(hidden_layers=3)
+BRIDGE = jc.scalar_bridge(target="softmin", noise_samples=8, sigma=0.1, softmin_lambda=0.1, ema=0.995, trunk=TRUNK)
+LINES = {
+    **CONTROLS,
+    **named("dfa"),
+    "state_bridge": {"credit": jc.state_bridge(trunk=TRUNK)},
+    "state_bridge raw": {"credit": jc.state_bridge(state_loss="raw", trunk=TRUNK)},
+    "scalar_bridge": {"credit": BRIDGE},
+    "scalar_bridge tgw=0": {"credit": BRIDGE.replace(terminal_weight=0.0)},
+    "vector_field": {"credit": jc.vector_field(trunk=TRUNK)},
+}
 STUDY = {
     "dfa": {"Gamma": ".001±.003", "rho": ".001±.007", "nudge": ".000±.001"},
     "state_bridge": {"Gamma": ".945±.002", "rho": ".931±.003", "nudge": "-.344±.019"},
@@ -23,15 +37,7 @@ STUDY = {
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """All lines, or some of them, with fields changed in each."""
-    table = {
-        **CONTROLS,
-        **named("dfa", "state_bridge"),
-        "state_bridge raw": {"method": "state_bridge", "state_loss": "raw"},
-        **named("scalar_bridge"),
-        "scalar_bridge tgw=0": {"method": "scalar_bridge", "terminal_weight": 0.0},
-        **named("vector_field"),
-    }
-    return lines(TOY_LQ, table, only=only, **fields)
+    return lines(TOY_LQ, LINES, only=only, **fields)
 
 
 EXPERIMENT = Experiment(
@@ -45,7 +51,7 @@ EXPERIMENT = Experiment(
             grid(
                 ("broadcast", "dfa", "state_bridge", "scalar_bridge"),
                 depth=3,
-                width=16,
+                state_size=16,
                 hidden=32,
                 batch_size=64,
                 steps_per_epoch=20,

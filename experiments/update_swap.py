@@ -1,4 +1,4 @@
-"""Local rules swapped on a BP snapshot: is it the rule that spoils good credit?  (claim US1)
+"""Local rules swapped on a BP snapshot: is it the rule that spoils good credit?
 
     python experiments/update_swap.py --preset quick
 
@@ -6,18 +6,20 @@ As snapshot_exploit (CIFAR10, unit-RMS credit, clamp [-1, 1]), with the target s
 cosine rule in place of the inner product.  The study found that the target shift shrinks the damage (vector field +.057
 to +.002 at eta = .1) and the cosine does next to nothing.  The first step of a target shift is exactly 2 eta times that
 of the inner product: small etas are small steps, whatever else they are.
+
+Claims of the study (docs/method.md 10): US1.
 """
 
-from jcredit.bases import CIFAR10
-from jcredit.experiment import Experiment, Preset, main
-from jcredit.exploit import KSteps, k_steps, rule_name
-from jcredit.kept import Snapshot
-from jcredit.snapshots import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
-from jcredit.tables import Column, TableSpec
-from jcredit.variants import Measure, Variant
+import jcredit as jc
+from jcredit.report.tables import Column, TableSpec
+from jcredit.study.experiment import Experiment, Preset, main
+from jcredit.study.exploit import KSteps, k_steps, rule_name
+from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
+from jcredit.study.settings import CIFAR10
+from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
 SHIFTS = (0.01, 0.1, 0.3, 1.0)
-RULES = (("inner_product", 0.0), *(("target_shift", eta) for eta in SHIFTS), ("cosine", 0.0))
+RULES = (jc.inner_product(), *(jc.target_shift(eta=eta) for eta in SHIFTS), jc.cosine_rule())
 TITLES = ("inner product", *(f"shift {eta:g}" for eta in SHIFTS), "cosine")
 STUDY = {
     "dfa": {"inner product, held": "-.0001"},
@@ -29,13 +31,13 @@ STUDY = {
 
 def grid(net, settings: KSteps, only: tuple[str, ...] = SPENT, **fit) -> tuple[Variant, ...]:
     """One block: every credit spent by every rule on the network's last epoch."""
-    measure = Measure("k steps", k_steps, settings._replace(rules=RULES, etas=(1e-2,)))
-    return fits(Snapshot(net, net.epochs), FIXED | LEARNED, measure=measure, only=only, **fit)
+    followup = Followup("k steps", k_steps, settings._replace(rules=RULES, etas=(1e-2,)))
+    return fits(Snapshot(net, net.epochs), FIXED | LEARNED, followup=followup, only=only, **fit)
 
 
-def metric(rule: tuple[str, float], where: str) -> str:
+def metric(rule: jc.Part, where: str) -> str:
     """Loss change after five steps of a rule."""
-    return f"dl_{where}_{rule_name(*rule)}_eta1e-02_k5"
+    return f"dl_{where}_{rule_name(rule)}_eta1e-02_k5"
 
 
 EXPERIMENT = Experiment(
@@ -76,7 +78,7 @@ EXPERIMENT = Experiment(
     ),
     figure=change_figure(
         "Held-out loss change after five local steps of each rule",
-        {rule_name(*rule).replace("_", " ").replace("shift", "shift "): metric(rule, "held") for rule in RULES},
+        {rule_name(rule).replace("_", " ").replace("shift", "shift "): metric(rule, "held") for rule in RULES},
     ),
 )  # fmt: skip
 

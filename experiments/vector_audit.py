@@ -1,4 +1,4 @@
-"""Is the vector field's credit real, or an artefact of how it is trained and scored?  (claim VA1)
+"""Is the vector field's credit real, or an artefact of how it is trained and scored?
 
     python experiments/vector_audit.py --preset quick
 
@@ -7,22 +7,35 @@ independently of training, on samples never trained on, against the exact tangen
 effects go to other samples of the batch.  No terminal loss; one-sided differences.  The study found the shuffled
 control to collapse (5 of 6), the terminal loss dispensable, and one-sided as good as central.  The terminal loss by
 itself leaks alignment into the shuffled control, which is therefore also run without it.
+
+Claims of the study (docs/method.md 10): VA1.
 """
 
-from jcredit.bases import CONTROLS, LADDER, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, gain_columns, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+from typing import Any
 
-FIELD = {"method": "vector_field"}
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, gain_columns, main
+from jcredit.study.settings import CONTROLS, LADDER, lines, named
+from jcredit.sweeps.variants import Variant
+
+WARMUP = {"warmup_ratio": 0.2}
+
+
+def field(**settings) -> dict[str, Any]:
+    """A line of the vector field, every sample perturbed at all layers."""
+    return {"credit": jc.vector_field(layers="all", **settings)} | WARMUP
+
+
 LINES = {
     **CONTROLS,
-    **named("dfa", "scalar_bridge"),
-    "vector M=4": FIELD,
-    "shuffled": FIELD | {"shuffled": True},
-    "shuffled, no terminal": FIELD | {"shuffled": True, "terminal_weight": 0.0},
-    "no terminal": FIELD | {"terminal_weight": 0.0},
-    "one-sided": FIELD | {"scheme": "one_sided"},
+    **named("dfa"),
+    "scalar_bridge": {"credit": jc.scalar_bridge()} | WARMUP,
+    "vector M=4": field(),
+    "shuffled": field(shuffled=True),
+    "shuffled, no terminal": field(shuffled=True, terminal_weight=0.0),
+    "no terminal": field(terminal_weight=0.0),
+    "one-sided": field(scheme="one_sided"),
 }
 STUDY_TABLE = {
     "scalar_bridge": (".224", ".210", "-.007"),

@@ -1,21 +1,26 @@
-"""Is a vector credit field better than the gradient of a scalar one?  (claim VP1)
+"""Is a vector credit field better than the gradient of a scalar one?
 
     python experiments/vector_pilot.py --preset quick
 
 The synthetic ladder at alpha = 1, L = 4 and 8.  The field a(h, t, s) is fitted to measured effects of M random
 perturbations of each hidden state.  The study found Gamma and rho above .84 where the scalar bridge has .26 to .34, and
 M = 8 no better than M = 4.
+
+Claims of the study (docs/method.md 10): VP1.
 """
 
-from jcredit.bases import CONTROLS, LADDER, lines, named
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CONTROLS, LADDER, lines, named
+from jcredit.sweeps.variants import Variant
 
+WARMUP = {"warmup_ratio": 0.2}
 LINES = {
     **CONTROLS,
-    **named("dfa", "scalar_bridge"),
-    **{f"vector M={m}": {"method": "vector_field", "directions": m} for m in (4, 8)},
+    **named("dfa"),
+    "scalar_bridge": {"credit": jc.scalar_bridge()} | WARMUP,
+    **{f"vector M={m}": {"credit": jc.vector_field(directions=m, layers="all")} | WARMUP for m in (4, 8)},
 }
 STUDY_TABLES = {
     4: {"dfa": (".01±.01", ".01±.01"), "scalar_bridge": (".34±.10", ".33±.11"), "vector M=4": (".91±.05", ".96±.01"),

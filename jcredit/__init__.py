@@ -1,24 +1,14 @@
 """jcredit: learned credit in place of back-propagated gradients, as pure JAX functions.
 
-    from jcredit import Config, make_run
+    import jcredit as jc
 
-``make_run(config)`` is the whole training API; ``jcredit.estimators`` and ``jcredit.losses.rules`` hold the parts.
+    rows = jc.sweep({"dfa": jc.Config(credit=jc.dfa()), "bp": jc.Config()}, seeds=range(4))
+    print(rows.table())
+
+All that a user needs is a name here (``__init__.pyi`` lists them); each is loaded when it is first used, so that
+importing jcredit costs no more than importing JAX.
 """
 
-from jcredit.config import Config, Hparams
-from jcredit.training import Run, make_run
-from jcredit.types import Context, Env, Estimator, EstState, LocalRule, Network, Trace
+import lazy_loader
 
-__all__ = [
-    "Config",
-    "Context",
-    "Env",
-    "EstState",
-    "Estimator",
-    "Hparams",
-    "LocalRule",
-    "Network",
-    "Run",
-    "Trace",
-    "make_run",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
 """All experiments at once: what there is, and every table and figure anew from its rows.
 
 python -m jcredit list
-python -m jcredit report --results-dir results
+python -m jcredit report --results-dir results --experiments DIR
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jcredit import results
 from jcredit.config import ConfigError
-from jcredit.experiment import USER_ERRORS, Experiment, Parser, in_grid, select, write_report
-
-SCRIPTS = Path(__file__).parent.parent / "experiments"  # beside the package in a checkout
-TOOLS = ("benchmark",)  # scripts that are no experiments
-
+from jcredit.report.rows import read_rows
+from jcredit.study.command import Parser
+from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
 
 # --- finding experiments ----------------------------------------------------------------------------------------------
 
@@ -42,15 +39,19 @@ def load_experiment(script: Path) -> Experiment:
         raise ConfigError(f"{script}: not a script with an EXPERIMENT ({type(error).__name__}: {error})") from error
 
 
-def load_experiments(folder: Path) -> dict[str, Experiment]:
-    """The experiments of all scripts of a folder, by name.
+def load_experiments(folder: Path | None) -> dict[str, Experiment]:
+    """The experiments of all scripts that lie in a folder, by name.
+
+    Args:
+      folder: the folder (None: ``experiments`` in the current directory).
 
     Raises:
       ConfigError: no scripts there, or one that defines no experiment.
     """
-    scripts = sorted(path for path in folder.glob("*.py") if path.stem not in TOOLS)
+    folder = folder or Path.cwd() / "experiments"
+    scripts = sorted(folder.glob("*.py"))
     if not scripts:
-        raise ConfigError(f"no experiments in {folder}; give the scripts' folder of a checkout with --experiments DIR")
+        raise ConfigError(f"no experiments in {folder}; name the folder of their scripts with --experiments DIR")
     found = [load_experiment(script) for script in scripts]
     return {experiment.name: experiment for experiment in found}
 
@@ -58,7 +59,7 @@ def load_experiments(folder: Path) -> dict[str, Experiment]:
 # --- list -------------------------------------------------------------------------------------------------------------
 
 
-def describe(experiment: Experiment) -> str:
+def description(experiment: Experiment) -> str:
     """Name, question, phase, and the runs and minutes of each preset."""
     lines = [f"{experiment.name}  (phase {experiment.phase})", f"  {experiment.question}"]
     for name, preset in experiment.presets.items():
@@ -98,31 +99,30 @@ def _rebuild(directory: Path, experiments: dict[str, Experiment]) -> str:
     experiment = experiments.get(directory.parent.name)
     if experiment is None:
         raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
-    preset, overrides = _described(directory)
-    variants = select(experiment, preset, None, overrides)
-    rows = results.read_rows(directory / "rows.jsonl", experiment.name, directory.name)
-    mine = in_grid(rows, variants)
-    strangers = len(rows) - len(mine)
+    grid = grid_of(experiment, *_described(directory))
+    rows = read_rows(directory / "rows.jsonl", experiment.name, directory.name)
+    mine = in_grid(rows, grid)
+    strangers = len(rows) - len({(row["config_hash"], row["seed"]) for row in mine})
     if not mine:
         raise ConfigError(
             f"none of its {len(rows)} rows belongs to the present grid, which has changed since; left as it is"
         )
     write_report(experiment, mine, directory)
-    missing = sum(v.hash not in {row["config_hash"] for row in mine} for v in variants)
-    return f"rebuilt from {len(mine)} rows" + "".join((
+    missing = sum(v.hash not in {row["config_hash"] for row in mine} for v in grid)
+    return f"rebuilt from {len(rows) - strangers} rows" + "".join((
         f"; {strangers} rows do not belong to the present grid and are left out" if strangers else "",
-        f"; {missing} of {len(variants)} configurations have no rows yet" if missing else "",
+        f"; {missing} of {len(grid)} configurations have no rows yet" if missing else "",
     ))  # fmt: skip
 
 
-def _described(directory: Path) -> tuple[str, dict]:
-    """Preset and overridden fields of a directory, from its config.json; a sweep under way has none yet."""
+def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
+    """Preset, overridden settings and own estimators of a directory's config.json; a sweep under way has none yet."""
     path = directory / "config.json"
     if not path.exists() and "+" not in directory.name:
-        return directory.name, {}
+        return directory.name, {}, []
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        return described["preset"], described["overrides"]
+        return described["preset"], described["overrides"], described.get("estimators", [])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: missing or torn ({type(error).__name__}), so its preset is not known; run the experiment again"
@@ -140,7 +140,7 @@ def _parser() -> Parser:
     rebuilding.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
     for command in (listing, rebuilding):
         command.add_argument(
-            "--experiments", type=Path, default=SCRIPTS, metavar="DIR", help="folder of the scripts (default: checkout)"
+            "--experiments", type=Path, metavar="DIR", help="folder of the scripts (default: ./experiments)"
         )
     return parser
 
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         experiments = load_experiments(args.experiments)
         if args.command == "list":
-            print("\n\n".join(describe(experiment) for experiment in experiments.values()))
+            print("\n\n".join([*map(description, experiments.values()), CLAIMS_NOTE]))
             return
         outcomes = []
         for outcome in report(args.results_dir, experiments):

@@ -1,4 +1,4 @@
-"""How good a credit is, layer by layer (method.md 6).  These see the BP gradient; no estimator or rule does."""
+"""How good a credit is, layer by layer (docs/method.md 6).  These see the BP gradient; no estimator or rule does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from jcredit.numerics import cosine, pearson, rms_normalise
 from jcredit.types import Array, Context, Env, Key
 
 RHO_DIRECTIONS = 32
+CLAMP = 1e-8
+AVERAGED = (
+    "gamma", "gamma_clamped", "gamma_fresh", "rho", "rho_one_sided", "difference_noise", "nudge", "credit_norm",
+    "delta_norm", "weight_cosine",
+)  # fmt: skip
+DEEP = ("gamma", "rho", "nudge")
+METRICS = (*AVERAGED, *(f"{name}_deep" for name in DEEP), "h_rms_last")
+"""What ``summarise`` returns; no estimator may call a metric of its own so."""
 
 
 def gamma(a_BxD: Array, delta_BxD: Array) -> Array:
@@ -35,7 +43,7 @@ def rho(
       layer: l, the same for all samples.
       a_BxD: the credit at h_l.
       key: for the directions.
-      scheme: ``jvp`` (exact) or ``forward`` (the study's difference; noisy in float32 where delta_l is small).
+      scheme: ``jvp`` (exact) or ``one_sided`` (the study's difference; noisy in float32 where delta_l is small).
       epsilon: size of that difference.
       directions: M unit directions per sample.
 
@@ -45,15 +53,14 @@ def rho(
     batch, width = a_BxD.shape
     v_MxBxD = jax.random.normal(key, (directions, batch, width), a_BxD.dtype)
     v_MxBxD = v_MxBxD / jnp.linalg.norm(v_MxBxD, axis=-1, keepdims=True)
-    how = "one_sided" if scheme == "forward" else scheme
-    probe = Probe(ctx, jnp.full(batch, layer), ctx.trace.h_LxBxD[layer], jnp.arange(batch))
-    effect_MxB = measure(env, probe, v_MxBxD, how, epsilon)
+    probe = Probe(ctx, jnp.full(batch, layer), ctx.trace.h_KxBxD[layer], jnp.arange(batch))
+    effect_MxB = measure(env, probe, v_MxBxD, scheme, epsilon)
     return pearson(jnp.sum(a_BxD[None] * v_MxBxD, axis=-1), effect_MxB)
 
 
 def nudge(env: Env, ctx: Context, layer: Array, a_BxD: Array, eta: Array | float) -> Array:
     """Mean of loss(h_l - eta a / RMS(a)) - loss(h_l), in nats; negative is good."""
-    layer_B, h_BxD = jnp.full(a_BxD.shape[0], layer), ctx.trace.h_LxBxD[layer]
+    layer_B, h_BxD = jnp.full(a_BxD.shape[0], layer), ctx.trace.h_KxBxD[layer]
     moved = env.loss_at(ctx, layer_B, h_BxD - eta * rms_normalise(a_BxD))
     return jnp.mean(moved - env.loss_at(ctx, layer_B, h_BxD))
 
@@ -64,43 +71,80 @@ def weight_cosine(grads_L, oracle_grads_L) -> Array:
     return cosine(flat(grads_L), flat(oracle_grads_L))
 
 
+def clamped_gamma(a_BxD: Array, delta_BxD: Array) -> Array:
+    """Gamma with the product of the norms clamped at 1e-8, as common cosine functions do it.
+
+    Where gradients are small it falls short of 1 even for the gradient itself: the study's BP had .940.
+    """
+    dots = jnp.sum(a_BxD * delta_BxD, axis=-1)
+    norms = jnp.linalg.norm(a_BxD, axis=-1) * jnp.linalg.norm(delta_BxD, axis=-1)
+    return jnp.mean(dots / jnp.maximum(norms, CLAMP))
+
+
+def difference_noise(env: Env, ctx: Context, delta_BxD: Array, epsilon: Array | float) -> Array:
+    """What rounding does to the study's rho: spacing of float numbers at the loss over the effect of a unit direction.
+
+    Median over samples of (spacing / epsilon) / (||delta_l|| / sqrt(D)); above 1 a forward difference sees mostly
+    rounding.
+    """
+    loss_B = env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B)
+    spacing_B = jnp.nextafter(loss_B, jnp.full_like(loss_B, jnp.inf)) - loss_B
+    effect_B = jnp.linalg.norm(delta_BxD, axis=-1) * delta_BxD.shape[-1] ** -0.5
+    return jnp.median(spacing_B / epsilon / jnp.maximum(effect_B, jnp.finfo(effect_B.dtype).tiny))
+
+
 def score_credit(
     env: Env,
     ctx: Context,
-    a_LxBxD: Array,
-    delta_LxBxD: Array,
+    a_KxBxD: Array,
+    fresh_KxBxD: Array,
+    delta_KxBxD: Array,
     key: Key,
     *,
-    rho_scheme: str,
     rho_epsilon: Array | float,
     nudge_eta: Array | float,
 ) -> dict[str, Array]:
     """Scores a_0..a_L at the hidden layers l = 0..L-1.
 
+    Args:
+      env: the network's forward questions.
+      ctx: the evaluation batch.
+      a_KxBxD: the credit.
+      fresh_KxBxD: DFA's credit from matrices that nothing was trained with, for ``gamma_fresh``.
+      delta_KxBxD: the BP gradient.
+      key: for the directions.
+      rho_epsilon: size of the study's difference.
+      nudge_eta: step of the nudge.
+
     Returns:
-      gamma, rho, nudge and credit_norm, delta_norm (means over samples of Euclidean norms), each (L,); and h_rms,
-      the RMS over samples and units of h_0..h_L, (L+1,).
+      gamma, gamma_clamped, gamma_fresh, rho, rho_one_sided, difference_noise, nudge and credit_norm, delta_norm (means
+      over samples of Euclidean norms), each (L,); and h_rms, the RMS over samples and units of h_0..h_L, (L+1,).
     """
-    depth = a_LxBxD.shape[0] - 1
+    depth = a_KxBxD.shape[0] - 1
 
     def score(layer_inputs):
-        layer, a, delta, layer_key = layer_inputs
+        layer, a, fresh, delta, layer_key = layer_inputs
         return {
             "gamma": gamma(a, delta),
-            "rho": rho(env, ctx, layer, a, layer_key, rho_scheme, rho_epsilon),
+            "gamma_clamped": clamped_gamma(a, delta),
+            "gamma_fresh": gamma(fresh, delta),
+            "rho": rho(env, ctx, layer, a, layer_key, "jvp", rho_epsilon),
+            "rho_one_sided": rho(env, ctx, layer, a, layer_key, "one_sided", rho_epsilon),
+            "difference_noise": difference_noise(env, ctx, delta, rho_epsilon),
             "nudge": nudge(env, ctx, layer, a, nudge_eta),
             "credit_norm": jnp.mean(jnp.linalg.norm(a, axis=-1)),
             "delta_norm": jnp.mean(jnp.linalg.norm(delta, axis=-1)),
         }
 
     # One layer after the other: L x M x B x D tangents at once would not fit the 12-block networks.
-    layers = jax.lax.map(score, (jnp.arange(depth), a_LxBxD[:-1], delta_LxBxD[:-1], jax.random.split(key, depth)))
-    return {**layers, "h_rms": jnp.sqrt(jnp.mean(ctx.trace.h_LxBxD**2, axis=(1, 2)))}
+    keys = jax.random.split(key, depth)
+    layers = jax.lax.map(score, (jnp.arange(depth), a_KxBxD[:-1], fresh_KxBxD[:-1], delta_KxBxD[:-1], keys))
+    return {**layers, "h_rms": jnp.sqrt(jnp.mean(ctx.trace.h_KxBxD**2, axis=(1, 2)))}
 
 
 def summarise(layers: dict[str, Array]) -> dict[str, Array]:
     """Means over l = 0..L-1, the deep means over l = 1..L-1 (left out for L = 1), and the RMS of h_L."""
-    summary = {name: jnp.mean(layers[name]) for name in ("gamma", "rho", "nudge", "weight_cosine") if name in layers}
+    summary = {name: jnp.mean(layers[name]) for name in AVERAGED if name in layers}
     if layers["gamma"].shape[0] > 1:
-        summary |= {f"{name}_deep": jnp.mean(layers[name][1:]) for name in ("gamma", "rho", "nudge")}
+        summary |= {f"{name}_deep": jnp.mean(layers[name][1:]) for name in DEEP}
     return {**summary, "h_rms_last": layers["h_rms"][-1]}

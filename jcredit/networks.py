@@ -1,26 +1,18 @@
-"""Residual networks as pure functions, their forward pass, and the questions an estimator may ask of them.
-
-Blocks are stacked on a leading axis and scanned, so that compile time does not grow with depth.  The library's only
-reverse passes are ``oracle_deltas`` (the oracle, diagnostics) and those inside the readout, an estimator, or one block
-or the embedding by its own parameters (``Pulls``; ``losses.rules.local_gradient`` for further local steps).
-"""
+"""The residual networks of the study as pure functions; the parameters of their blocks are stacked."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, Literal
 
-import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jcredit.numerics import float_type, layer_norm
-from jcredit.types import Array, Env, Key, NetParams, Network, Params, Trace
-
-LossFn = Callable[[Array, Array], Array]
-STAGES = 4
+from jcredit import parts
+from jcredit.numerics import float_type, layer_norm, layer_norm_tangent
+from jcredit.parts import Added, Count, Fraction, NonNegative
+from jcredit.types import Array, Branch, Key, NetParams, Network, Params, Sizes
 
 
 def affine(params: Params, x_BxI: Array) -> Array:
@@ -52,14 +44,15 @@ def _pull_wide_product(kept, g_BxD):
 wide_product.defvjp(lambda x, w: (x @ w, (x, w)), _pull_wide_product)
 
 
+def _uniform(key: Key, shape: tuple[int, ...], bound: float) -> Array:
+    return jax.random.uniform(key, shape, float_type(), -bound, bound)
+
+
 def _uniform_affine(key: Key, fan_in: int, fan_out: int) -> Params:
     """Weights and bias uniform in +-1/sqrt(fan_in), the default of the study's framework."""
     w_key, b_key = jax.random.split(key)
     bound = fan_in**-0.5
-    return {
-        "w": jax.random.uniform(w_key, (fan_in, fan_out), float_type(), -bound, bound),
-        "b": jax.random.uniform(b_key, (fan_out,), float_type(), -bound, bound),
-    }
+    return {"w": _uniform(w_key, (fan_in, fan_out), bound), "b": _uniform(b_key, (fan_out,), bound)}
 
 
 def _normal_affine(key: Key, fan_in: int, fan_out: int, std: float | None = None) -> Params:
@@ -89,11 +82,36 @@ def _gelu_tangent(primals, tangents):
     return gelu(*primals), gelu_derivative(*primals) * tangents[0]
 
 
-def image_mlp(inputs: int, width: int, depth: int, classes: int) -> Network:
-    """The study's residual MLP for flattened images (method.md 1).
+def dense_branch(
+    width: int, gates: Callable[[Params, Array], Array], random: Callable[[Key, Array | float], Params]
+) -> Branch:
+    """((LNJ v) u * m) v of a block with H = D gates behind a LayerNorm: weights {"u": (D, H), "v": (H, D)}."""
+
+    def zero(key: Key) -> Params:
+        u = width**-0.5 * jax.random.normal(key, (width, width), float_type())
+        return {"u": u, "v": jnp.zeros((width, width), float_type())}
+
+    def push(weights, m_BxH, h_BxD, v_BxD):
+        return ((layer_norm_tangent(h_BxD, v_BxD) @ weights["u"]) * m_BxH) @ weights["v"]
+
+    def pull(weights, m_BxH, h_BxD, a_BxD):
+        return layer_norm_tangent(h_BxD, ((a_BxD @ weights["v"].T) * m_BxH) @ weights["u"].T)
+
+    return Branch(gates, random, zero, push, pull, dense=True)
+
+
+@parts.network
+def image_mlp(sizes: Sizes, /, depth: Count = 4, width: Count = 256) -> Network:
+    """The study's residual MLP for flattened images (docs/method.md 1).
 
     h_{l+1} = h_l + GELU(LN(h_l) W1 + b1) W2 + b2, logits = LN(h_L) W_out + b_out; W2 starts at N(0, 0.01^2).
+
+    Args:
+      sizes: of the task.
+      depth: number of residual blocks L.
+      width: width D of the hidden state.
     """
+    inputs = math.prod(sizes.inputs)
 
     def init_block(key: Key) -> Params:
         inner, outer = jax.random.split(key)
@@ -104,43 +122,52 @@ def image_mlp(inputs: int, width: int, depth: int, classes: int) -> Network:
         return NetParams(
             embed=_uniform_affine(embed, inputs, width),
             blocks=_stack(init_block, blocks, depth),
-            readout=_uniform_affine(readout, width, classes),
+            readout=_uniform_affine(readout, width, sizes.outputs),
         )
 
     def block(params: Params, h_BxD: Array) -> Array:
         return h_BxD + affine(params["outer"], gelu(affine(params["inner"], layer_norm(h_BxD))))
 
-    def branch_weights(key: Key, scale: float) -> tuple[Array, Array]:
+    def random(key: Key, scale: Array | float) -> Params:
         # FA replaces both matrices at the scale of the initial W1: uniform in +-1/sqrt(D).
         u, v = jax.random.split(key)
-        bound = scale * width**-0.5
-        draw = lambda k: jax.random.uniform(k, (width, width), float_type(), -bound, bound)  # noqa: E731
-        return draw(u), draw(v)
+        draw = lambda k: scale * _uniform(k, (width, width), width**-0.5)  # noqa: E731
+        return {"u": draw(u), "v": draw(v)}
 
     return Network(
         init=init,
         embed=lambda params, x: wide_product(x.reshape(x.shape[0], -1), params["w"]) + params["b"][None, :],
         block=block,
         readout=lambda params, h: affine(params, layer_norm(h)),
-        gates=lambda params, h: gelu_derivative(affine(params["inner"], layer_norm(h))),
         normalise=layer_norm,
-        branch_weights=branch_weights,
+        branch=dense_branch(width, lambda p, h: gelu_derivative(affine(p["inner"], layer_norm(h))), random),
     )
 
 
-def ladder_mlp(inputs: int, width: int, depth: int, classes: int, alpha: Array | float, layer_norm_on=True) -> Network:
-    """Student and teacher of the synthetic ladder (method.md 1 and 8).
+@parts.network
+def ladder_mlp(
+    sizes: Sizes, /, depth: Count = 4, width: Count = 128, alpha: Fraction = 1.0, layer_norm_on: bool = True
+) -> Network:
+    """Student and teacher of the synthetic ladder (docs/method.md 1 and 8).
 
     h_{l+1} = h_l + phi(LN(h_l) W_l + b_l), phi(z) = (1 - alpha) z + alpha tanh z; logits = h_L W_out + b_out.
+
+    Args:
+      sizes: of the task.
+      depth: number of residual blocks L.
+      width: width D of the hidden state.
+      alpha: nonlinearity, from linear (0) to tanh (1).
+      layer_norm_on: whether the blocks normalise their input; a network without is for teachers alone.
     """
     norm = layer_norm if layer_norm_on else lambda h: h
+    inputs = math.prod(sizes.inputs)
 
     def init(key: Key) -> NetParams:
         embed, blocks, readout = jax.random.split(key, 3)
         return NetParams(
             embed=_normal_affine(embed, inputs, width),
             blocks=_stack(lambda k: _normal_affine(k, width, width), blocks, depth),
-            readout=_normal_affine(readout, width, classes),
+            readout=_normal_affine(readout, width, sizes.outputs),
         )
 
     def block(params: Params, h_BxD: Array) -> Array:
@@ -150,178 +177,41 @@ def ladder_mlp(inputs: int, width: int, depth: int, classes: int, alpha: Array |
     def gates(params: Params, h_BxD: Array) -> Array:
         return (1 - alpha) + alpha * (1 - jnp.tanh(affine(params, norm(h_BxD))) ** 2)
 
-    def branch_weights(key: Key, scale: float) -> tuple[Array, Array]:
+    def random(key: Key, scale: Array | float) -> Params:
         # One matrix per block: the way out of the activation is the identity and is kept.
-        w = scale * width**-0.5 * jax.random.normal(key, (width, width), float_type())
-        return w, jnp.eye(width, dtype=float_type())
+        u = scale * width**-0.5 * jax.random.normal(key, (width, width), float_type())
+        return {"u": u, "v": jnp.eye(width, dtype=float_type())}
 
-    return Network(init, affine, block, affine, gates, layer_norm, branch_weights)
+    branch = dense_branch(width, gates, random) if layer_norm_on else None
+    return Network(init, affine, block, affine, layer_norm, branch)
 
 
-def lq_dynamics(width: int, depth: int, outputs: int) -> Network:
-    """Linear dynamics h_{l+1} = h_l A_l with near-isometric A_l and readout y = h_L W (method.md 7).
+@parts.network
+def lq_dynamics(
+    sizes: Sizes,
+    /,
+    depth: Count = 12,
+    near: Annotated[Literal["isometry", "identity"], Added("isometry")] = "isometry",
+    spread: Annotated[NonNegative, Added(0.1)] = 0.1,
+) -> Network:
+    """Linear dynamics h_{l+1} = h_l A_l and readout y = h_L W (docs/method.md 7); no residual branch, hence no gates.
 
-    A_l is a random orthogonal matrix plus 0.1 N(0, 1/D) entries; it has no residual branch, hence no gates.
+    Args:
+      sizes: of the task; h_0 is the input, so D is its size.
+      depth: number of steps L.
+      near: A_l is a random orthogonal matrix, or the identity, plus spread N(0, 1/D) entries; the study's is unknown.
+      spread: size of those entries.
     """
+    (width,) = sizes.inputs
 
     def init_block(key: Key) -> Params:
         q_key, g_key = jax.random.split(key)
-        q = jax.random.orthogonal(q_key, width, dtype=float_type())
-        return {"a": q + 0.1 * width**-0.5 * jax.random.normal(g_key, (width, width), float_type())}
+        identity = near == "identity"
+        q = jnp.eye(width, dtype=float_type()) if identity else jax.random.orthogonal(q_key, width, dtype=float_type())
+        return {"a": q + spread * width**-0.5 * jax.random.normal(g_key, (width, width), float_type())}
 
     def init(key: Key) -> NetParams:
         blocks, readout = jax.random.split(key)
-        return NetParams({}, _stack(init_block, blocks, depth), _normal_affine(readout, width, outputs))
+        return NetParams({}, _stack(init_block, blocks, depth), _normal_affine(readout, width, sizes.outputs))
 
-    def no_branch(*_):
-        raise ValueError("toy LQ has no residual branch: use an estimator without gates")
-
-    return Network(
-        init=init,
-        embed=lambda params, x: x,
-        block=lambda params, h: h @ params["a"],
-        readout=affine,
-        gates=no_branch,
-        normalise=lambda h: h,
-        branch_weights=no_branch,
-    )
-
-
-# --- forward passes ---------------------------------------------------------------------------------------------------
-
-
-class Pulls(NamedTuple):
-    """The embedding and every block, each differentiated once, alone, by a forward pass that keeps what this takes.
-
-    Attributes:
-      embed: derivative of an objective by h_0 (B, D) -> (its gradient by the embedding's parameters,).
-      blocks: a pytree of the L blocks' pulls on a leading axis, each: derivative by h_{l+1} -> (gradient by the block's
-        own parameters,); with ``through_states`` also the derivative by h_l, which is back-propagation.
-    """
-
-    embed: Callable
-    blocks: Callable
-
-
-def forward(network: Network, params: NetParams, x_B: Array, noise_LxBxD: Array | None = None) -> Trace:
-    """One forward pass.  ``noise_LxBxD`` (L, B, D) is added to h_1..h_L if given."""
-    h_0 = network.embed(params.embed, x_B)
-    return _through_blocks(network, params, h_0, noise_LxBxD, lambda p, h: (network.block(p, h), None))[0]
-
-
-def forward_with_pulls(
-    network: Network, params: NetParams, x_B: Array, noise_LxBxD: Array | None = None, *, through_states: bool = False
-) -> tuple[Trace, Pulls]:
-    """``forward``, and what it takes to train the embedding and every block by a credit without a second pass.
-
-    ``through_states`` is for the oracle and for diagnostics: it lets ``oracle_deltas`` back-propagate.
-    """
-    with jax.named_scope("embedding"):
-        h_0, pull = jax.vjp(lambda p: network.embed(p, x_B), params.embed)
-    own = lambda p, h: jax.vjp(lambda q: network.block(q, h), p)  # noqa: E731
-    both = lambda p, h: jax.vjp(network.block, p, h)  # noqa: E731
-    trace, pulls = _through_blocks(network, params, h_0, noise_LxBxD, both if through_states else own)
-    return trace, Pulls(pull, pulls)
-
-
-def _through_blocks(network: Network, params: NetParams, h_0: Array, noise_LxBxD: Array | None, apply: Callable):
-    """The trace from h_0 on, and the L second results of ``apply`` (block's parameters, h) -> (output, anything)."""
-
-    def advance(h, layer):
-        block_params, noise = layer
-        after, kept = apply(block_params, h)
-        after = after if noise is None else after + noise
-        return after, (after, kept)
-
-    chex.assert_rank(h_0, 2)
-    h_last, (later, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
-    trace = Trace(jnp.concatenate([h_0[None], later]), network.readout(params.readout, h_last), noise_LxBxD)
-    return trace, kept
-
-
-def oracle_deltas(
-    network: Network, loss: LossFn, params: NetParams, trace: Trace, target_B: Array, pulls: Pulls
-) -> Array:
-    """delta_0..delta_L by back-propagation: the BP gradient, for the oracle and for diagnostics alone.
-
-    ``pulls`` are those of the same pass, made with ``through_states``.
-    """
-    readout_loss = lambda h: jnp.sum(loss(network.readout(params.readout, h), target_B))  # noqa: E731
-    delta_last = jax.grad(readout_loss)(trace.h_LxBxD[-1])
-
-    def retreat(delta, pull):
-        before = pull(delta)[1]
-        return before, before
-
-    _, earlier = jax.lax.scan(retreat, delta_last, pulls.blocks, reverse=True)
-    return jnp.concatenate([earlier, delta_last[None]])
-
-
-def _stages(layer_B: Array | np.ndarray, depth: int) -> list[tuple[int, int, int]]:
-    """The tail in at most ``STAGES`` parts: (first block, block after the last, samples that run).
-
-    Where layers are known and ascend, the samples that start in later parts are left out, which spares up to three
-    eighths of the arithmetic; a part is one scan, so compile time does not grow with depth.
-    """
-    if not isinstance(layer_B, np.ndarray) or (np.diff(layer_B) < 0).any():
-        return [(0, depth, layer_B.shape[0])]
-    bounds = sorted({depth * part // STAGES for part in range(STAGES + 1)})
-    parts = [(a, b, int(np.searchsorted(layer_B, b - 1, side="right"))) for a, b in itertools.pairwise(bounds)]
-    return [part for part in parts if part[2] > 0]
-
-
-def make_env(network: Network, loss: LossFn, params: NetParams) -> Env:
-    """Returns the questions an estimator may ask of the network at ``params`` (see ``Env``)."""
-
-    def readout_loss(h_BxD, target_B):
-        return loss(network.readout(params.readout, h_BxD), target_B)
-
-    def loss_at(ctx, layer_B, h_BxD):
-        depth = ctx.trace.h_LxBxD.shape[0] - 1
-        for first, end, started in _stages(layer_B, depth):
-            own_B = jnp.asarray(layer_B[:started])
-
-            def advance(h, layer):
-                index, block_params, noise = layer
-                # Samples perturbed at a later layer have not started yet: they wait, unchanged, for their block.
-                after = network.block(block_params, h)
-                after = after if noise is None else after + noise
-                return jnp.where((own_B <= index)[:, None], after, h), None  # noqa: B023
-
-            noise_LxBxD = ctx.trace.noise_LxBxD
-            noise_LxBxD = noise_LxBxD if noise_LxBxD is None else noise_LxBxD[first:end, :started]
-            blocks = jax.tree.map(lambda p: p[first:end], params.blocks)  # noqa: B023
-            moved, _ = jax.lax.scan(advance, h_BxD[:started], (jnp.arange(first, end), blocks, noise_LxBxD))
-            h_BxD = jnp.concatenate([moved, h_BxD[started:]])
-        return readout_loss(h_BxD, ctx.target_B)
-
-    def loss_tangent(ctx, layer_B, h_BxD, v_MxBxD):
-        along = lambda v: jax.jvp(lambda h: loss_at(ctx, layer_B, h), (h_BxD,), (v,))[1]  # noqa: E731
-        return jax.vmap(along)(v_MxBxD)
-
-    def next_states(ctx, h_LxBxD):
-        after = jax.vmap(network.block)(params.blocks, h_LxBxD)
-        return after if ctx.trace.noise_LxBxD is None else after + ctx.trace.noise_LxBxD
-
-    def block_tangent(block_params, h, v):
-        return jax.jvp(lambda state: network.block(block_params, state), (h,), (v,))[1]
-
-    def tangents(h_LxBxD, u_BxD):
-        def advance(u, layer):
-            block_params, h = layer
-            after = block_tangent(block_params, h, u)
-            return after, after
-
-        _, later = jax.lax.scan(advance, u_BxD, (params.blocks, h_LxBxD))
-        return jnp.concatenate([u_BxD[None], later])
-
-    return Env(
-        readout_loss=readout_loss,
-        loss_at=loss_at,
-        loss_tangent=loss_tangent,
-        next_states=next_states,
-        tangents=tangents,
-        block_tangents=lambda h, v: jax.vmap(block_tangent)(params.blocks, h, v),
-        gates=lambda h: jax.vmap(network.gates)(params.blocks, h),
-        normalise=network.normalise,
-    )
+    return Network(init, lambda params, x: x, lambda params, h: h @ params["a"], affine)

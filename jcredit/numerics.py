@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jcredit.types import Array
+Array = jax.Array
 
 LAYER_NORM_EPS = 1e-5
 RMS_EPS = 1e-6
@@ -24,7 +24,7 @@ def layer_norm(h_BxD: Array) -> Array:
 
 
 def layer_norm_tangent(h_BxD: Array, v_BxD: Array) -> Array:
-    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (method.md 9).
+    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (docs/method.md 4).
 
     Leading axes of ``v`` beyond those of ``h`` broadcast only if they are given explicitly.
     """
@@ -73,21 +73,16 @@ def pearson(a: Array, b: Array) -> Array:
     return cosine(centre(a), centre(b))[0]
 
 
-def rms(a: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Root of the mean square over ``axis`` (all axes by default)."""
-    return jnp.sqrt(jnp.mean(a * a, axis=axis))
-
-
 def scale_free(error: Array, reference: Array) -> Array:
     """sum error^2 / sum reference^2: a squared error relative to what it should explain; 0 / 0 gives 0."""
     total = jnp.sum(reference * reference)
     return jnp.sum(error * error) / jnp.where(total > 0, total, 1.0)
 
 
-def clip_by_norm(tree, limit: Array):
+def clip_by_norm(tree, limit: Array | float):
     """Scales a pytree to a global norm of at most ``limit``; ``limit`` = 0 leaves it as it is."""
     norm = jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
-    factor = jnp.where((limit > 0) & (norm > limit), limit / jnp.where(norm > 0, norm, 1.0), 1.0)
+    factor = jnp.where((jnp.asarray(limit) > 0) & (norm > limit), limit / jnp.where(norm > 0, norm, 1.0), 1.0)
     return jax.tree.map(lambda leaf: leaf * factor, tree)
 
 

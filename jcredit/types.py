@@ -1,19 +1,34 @@
 """The central types: a network, what one forward pass leaves behind, and what a credit estimator is.
 
-Shape suffixes: B batch, D width, C outputs, S code, M directions, H gate width; ``LxBxD`` holds h_0..h_L where a
-trace or a credit is meant (L+1 of them), and the L blocks where parameters, gates or tangents are meant.
+Shape suffixes: B batch, D width, C outputs, H gates; L the blocks, K = L+1 the states h_0..h_L; M directions, N samples
+of any number, R noise samples.  ``h_KxBxD`` holds h_0..h_L, ``h_LxBxD`` the blocks' inputs h_0..h_{L-1}.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import optax
+
+from jcredit.numerics import clip_by_norm
 
 Array = jax.Array
 Key = jax.Array
 Params = Any
+LossFn = Callable[[Array, Array], Array]
+"""(outputs_BxC, target_B) -> loss_B, in nats for classification."""
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class Sizes(NamedTuple):
+    """What a task asks of a network: the shape of one input sample, and the number of outputs C."""
+
+    inputs: tuple[int, ...]
+    outputs: int
 
 
 class NetParams(NamedTuple):
@@ -24,24 +39,57 @@ class NetParams(NamedTuple):
     readout: Params
 
 
+class Branch(NamedTuple):
+    """The linearised residual branch of a block with its weights replaced by weights of one's own (FA, tangent maps).
+
+    Attributes:
+      gates: (block's parameters, h_BxD) -> m_BxH, the block's activation derivatives.
+      random: (key, scale) -> weights, at ``scale`` times the initial size of the block's own.
+      zero: (key) -> weights whose branch is zero, from which a learned map starts.
+      push: (weights, m_BxH, h_BxD, v_BxD) -> the branch's tangent along v (B, D).
+      pull: (weights, m_BxH, h_BxD, a_BxD) -> its transpose applied to a (B, D).
+      dense: whether the weights are {"u": (D, H), "v": (H, D)} with a LayerNorm in front, as a direct mask map takes
+        them.
+    """
+
+    gates: Callable[[Params, Array], Array]
+    random: Callable[[Key, Array | float], Params]
+    zero: Callable[[Key], Params]
+    push: Callable[[Params, Array, Array, Array], Array]
+    pull: Callable[[Params, Array, Array, Array], Array]
+    dense: bool = False
+
+
 class Network(NamedTuple):
-    """A residual network as pure functions."""
+    """A residual network as pure functions of states (B, D); a network of images or tokens flattens its states.
+
+    Attributes:
+      init: key -> NetParams.
+      embed: (embedding's parameters, x_B as the task prepares it) -> h_0; need not allow forward mode.
+      block: (one block's parameters, h_BxD) -> h_BxD.
+      readout: (readout's parameters, h_BxD) -> outputs_BxC, terminal LayerNorm included.
+      normalise: h_BxD -> what estimators see of it: LN(h), or h itself (toy LQ).
+      branch: the block's linearised branch; None where there is none (linear dynamics), or it is not wanted: FA and
+        the gated tangent maps then say so.
+    """
 
     init: Callable[[Key], NetParams]
-    embed: Callable[[Params, Array], Array]  # x_B... -> h_BxD; need not be differentiable in forward mode
-    block: Callable[[Params, Array], Array]  # one block: h_BxD -> h_BxD
-    readout: Callable[[Params, Array], Array]  # h_BxD -> outputs_BxC, terminal LayerNorm included
-    gates: Callable[[Params, Array], Array]  # one block's activation derivatives: h_BxD -> m_BxH
-    normalise: Callable[[Array], Array]  # what estimators see of h: LN(h), or h itself (toy LQ)
-    branch_weights: Callable[[Key, float], tuple[Array, Array]]  # random feedback (U_DxH, V_HxD) of one block (FA)
+    embed: Callable[[Params, Array], Array]
+    block: Callable[[Params, Array], Array]
+    readout: Callable[[Params, Array], Array]
+    normalise: Callable[[Array], Array] = lambda h_BxD: h_BxD
+    branch: Branch | None = None
 
 
 class Trace(NamedTuple):
     """What one forward pass leaves behind."""
 
-    h_LxBxD: Array  # h_0 .. h_L: L+1 states
+    h_KxBxD: Array  # h_0 .. h_L
     outputs_BxC: Array
     noise_LxBxD: Array | None  # the process noise that entered h_1 .. h_L; None where there is none
+
+
+# --- what an estimator sees -------------------------------------------------------------------------------------------
 
 
 class Context(NamedTuple):
@@ -51,7 +99,6 @@ class Context(NamedTuple):
     target_B: Array  # labels (B,) int32, or targets (B, C) of a regression
     error_BxC: Array  # e_T: derivative of the loss by the outputs
     delta_BxD: Array  # delta_L = d loss / d h_L, through the readout alone
-    code_BxS: Array  # the conditioning code s
 
 
 class OracleContext(NamedTuple):
@@ -61,33 +108,63 @@ class OracleContext(NamedTuple):
     target_B: Array
     error_BxC: Array
     delta_BxD: Array
-    code_BxS: Array
-    delta_LxBxD: Array  # delta_0 .. delta_L
+    delta_KxBxD: Array  # delta_0 .. delta_L
 
 
-class Env(NamedTuple):
-    """What an estimator may ask of the network: closures over its parameters, forward passes only."""
+class Env(Protocol):
+    """What an estimator may ask of the network: forward passes only."""
 
-    readout_loss: Callable  # (h_BxD, target_B) -> loss_B; the one that may be differentiated
-    # Layers 0..L may be traced; given as an ascending NumPy array, samples run (almost) their own tails only.
-    loss_at: Callable  # (ctx, layer_B, h_BxD) -> loss_B, the tail re-run from each sample's own layer
-    loss_tangent: Callable  # (ctx, layer_B, h_BxD, v_MxBxD) -> g_MxB, forward mode
-    next_states: Callable  # (ctx, h_LxBxD) -> h_LxBxD: every block applied to a state of its own
-    tangents: Callable  # (h_LxBxD, u_BxD) -> u_LxBxD: u_0 carried to u_L in one forward-mode sweep
-    block_tangents: Callable  # (h_LxBxD, v_LxBxD) -> J_l v_l for each block alone
-    gates: Callable  # (h_LxBxD) -> m_LxBxH, activation derivatives of the L blocks
-    normalise: Callable  # h -> LN(h) (identity for toy LQ)
+    @property
+    def branch(self) -> Branch | None:
+        """The linearised branch of a block, without the block's weights."""
+        ...
+
+    def normalise(self, h: Array) -> Array:
+        """What estimators see of states (..., D): LN(h), or h itself (toy LQ)."""
+        ...
+
+    def readout_loss(self, h_BxD: Array, target_B: Array) -> Array:
+        """loss_B of the readout at h_L; the one question that may be differentiated backwards."""
+        ...
+
+    def loss_at(self, ctx: Context | OracleContext, layer_B: Any, h_BxD: Array) -> Array:
+        """loss_B with each sample's tail re-run from its own layer (0..L) and state.
+
+        Layers may be traced; given as an ascending NumPy array, samples run (almost) their own tails only.
+        """
+        ...
+
+    def loss_tangent(self, ctx: Context | OracleContext, layer_B: Any, h_BxD: Array, v_MxBxD: Array) -> Array:
+        """g_MxB: derivatives of ``loss_at`` along directions, in forward mode."""
+        ...
+
+    def next_states(self, ctx: Context | OracleContext, h_LxBxD: Array) -> Array:
+        """Every block applied to a state of its own, with the pass's process noise (L, B, D)."""
+        ...
+
+    def tangents(self, h_LxBxD: Array, u_BxD: Array) -> Array:
+        """u_0 carried to u_L in one forward-mode sweep: u_0..u_L (L+1, B, D)."""
+        ...
+
+    def block_tangents(self, h_LxBxD: Array, v_LxBxD: Array) -> Array:
+        """J_l v_l for each block alone (L, B, D)."""
+        ...
+
+    def gates(self, h_LxBxD: Array) -> Array:
+        """Activation derivatives m_l of the L blocks (L, B, H); only where the network has a ``branch``."""
+        ...
 
 
 class Shapes(NamedTuple):
-    """Sizes an estimator is initialised with."""
+    """Sizes an estimator is initialised with: depth L, width D, outputs C; and the network's linearised branch."""
 
     depth: int
     width: int
     outputs: int
-    code: int
-    gates: int
-    branch_weights: Callable[[Key, float], tuple[Array, Array]]
+    branch: Branch | None
+
+
+# --- estimators -------------------------------------------------------------------------------------------------------
 
 
 class EstState(NamedTuple):
@@ -97,33 +174,60 @@ class EstState(NamedTuple):
     extra: Any
 
 
-def no_update(state: EstState, hp: Any) -> EstState:
-    """The update of an estimator that keeps nothing beside its parameters."""
-    del hp
-    return state
+class InitFn(Protocol):
+    """(key, shapes) -> EstState."""
+
+    def __call__(self, key: Key, shapes: Shapes, /) -> EstState: ...  # noqa: D102
+
+
+class CreditFn(Protocol):
+    """(state, ctx, env, key) -> a_KxBxD, the credit a_0..a_L (L+1, B, D), in loss per unit of state."""
+
+    def __call__(self, state: EstState, ctx: Any, env: Env, key: Key, /) -> Array: ...  # noqa: D102
+
+
+class EstimatorLoss(Protocol):
+    """(state, ctx, env, key) -> (scalar, {name: scalar}); differentiated by ``state.params``."""
+
+    def __call__(self, state: EstState, ctx: Context, env: Env, key: Key, /) -> tuple[Array, dict[str, Array]]: ...  # noqa: D102
+
+
+def adam(learning_rate: Array | float = 1e-3, clip: Array | float = 1.0) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) behind a clip of the global norm (0: off); both numbers may be traced."""
+    clipped = optax.stateless(lambda updates, params: clip_by_norm(updates, clip))
+    return optax.chain(clipped, optax.scale_by_adam(), optax.scale_by_learning_rate(learning_rate))
+
+
+def nothing_to_learn(key: Key, shapes: Shapes) -> EstState:
+    """The state of an estimator that has none."""
+    del key, shapes
+    return EstState(params={}, extra={})
 
 
 class Estimator(NamedTuple):
     """A source of credit, in the manner of ``optax.GradientTransformation``: a tuple of pure functions.
 
+    Swept settings are closed over, as in optax: the factory is called with traced numbers (see ``jcredit.parts``).
+
     Attributes:
-      init: (key, Shapes) -> EstState.
-      credit: (EstState, ctx, env, hp, key) -> a_LxBxD for l = 0..L; ``ctx`` is an OracleContext for oracles only.
-      loss: (params, EstState, ctx, env, hp, key) -> (scalar, dict of scalar metrics); None if nothing is learned.
-      update: (EstState, hp) -> EstState, after each optimiser step.
-      tier: which information it uses, as printed in tables; it starts with "oracle" only for the BP reference.
+      init: (key, shapes) -> EstState.
+      credit: (state, ctx, env, key) -> a_0..a_L; ``ctx`` is an OracleContext for oracles only.
+      loss: the same arguments -> (scalar, dict of scalar metrics); None if nothing is learned.
+      update: EstState -> EstState after each optimiser step (slow copies).
+      optimizer: what trains ``params``.
+      tier: which information it uses, as printed in tables.
+      oracle: whether it may see back-propagated gradients.
+      trains_blocks: whether blocks and embedding are trained by its credit; False leaves the readout alone to learn.
     """
 
-    init: Callable[[Key, Shapes], EstState]
-    credit: Callable[..., Array]
-    loss: Callable[..., tuple[Array, dict[str, Array]]] | None
-    tier: str
-    update: Callable[[EstState, Any], EstState] = no_update
-
-    @property
-    def is_oracle(self) -> bool:
-        """Whether this estimator may see back-propagated gradients."""
-        return self.tier.startswith("oracle")
+    init: InitFn
+    credit: CreditFn
+    loss: EstimatorLoss | None = None
+    update: Callable[[EstState], EstState] = lambda state: state
+    optimizer: optax.GradientTransformation = adam()
+    tier: str = "not stated"
+    oracle: bool = False
+    trains_blocks: bool = True
 
 
 class LocalRule(NamedTuple):
@@ -137,8 +241,44 @@ class LocalRule(NamedTuple):
       signal: (h_BxD, after_BxD, goal) -> derivative of the objective (a mean over the batch) by ``after_BxD``.
     """
 
-    goal: Callable[..., Any]
-    signal: Callable[..., Array]
+    goal: Callable[[Array, Array, Array], Any]
+    signal: Callable[[Array, Array, Any], Array]
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """Arrays of one task on the device: N training and T evaluation samples (images as uint8)."""
+
+    train_x: Array
+    train_y: Array
+    test_x: Array
+    test_y: Array
+
+
+class Task(NamedTuple):
+    """A task as pure functions.
+
+    Attributes:
+      sizes: the shape of one sample as the network takes it, and the number of outputs.
+      loss: (outputs_BxC, target_B) -> loss_B.
+      accuracy: (outputs_BxC, target_B) -> correct_B in {0, 1}; None for a regression.
+      data: what all runs share, or (key, network) -> Data of one run.
+      batch: (Data, index_B, key) -> (x_B, target_B) for training, augmented.
+      prepare: x_B as stored -> x_B as the network takes it.
+      train_size: samples in an epoch; None where every step draws fresh ones.
+      noise: (key, shape (L, B, D)) -> noise added to h_1..h_L; None where there is none.
+    """
+
+    sizes: Sizes
+    loss: LossFn
+    accuracy: LossFn | None
+    data: Data | Callable[[Key, Network], Data]
+    batch: Callable[[Data, Array, Key], tuple[Array, Array]]
+    prepare: Callable[[Array], Array]
+    train_size: int | None
+    noise: Callable[[Key, tuple[int, ...]], Array] | None = None
 
 
 class TrainState(NamedTuple):
@@ -149,6 +289,5 @@ class TrainState(NamedTuple):
     estimator: EstState
     estimator_optimizer: Any
     warmup: EstState  # DFA's feedback, used while epoch < warmup_ratio * epochs
-    projection_DxP: Array  # fixed random projection of the codes that contain h_L
     step: Array
     key: Key

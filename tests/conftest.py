@@ -1,19 +1,54 @@
 """Every test sees eight fake devices and strict rank promotion; our own code is also held to strict dtypes."""
 
+import mmap
+import os
+from pathlib import Path
+
 import jax
+import jaxlib
 import pytest
 
+QUICK_FLAGS = {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split_count": "1"}
+"""Options of the compiler that make it three times as quick on tiny programs."""
+
+
+def _known(flag: str) -> bool:
+    """Whether the installed compiler has an option; one it does not have would end the process."""
+    for library in Path(str(jaxlib.__file__)).parent.glob("libjax_common*"):
+        with library.open() as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return text.find(flag.encode()) >= 0
+    return False
+
+
+flags = [f"--{name}={value}" for name, value in QUICK_FLAGS.items() if _known(name)]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])  # before the first compilation
 jax.config.update("jax_num_cpu_devices", 8)  # before the first device use
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tiny programs spend their time being compiled.  Tests of bits ask for the real thing (helpers.optimised_jit).
 jax.config.update("jax_disable_most_optimizations", True)
 
+RESIDENT_LIMIT = 2.5e9
+"""Bytes of a worker above which compiled programs are forgotten."""
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "slow: takes more than five seconds; runs by default (-m 'not slow' leaves it out)"
+    )
+
+
+def resident_bytes() -> float:
+    """Memory of this process; infinite where it cannot be told."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else float("inf")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Compiled programs of one file are of no use to the next, and thousands of them fill gigabytes."""
+    """Small programs serve the next file as well; thousands of them fill gigabytes."""
     yield
-    jax.clear_caches()
+    if resident_bytes() > RESIDENT_LIMIT:
+        jax.clear_caches()
 
 
 @pytest.fixture

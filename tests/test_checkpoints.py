@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import struct
 
-from jcredit import checkpoints
-from jcredit.checkpoints import CheckpointError
+from jcredit.sweeps import checkpoints
+from jcredit.sweeps.checkpoints import CheckpointError
 
 
 class Inner(NamedTuple):

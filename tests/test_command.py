@@ -7,23 +7,37 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import tiny
 
-from jcredit import experiment, results
-from jcredit.config import Config
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure, field_help, main, preset_name
-from jcredit.sweep import Variant
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit import __main__ as command
+from jcredit.config import config_hash, described, settings
+from jcredit.report.rows import read_rows
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import (
+    Experiment,
+    Preset,
+    credit_columns,
+    default_figure,
+    grid_of,
+    main,
+    parser_of,
+    preset_name,
+    run,
+)  # fmt: skip
+from jcredit.sweeps.variants import Variant
+
+pytest_plugins = ["sharing"]
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if "EXPERIMENT = " in p.read_text())
-TINY = dict(
-    task="teacher", depth=2, width=16, hidden=16, train_size=64, test_size=64, batch_size=32, epochs=1,
-    diagnostic_samples=32,
-)  # fmt: skip
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+TINY = tiny(jc.frozen(), depth=2, train_size=64, test_size=64, batch_size=32, epochs=1, diagnostic_samples=32)
+LEARNER = jc.scalar_bridge(trunk=jc.mlp(hidden=16))
 
 
-def tiny_experiment(**fields):
-    variants = (Variant("frozen", Config(**{**TINY, "method": "frozen", **fields})),)
+def tiny_experiment(*more, **changes):
+    variants = (Variant("frozen", TINY.replace(**changes)), *more)
     preset = Preset((0, 1), variants, "a moment")
     table = TableSpec("Tiny", credit_columns(), {"frozen": {"accuracy": ".349"}})
     presets = {"smoke": preset, "quick": preset, "full": preset}
@@ -51,7 +65,7 @@ def fails(capsys, tmp_path, *argv, of=None):
     [
         (["--preset", "quik"], ["quik", "quick"]),
         (["--methods", "frozn"], ["frozn", "frozen"]),
-        (["--task", "imagenet"], ["imagenet", "cifar10"]),
+        (["--task", "imagenet"], ["--task", "unrecognized"]),
         (["--learnin-rate", "1"], ["--learnin-rate", "--learning-rate"]),
         (["--learning-rate", "-1"], ["learning_rate", "-1"]),
         (["--learning-rate", "nan"], ["learning_rate", "nan"]),
@@ -59,8 +73,11 @@ def fails(capsys, tmp_path, *argv, of=None):
         (["--learning-rate", "fast"], ["--learning-rate", "fast"]),
         (["--depth", "0"], ["depth", "0"]),
         (["--noise-samples", "0"], ["noise_samples", "0"]),
+        (["--target", "softmni"], ["--target", "softmni", "softmin"]),
         (["--width", "1.5"], ["--width", "1.5"]),
-        (["--flips", "maybe"], ["maybe", "true or false"]),
+        (["--layer-norm-on", "maybe"], ["maybe", "true or false"]),
+        (["--credit.learning-rate", "0"], ["learning_rate", "0", "positive"]),
+        (["--credit.learnin-rate", "0"], ["--credit.learnin-rate", "--credit.learning-rate"]),
         (["--seeds", "1", "2", "1"], ["1", "more than once"]),
         (["--seeds", "-1"], ["-1"]),
         (["--seeds", "x"], ["x"]),
@@ -69,14 +86,14 @@ def fails(capsys, tmp_path, *argv, of=None):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, argv, named):
-    message = fails(capsys, tmp_path, *argv)
+    message = fails(capsys, tmp_path, *argv, of=tiny_experiment(Variant("learner", TINY.replace(credit=LEARNER))))
     assert all(word in message for word in named), message
     assert not list(tmp_path.rglob("rows.jsonl"))
 
 
 def test_bad_data_directories_are_one_line_and_status_2(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("JCREDIT_CACHE", str(tmp_path / "cache"))
-    images = tiny_experiment(task="cifar10")
+    images = tiny_experiment(task=jc.tasks.cifar10())
     assert str(tmp_path / "nowhere") in fails(capsys, tmp_path, "--data-dir", str(tmp_path / "nowhere"), of=images)
     (tmp_path / "other/imagenet2012/1.0.0").mkdir(parents=True)
     assert "cifar10" in fails(capsys, tmp_path, "--data-dir", str(tmp_path / "other"), of=images)
@@ -102,30 +119,180 @@ def test_a_run_writes_rows_table_figure_and_config(capsys, tmp_path):
     assert (place / "table.md").read_text() in shown
     assert ".349" in shown and "±" in shown and "none: readout only" in shown
     assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert [r["seed"] for r in results.read_rows(place / "rows.jsonl")] == [0, 1]
-    described = json.loads((place / "config.json").read_text())
-    assert described["variants"][0]["config_hash"] == results.read_rows(place / "rows.jsonl")[0]["config_hash"]
+    rows = read_rows(place / "rows.jsonl")
+    assert [r["seed"] for r in rows] == [0, 1]
+    [line] = json.loads((place / "config.json").read_text())["variants"]
+    assert line["config_hash"] == rows[0]["config_hash"] == config_hash(TINY) and line["config"] == described(TINY)
+    main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress"])
+    assert "every run was there already" in capsys.readouterr().out
 
 
-def test_overridden_fields_get_a_directory_of_their_own(tmp_path):
+def test_rows_are_read_once_in_a_command(tmp_path, monkeypatch):
+    from jcredit.report import schema
+    from jcredit.study import experiment
+
+    main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress", "--seeds", "0"])
+    parsed = []
+    monkeypatch.setattr(experiment, "read_rows", lambda path, *of: parsed.append(path) or schema.read_rows(path, *of))
+    monkeypatch.setattr("jcredit.sweeps.run.read_rows", lambda *_: pytest.fail("read a second time"))
+    main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress", "--seeds", "0"])
+    assert len(parsed) == 1
+
+
+def test_overridden_settings_get_a_directory_of_their_own(tmp_path):
     main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress", "--seeds", "0", "--width", "8"])
     [rows] = tmp_path.rglob("rows.jsonl")
     assert rows.parent.name == "quick+width=8" == preset_name("quick", {"width": 8})
-    assert results.read_rows(rows)[0]["config"]["width"] == 8
+    assert read_rows(rows)[0]["config"]["network"]["width"] == 8
 
 
-def test_every_config_field_is_an_option_with_help():
-    parser = experiment._parser(tiny_experiment())
-    options = {s for action in parser._actions for s in action.option_strings}
-    for name, text in field_help().items():
-        assert "--" + name.replace("_", "-") in options and len(text) > 10
-    assert set(field_help()) == set(Config.__dataclass_fields__)
+def options(*configs):
+    parser = parser_of("tiny", None, {"quick": "?"}, {"quick": configs})
+    return {s: action.help for action in parser._actions for s in action.option_strings}
+
+
+def test_every_setting_is_an_option_with_help():
+    found = options(TINY, TINY.replace(credit=LEARNER), TINY.replace(credit=jc.tangent_gate()))
+    for name in settings():
+        assert (name in ("task", "network", "credit", "rule")) != ("--" + name.replace("_", "-") in found)
+    own = ["--depth", "--width", "--alpha", "--train-size", "--hidden", "--code", "--sigma", "--rank", "--samples"]
+    assert {*own, "--credit.learning-rate", "--credit.clip"} <= set(found)
+    assert "--learnin-rate" not in found and "--teacher-network" not in found and "--trunk" not in found
+    assert all(len(text) > 10 for text in found.values())
+    assert "scalar_bridge, tangent_gate" in found["--credit.learning-rate"]
+    assert found["--hidden"].endswith("[16]") and found["--learning-rate"].endswith("[0.001]")
+
+
+def test_a_setting_of_two_kinds_of_parts_goes_by_its_path():
+    @jc.estimator
+    def wide(width: jc.Count = 3) -> jc.Estimator:
+        """Args:
+        width: of something else.
+        """
+        return jc.dfa().build()
+
+    found = options(TINY, TINY.replace(credit=wide()))
+    assert {"--network.width", "--credit.width"} <= set(found) and "--width" not in found
+
+
+def test_a_flag_reaches_every_line_that_has_the_setting():
+    field = jc.exact_terminal(of=jc.vector_field())
+    more = [Variant(name, TINY.replace(credit=part)) for name, part in (("learner", LEARNER), ("field", field))]
+    overrides = {"hidden": 8, "credit.clip": 0.5, "depth": 1, "clip": 2.0}
+    frozen, learner, inner = (v.config for v in grid_of(tiny_experiment(*more), "quick", overrides))
+    assert [c.network.settings["depth"] for c in (frozen, learner, inner)] == [1, 1, 1] and frozen.clip == 2.0
+    assert learner.credit == LEARNER.replace(trunk=jc.mlp(hidden=8), clip=0.5)
+    assert inner.credit.settings["of"] == jc.vector_field(trunk=jc.mlp(hidden=8), clip=0.5)
+    with pytest.raises(jc.ConfigError, match="'hiden' is unknown"):
+        grid_of(tiny_experiment(*more), "quick", {"hiden": 8})
+
+
+# --- estimators of one's own ------------------------------------------------------------------------------------------
+
+OWN = """
+import jcredit as jc
+
+@jc.estimator
+def scaled(factor: jc.Positive = 1.0, flip: bool = False, how: str = "up") -> jc.Estimator:
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: (-factor if flip else factor) * inner.credit(*args))
+
+@jc.estimator
+def broken(rank: int) -> jc.Estimator:
+    raise RuntimeError(f"no rank {rank}")
+
+@jc.rule
+def a_rule() -> jc.LocalRule:
+    return jc.inner_product().build()
+
+plain = lambda: None
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module in the current directory, which is on no path."""
+    (tmp_path / "my_credit.py").write_text(OWN)
+    (tmp_path / "torn_credit.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    yield tmp_path
+    sys.modules.pop("my_credit", None)
+
+
+def test_an_own_estimator_is_a_line_of_every_block(capsys, own_module):
+    more = (Variant("dfa", TINY.replace(credit=jc.dfa(), learning_rate=3e-3), "second"),)
+    spec = "my_credit:scaled(factor=2, flip=False, how='x')"
+    argv = ["--results-dir", "out", "--no-progress", "--seeds", "0", "--estimator", spec, "--width", "8"]
+    table = run(tiny_experiment(*more), argv)
+    [rows] = Path("out").rglob("rows.jsonl")
+    assert rows.parent.name == "quick+width=8+my_credit.scaled(factor=2,flip=False,how=x)"
+    found = {(r["block"], r["label"]): r for r in read_rows(rows)}
+    label = "scaled(factor=2, flip=False, how='x')"
+    assert set(found) == {("", "frozen"), ("", label), ("second", "dfa"), ("second", label)}
+    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines() if label in line] == [label, label]
+    mine = found["second", label]["config"]
+    assert mine["credit"].pop("source")
+    assert mine["credit"] == {"estimator": "my_credit.scaled", "factor": 2.0, "flip": False, "how": "x"}
+    assert mine["learning_rate"] == 3e-3 and mine["network"]["width"] == 8
+    assert found["", label]["metrics"]["rho"] > 0
+    # The report knows it as well.
+    (rows.parent / "table.md").unlink()
+    capsys.readouterr()
+    scripts = own_module / "scripts"
+    scripts.mkdir()
+    (scripts / "tiny.py").write_text(
+        "import test_command as t\nEXPERIMENT = t.tiny_experiment(\n"
+        "    t.Variant('dfa', t.TINY.replace(credit=t.jc.dfa(), learning_rate=3e-3), 'second'))"
+    )
+    command.main(["report", "--experiments", str(scripts), "--results-dir", "out"])
+    assert "rebuilt from 4 rows\n" in capsys.readouterr().out
+    assert (rows.parent / "table.md").read_text() in table
+
+
+def test_an_own_estimator_runs_in_a_script_of_the_study(own_module):
+    script = ROOT / "experiments/synth_ladder.py"
+    options = ["--preset", "smoke", "--methods", "scaled", "--estimator", "my_credit:scaled", "--no-progress"]
+    ran = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, cwd=own_module)
+    assert ran.returncode == 0 and "| scaled " in ran.stdout, ran.stderr
+    [rows] = own_module.rglob("rows.jsonl")
+    assert [r["method"] for r in read_rows(rows)] == ["my_credit.scaled"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("my_credit", ["MODULE:FACTORY"]),
+        ("my_credits:scaled", ["my_credits", "ModuleNotFoundError"]),
+        ("torn_credit:scaled", ["torn_credit", "nothing_of_this_name"]),
+        ("my_credit:scald", ["scald", "did you mean 'scaled'"]),
+        ("my_credit:scaled(factor=1e-3", ["scaled(factor=1e-3", "literals"]),
+        ("my_credit:scaled(factor=len('x'))", ["literals"]),
+        ("my_credit:scaled(**{})", ["literals"]),
+        ("my_credit:__import__('os').getcwd()", ["literals"]),
+        ("my_credit:scaled(factor=-1)", ["factor=-1", "positive"]),
+        ("my_credit:scaled(facter=1)", ["facter", "factor"]),
+        ("my_credit:broken", ["rank", "no default"]),
+        ("my_credit:broken(rank=3)", ["no rank 3"]),
+        ("my_credit:a_rule", ["rule", "@jc.estimator"]),
+        ("my_credit:plain", ["function", "@jc.estimator"]),
+        ("jcredit:frozen", ["'frozen'", "already"]),
+        ("jcredit:frosen", ["frosen"]),
+    ],
+)
+def test_a_wrong_estimator_is_one_line_and_status_2(capsys, own_module, spec, named):
+    message = fails(capsys, own_module, "--estimator", spec)
+    assert all(word in message for word in [*named, "--estimator"]), message
+    assert not list(own_module.rglob("rows.jsonl"))
+
+
+# --- the scripts ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
 def test_scripts_are_experiments(path):
     found = load(path)
-    assert found.name == path.stem and set(found.presets) == {"smoke", "quick", "full"}
+    assert found.name == path.stem and {"smoke", "quick", "full"} <= set(found.presets)
     for name, preset in found.presets.items():
         keys = [v.hash for v in preset.variants]
         assert len(set(keys)) == len(keys), f"{name} holds the same configuration twice"
@@ -139,4 +306,6 @@ def test_help_explains(tmp_path):
     shown = subprocess.run(
         [sys.executable, ROOT / "experiments/toy_lq.py", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    assert "closed form" in shown and "--estimator-learning-rate" in shown and "quick:" in shown
+    assert "closed form" in shown and "--credit.learning-rate" in shown and "quick:" in shown
+    heads = ("run:", "how it is trained and measured:", "task lq:", "network lq_dynamics:", "credit of state_bridge:")
+    assert all(f"\n{head}" in shown for head in heads)

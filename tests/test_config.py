@@ -1,221 +1,516 @@
-"""What cannot run is refused by name and value; swept numbers are free, static fields decide the program."""
+"""What cannot run is refused by name and value; swept numbers are free, static settings decide the program."""
 
 import dataclasses
+import json
 import math
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import first_batch, same_bits, start, tiny
+from helpers import (
+    IMAGE_NETWORK,
+    TRUNK,
+    as_part,
+    counted,
+    first_batch,
+    refused,
+    same_bits,
+    small,
+    start,
+    tiny,
+)  # fmt: skip
 
-from jcredit.config import SWEPT, Config, ConfigError, Hparams, as_dict, config_hash, hparams, static_key
-from jcredit.estimators import make_estimator
-from jcredit.tasks.teacher import teacher_task
-from jcredit.training import make_run
+import jcredit as jc
+from jcredit import config as config_module
+from jcredit import training
+from jcredit.config import (
+    PARTS,
+    Hparams,
+    as_read,
+    change,
+    config_hash,
+    described,
+    hparams,
+    parts_of,
+    paths_of,
+    settings,
+    static_key,
+)
+from jcredit.parts import Arrays, Factory, Part, Setting
+from jcredit.tasks.classification import arrays_task
+from jcredit.training import check_run, make_run
+
+# --- every factory of ours, and every setting -------------------------------------------------------------------------
+
+FACTORIES: list[Factory] = [
+    jc.bp, jc.broadcast, jc.dfa, jc.exact_terminal, jc.fa, jc.frozen, jc.linear_field, jc.mlp, jc.scalar_bridge,
+    jc.state_bridge, jc.tangent_chain, jc.tangent_gate, jc.tangent_mask, jc.unbiased_residual, jc.vector_field,
+    jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics,
+    jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher, arrays_task,
+]  # fmt: skip
+ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
+REQUIRED: dict[Factory, dict[str, Any]] = {
+    jc.exact_terminal: dict(of=jc.dfa()),
+    jc.unbiased_residual: dict(of=jc.dfa()),
+    arrays_task: dict(data=ARRAYS, classes=3),
+}
+
+
+def example(factory: Factory) -> Part:
+    """The factory's part at its defaults."""
+    return factory(**REQUIRED.get(factory, {}))
+
+
+def holding(part: Part) -> jc.Config:
+    """A configuration that reads the part."""
+    if part.kind == "trunk":
+        return jc.Config(credit=jc.state_bridge(trunk=part))
+    field = next(name for name, kind in PARTS.items() if kind == part.kind)
+    chosen: dict[str, Any] = {"credit": jc.dfa(), field: part}
+    return jc.Config(**chosen)
+
+
+def other_value(setting: Setting, value: Any) -> Any:
+    """Another value that is valid for a setting."""
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != value)
+    if isinstance(value, Arrays):
+        return Arrays(a + 1 for a in value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, float):
+        return 0.25 if value != 0.25 else 0.5
+    others = {"of": jc.broadcast(), "trunk": TRUNK, "teacher_network": jc.ladder_mlp(depth=1)}
+    return others[setting.name]
+
+
+ALL_SETTINGS = [(factory, setting) for factory in FACTORIES for setting in factory.settings.values()]
+NAMES = [f"{factory.name}.{setting.name}" for factory, setting in ALL_SETTINGS]
+OWN = list(settings().values())
+
+
+def test_no_factory_is_forgotten():
+    from jcredit import networks, rules
+    from jcredit.estimators import bridges, controls, feedback, fields, tangents, wrappers
+    from jcredit.estimators import trunk as trunks
+    from jcredit.tasks import classification, images, ladder, linear_quadratic
+
+    modules = (networks, rules, bridges, controls, feedback, fields, tangents, wrappers, trunks)
+    modules += (classification, images, ladder, linear_quadratic)
+    found = {id(v): v for module in modules for v in vars(module).values() if isinstance(v, Factory)}
+    assert set(found) == set(map(id, FACTORIES)), [f.name for f in found.values()]
+
+
+def test_every_setting_is_documented_and_its_default_is_valid():
+    for factory, setting in ALL_SETTINGS:
+        assert setting.doc and "\n" not in setting.doc, (factory.name, setting.name)
+        assert setting.checked(example(factory).settings[setting.name]) is not None or setting.default is None
+        assert setting.metavar
+    for setting in OWN:
+        assert setting.doc, setting.name
+    edges = jc.Config(clip=0, warmup_ratio=1, learning_rate=1, credit=jc.scalar_bridge(ema=0, sigma=0))
+    assert edges.learning_rate == 1 and isinstance(edges.learning_rate, float)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        jc.Config().epochs = 3  # type: ignore
+
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-UNKNOWN = {
-    "task": "mnist", "method": "backprop", "rule": "hebb", "normalise": "max", "code": "h_L", "schedule": "step",
-    "optimizer": "adamw", "trains": "all", "bridge_target": "max", "bridge_noise": "past", "state_loss": "mse",
-    "scheme": "spsa", "direction_layers": "each", "field_form": "linear", "tangent_target": "vector",
-    "rho_scheme": "central", "projection_scale": "one", "evaluate_on": "train",
-}  # fmt: skip
-REFUSED: list[tuple[str, Any, str]] = [
-    *((name, value, rf"{name}='{value}' is unknown; choose one of") for name, value in UNKNOWN.items()),
-    ("method", None, "method=None is unknown"),
-    ("depth", 0, "depth=0 must be positive"),
-    ("depth", -3, "depth=-3 must be positive"),
-    ("depth", 2.0, r"depth=2\.0 must be an integer"),
-    ("depth", True, "depth=True must be an integer"),
-    ("depth", "4", "depth='4' must be an integer"),
-    ("depth", math.nan, "depth=nan must be an integer"),
-    ("width", 0, "width=0 must be positive"),
-    ("batch_size", 0, "batch_size=0 must be positive"),
-    ("epochs", 0, "epochs=0 must be positive"),
-    ("hidden", 0, "hidden=0"),
-    ("directions", 0, "directions=0"),
-    ("noise_samples", 0, "noise_samples=0"),
-    ("gate_rank", 0, "gate_rank=0"),
-    ("diagnose_every", 0, "diagnose_every=0"),
-    ("classes", 1, "classes=1 must be at least 2"),
-    ("train_size", -1, "train_size=-1 must be zero or more"),
-    ("residual_directions", -1, "residual_directions=-1"),
-    ("learning_rate", 0, "learning_rate=0 must be positive"),
-    ("learning_rate", -1e-3, r"learning_rate=-0\.001 must be positive"),
-    ("learning_rate", math.nan, "learning_rate=nan is not finite"),
-    ("learning_rate", math.inf, "learning_rate=inf is not finite"),
-    ("learning_rate", "1e-3", "learning_rate='1e-3' must be a number"),
-    ("learning_rate", True, "learning_rate=True must be a number"),
-    ("learning_rate", None, "learning_rate=None must be a number"),
-    ("estimator_learning_rate", 0.0, r"estimator_learning_rate=0\.0"),
-    ("epsilon", 0.0, r"epsilon=0\.0 must be positive"),
-    ("rho_epsilon", 0.0, r"rho_epsilon=0\.0 must be positive"),
-    ("nudge_eta", 0.0, r"nudge_eta=0\.0 must be positive"),
-    ("softmin_lambda", 0.0, r"softmin_lambda=0\.0 must be positive"),
-    ("clip", -1.0, r"clip=-1\.0 must be zero or more"),
-    ("clip", -math.inf, "clip=-inf is not finite"),
-    ("sigma", -0.1, r"sigma=-0\.1"),
-    ("warmup_ratio", 1.5, r"warmup_ratio=1\.5 must lie between 0 and 1"),
-    ("ema", 1.01, r"ema=1\.01 must lie between 0 and 1"),
-    ("alpha", 2, "alpha=2 must lie between 0 and 1"),
-    ("flips", 1, "flips=1 must be True or False"),
-    ("shuffled", "yes", "shuffled='yes' must be True or False"),
-    ("exact_terminal", None, "exact_terminal=None must be True or False"),
-    ("process_noise", 0.1, r"process_noise=0\.1 belongs to task='lq'"),
+NUMBERS = [
+    (math.nan, "is not finite"),
+    (math.inf, "is not finite"),
+    (-math.inf, "is not finite"),
+    (1e39, "is not finite in float32"),
+    ("0.1", "must be a number"),
+    (True, "must be a number"),
+    (None, "must be a number"),
+    (jnp.ones(2), "must be a number"),
+]
+INTEGERS = [
+    (2.0, "must be an integer"),
+    (math.nan, "must be an integer"),
+    ("4", "must be an integer"),
+    (True, "must be an integer"),
+    (None, "must be an integer"),
+    (-1, "must be "),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
-def test_refused(name, value, message):
-    with pytest.raises(ConfigError, match=message):
-        Config(**{name: value})
+def bad_values(setting: Setting) -> list[tuple[Any, str]]:
+    name, bound = setting.name, setting.bound
+    lowest: Any = bound.low
+    if setting.choices:
+        return [(value, f"{name}={value!r} is unknown; choose one of: ") for value in ("rnadom", None, 1, True)]
+    if setting.type is bool:
+        return [(value, f"{name}={value!r} must be True or False") for value in ("no", 1, 0, None)]
+    if setting.type is int:
+        low = {1: [(0, "must be positive")], 2: [(1, "must be at least 2")]}.get(lowest, [])
+        return [(value, f"{name}=.*{text}") for value, text in INTEGERS + low]
+    if setting.type is float:
+        high = [(1.5, "must lie between 0 and 1")] if bound.high == 1 else []
+        low = {0: [(0, "must be positive")] if bound.open else [(-0.1, "must ")]}.get(lowest, [])
+        return [(value, f"{name}=.*{text}") for value, text in NUMBERS + high + low]
+    return [(value, f"{name}=.*must be of type") for value in ("mlp", 3, jc.mlp)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(task="cifar10", classes=4), "classes=4 does not fit task='cifar10', which has 10 classes"),
-        (dict(task="lq", method="fa"), "method='fa' does not fit task='lq'"),
-        (dict(task="lq", method="tangent_mask"), "method='tangent_mask' does not fit task='lq'"),
-        (dict(task="lq", method="vector_field", field_form="chain"), "field_form='chain' does not fit task='lq'"),
-        (dict(task="lq", method="vector_field", field_form="mask"), "field_form='mask' does not fit task='lq'"),
-        (dict(method="tangent_gate", tangent_samples=64, batch_size=32), "tangent_samples=64 exceeds batch_size=32"),
-    ],
-)
-def test_refused_together(changes, message):
-    with pytest.raises(ConfigError, match=message) as raised:
-        Config(**changes)
-    assert isinstance(raised.value, ValueError) and "\n" not in str(raised.value)
+@pytest.mark.parametrize(("factory", "setting"), ALL_SETTINGS, ids=NAMES)
+def test_bad_values_of_every_setting_are_refused_by_name(factory, setting):
+    for value, message in bad_values(setting):
+        refused(lambda value=value: example(factory).replace(**{setting.name: value}), message)
 
 
-def test_every_choice_is_covered_and_every_default_is_valid():
-    literal = {f.name for f in dataclasses.fields(Config) if isinstance(getattr(Config(), f.name), str)}
-    assert literal == set(UNKNOWN)
-    edges = dict(clip=0, warmup_ratio=1, ema=0, alpha=0, learning_rate=1, train_size=0, residual_directions=0)
-    assert Config(**edges).learning_rate == 1  # type: ignore
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().depth = 3  # type: ignore
+@pytest.mark.parametrize("setting", [s for s in OWN if s.name not in PARTS], ids=lambda s: s.name)
+def test_bad_values_of_a_configuration_are_refused_by_name(setting):
+    for value, message in bad_values(setting):
+        refused(lambda value=value: jc.Config(**{setting.name: value}), message)
+
+
+CONFIG: Any = jc.Config
+# Each of these ran once, as something else than what was asked for.
+SILENT: list[tuple[Any, str]] = [
+    (lambda: jc.vector_field(layers="rnadom"), "layers='rnadom' is unknown; choose one of: one, all"),
+    (lambda: jc.scalar_bridge(noise_at="nxt"), "noise_at='nxt' is unknown; choose one of: next, present, paired"),
+    (lambda: jc.scalar_bridge(target="softmni"), "target='softmni' is unknown; choose one of: mean, softmin"),
+    (lambda: jc.state_bridge(state_loss="nromalised"), "state_loss='nromalised' is unknown; choose one of: normal"),
+    (lambda: jc.linear_field(form="path"), "form='path' is unknown; choose one of: gate, mask, chain"),
+    (lambda: jc.vector_field(directions=0), "directions=0 must be positive"),
+    (lambda: jc.scalar_bridge(noise_samples=0), "noise_samples=0 must be positive"),
+    (lambda: jc.tangent_chain(samples=0), "samples=0 must be positive"),
+    (lambda: jc.unbiased_residual(jc.dfa(), directions=0), "directions=0 must be positive"),
+    (lambda: jc.vector_field(shuffled="no"), "shuffled='no' must be True or False"),
+    (lambda: jc.fa(scale=0), "scale=0 must be positive"),
+    (lambda: jc.dfa(scale=1.0), r"dfa: setting 'scale' is unknown; choose one of: \(none\)"),
+    (lambda: jc.vector_field(direction=2), "vector_field: setting 'direction' is unknown; did you mean 'directions'"),
+    (lambda: jc.exact_terminal(), "exact_terminal: setting 'of' has no default; give it"),
+    (lambda: jc.exact_terminal(jc.dfa), "of=<estimator factory dfa> must be of type Part; call its factory"),
+    (lambda: jc.fa(1.0, 2.0), "fa: settings are scale; give each once"),
+    (lambda: jc.fa(1.0, scale=2.0), "fa: settings are scale; give each once"),
+    (lambda: CONFIG(credit="dfa"), "credit='dfa' is no estimator; give a factory's result, such as jc.dfa()"),
+    (lambda: CONFIG(credit=jc.dfa), "credit=<estimator factory dfa> is no estimator"),
+    (lambda: jc.Config(credit=jc.inner_product()), r"credit=inner_product\(\) is no estimator"),
+    (lambda: jc.Config(task=jc.ladder_mlp()), r"task=ladder_mlp\(\) is no task"),
+    (lambda: CONFIG(rule=None), "rule=None is no rule"),
+    (lambda: jc.Config().replace(learning_rat=1), "setting 'learning_rat' is unknown; did you mean 'learning_rate'"),
+    (lambda: jc.Config().replace(**{"credit.sigma": 1}), "setting 'credit.sigma' is unknown"),
+    (lambda: jc.Config(credit=as_part(jc.estimator, 3)), "its factory must return a jc.Estimator"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), SILENT, ids=[message[:40] for _, message in SILENT])
+def test_what_once_was_taken_silently(call, message):
+    refused(call, message)
 
 
 def test_batches_that_do_not_fit_the_data_are_refused():
     for changes in (dict(batch_size=64), dict(batch_size=8, steps_per_epoch=5)):
-        with pytest.raises(ConfigError, match=rf"batch_size={changes['batch_size']} .*does not fit the 32 training"):
-            make_run(tiny(**changes))
+        refused(
+            lambda changes=changes: make_run(tiny(**changes)),
+            rf"batch_size={changes['batch_size']} .*does not fit the 32 training",
+        )
     assert make_run(tiny(batch_size=8, steps_per_epoch=3)).steps_per_epoch == 3
     assert make_run(tiny(batch_size=9)).steps_per_epoch == 3  # the incomplete batch is left out
+    fresh = tiny(task=jc.tasks.lq(), network=jc.lq_dynamics(depth=2))
+    refused(lambda: make_run(fresh), "steps_per_epoch=0: task lq draws fresh samples")
+
+
+# --- what is refused when a run is traced -----------------------------------------------------------------------------
+
+
+def checked(config):
+    return check_run(make_run(config))
+
+
+def credit_of_shape(shape):
+    broadcast = jc.broadcast().build()
+    return as_part(jc.estimator, broadcast._replace(credit=lambda state, ctx, env, key: jnp.zeros(shape)))
+
+
+def estimator_with_metrics(*names, value=1.0):
+    loss = lambda state, ctx, env, key: (jnp.sum(state.params["w"]), dict.fromkeys(names, jnp.asarray(value)))  # noqa: E731
+    init = lambda key, shapes: jc.EstState({"w": jnp.ones(2)}, {})  # noqa: E731
+    return as_part(jc.estimator, jc.broadcast().build()._replace(init=init, loss=loss))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (4, 8, 15), (4, 8), ()])
+def test_a_credit_of_another_shape_is_refused(shape):
+    message = f"credit of helpers.as_part.<locals>.own has shape {shape}, not (4, 8, 16): give a_0..a_L, one for each"
+    refused(lambda: checked(tiny(credit_of_shape(shape))), re.escape(message))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "loss", "accuracy", "estimator_loss", "gamma",
+     "rho_deep", "h_rms_last"],
+)  # fmt: skip
+def test_a_metric_that_bears_a_reported_name_is_refused(name):
+    refused(lambda: checked(tiny(estimator_with_metrics("mine", name))), f"own returns a metric '{name}', which is a")
+    checked(tiny(estimator_with_metrics("mine")))
+
+
+@pytest.mark.parametrize(
+    "credit", [jc.fa(), small(jc.tangent_chain), small(jc.tangent_mask), small(jc.linear_field, form="chain")]
+)
+def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
+    config = tiny(credit, task=jc.tasks.lq(state_size=16), network=jc.lq_dynamics(depth=2), steps_per_epoch=1)
+    refused(lambda: checked(config), "the network has no branch")
+
+
+@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_chain])
+def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
+    refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
+    small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
+    refused(lambda: checked(small_evaluation), "samples=8 of a tangent bridge exceeds a batch of 4")
+
+
+def test_states_that_are_not_flat_are_refused():
+    image = jc.image_mlp(depth=2, width=16).build(jc.Sizes((128,), 4))
+    shaped = image._replace(embed=lambda params, x: image.embed(params, x).reshape(-1, 4, 4))
+    config = tiny(network=as_part(jc.network, shaped))
+    refused(lambda: checked(config), r"embed returned states of shape \(\d+, 4, 4\); .* flatten them")
+
+
+def test_a_step_that_changes_the_states_type_is_refused():
+    growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
+    config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
+    refused(lambda: checked(config), r"a step turns state\.estimator\.extra from float32.* shapes and types must stay")
+
+
+def test_hparams_of_another_static_shape_are_refused():
+    config = tiny(small(jc.scalar_bridge))
+    run = make_run(config)
+    free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7})
+    assert float(run.hparams(free).total_steps) == 28 and float(run.hparams(free).credit["sigma"]) == np.float32(0.3)
+    for changes in (dict(depth=2), dict(batch_size=4), dict(noise_samples=3), dict(credit=jc.dfa()), dict(classes=5)):
+        refused(lambda changes=changes: run.hparams(config.replace(**changes)), "of another static shape than the run")
+
+
+# --- settings by name -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_found_in_every_part_that_has_it():
+    config = tiny(jc.exact_terminal(of=small(jc.vector_field)))
+    assert paths_of(config, "hidden") == ["credit.of.trunk.hidden"]
+    assert paths_of(config, "depth") == ["network.depth"]
+    assert paths_of(config, "learning_rate") == ["learning_rate"]  # a field of Config comes first
+    assert paths_of(config, "credit.learning_rate") == ["credit.of.learning_rate"]
+    assert paths_of(config, "nothing") == []
+    twice = config.replace(task=jc.tasks.teacher(teacher_network=jc.ladder_mlp()))
+    assert paths_of(twice, "width") == ["task.teacher_network.width", "network.width"]
+    changed = twice.replace(width=9).replace(**{"network.width": 7})
+    assert changed.task.settings["teacher_network"].settings["width"] == 9
+    assert changed.network.settings["width"] == 7
+
+
+def test_texts_stand_for_their_values():
+    config = tiny(small(jc.vector_field))
+    for name, text, value in [
+        ("epochs", "7", 7), ("learning_rate", "1e-2", 0.01), ("trains", "readout", "readout"),
+        ("train_embedding", "false", False),
+    ]:  # fmt: skip
+        assert getattr(change(config, name, text), name) == value
+    parts = change(change(config, "shuffled", "true"), "credit.epsilon", "0.5").credit.settings
+    assert parts["shuffled"] is True and parts["epsilon"] == 0.5
+    for name, text, message in [
+        ("epochs", "7.5", "epochs='7.5' must be an integer"), ("epochs", "0", "epochs=0 must be positive"),
+        ("learning_rate", "fast", "learning_rate='fast' must be a number"),
+        ("learning_rate", "nan", "learning_rate=nan is not finite"),
+        ("shuffled", "yes", "shuffled='yes' must be true or false"),
+        ("layers", "rnadom", "layers='rnadom' is unknown"),
+        ("trunk", "mlp", "trunk='mlp' must be set from Python"),
+    ]:  # fmt: skip
+        refused(lambda name=name, text=text: change(config, name, text), message)
+
+
+def test_a_task_brings_its_usual_network_and_keeps_one_that_was_chosen():
+    assert jc.Config(task=jc.tasks.lq()).network == jc.lq_dynamics()
+    assert jc.Config().replace(task=jc.tasks.lq()).network == jc.lq_dynamics()
+    chosen = jc.Config(network=IMAGE_NETWORK)
+    assert chosen.replace(task=jc.tasks.cifar10()).network == IMAGE_NETWORK
 
 
 # --- what identifies a run, and what decides its program --------------------------------------------------------------
 
 
-def other_value(config: Config, name: str) -> Any:
-    value = getattr(config, name)
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str):
-        options = {"task": "lq", "method": "dfa", "rule": "cosine", "normalise": "rms", "code": "deltaL"}
-        others = {"schedule": "cosine", "optimizer": "sgd", "trains": "readout", "bridge_target": "softmin"}
-        more = {"bridge_noise": "paired", "state_loss": "raw", "scheme": "jvp", "direction_layers": "all"}
-        last = {"field_form": "mask", "tangent_target": "scalar", "rho_scheme": "forward", "projection_scale": "unit"}
-        return {**options, **others, **more, **last, "evaluate_on": "validation"}[name]
-    if isinstance(value, int):
-        return value + 1
-    return 0.25 if value != 0.25 else 0.5
+@pytest.mark.parametrize(("factory", "setting"), ALL_SETTINGS, ids=NAMES)
+def test_every_setting_of_a_part_identifies_it_and_static_ones_alone_decide_the_program(factory, setting):
+    part = example(factory)
+    other = part.replace(**{setting.name: other_value(setting, part.settings[setting.name])})
+    one, two = holding(part), holding(other)
+    assert part != other and one != two and config_hash(one) != config_hash(two)
+    assert (static_key(one) == static_key(two)) == setting.swept
 
 
-def test_hashes_tell_configs_apart_and_not_spellings():
-    base = config_hash(Config())
+def test_every_field_identifies_a_run_and_static_ones_alone_decide_the_program():
+    base = jc.Config(credit=jc.scalar_bridge())  # reads all fields
+    others = {"task": jc.tasks.lq(), "network": IMAGE_NETWORK, "credit": jc.state_bridge(), "rule": jc.cosine_rule()}
+    hashes = {config_hash(base)}
+    for setting in OWN:
+        value = others.get(setting.name) or other_value(setting, getattr(base, setting.name))
+        other = dataclasses.replace(base, **{setting.name: value})
+        hashes.add(config_hash(other))
+        assert (static_key(other) == static_key(base)) == (setting.swept or setting.name == "epochs"), setting.name
+    assert len(hashes) == 1 + len(OWN)
+    swept = {s.name for s in OWN if s.swept}
+    assert {s.name for s in OWN if isinstance(getattr(base, s.name), float)} == swept  # every real number is swept
+    for factory, setting in ALL_SETTINGS:
+        assert (setting.type is float) == setting.swept, (factory.name, setting.name)
+
+
+def test_hashes_tell_no_spellings_apart():
+    base = config_hash(jc.Config())
     assert len(base) == 12 and int(base, 16) >= 0
-    hashes = {base}
-    for field in dataclasses.fields(Config):
-        if field.name == "process_noise":
-            continue
-        hashes.add(config_hash(dataclasses.replace(Config(), **{field.name: other_value(Config(), field.name)})))
-    assert len(hashes) == len(dataclasses.fields(Config))  # the base, and one for each field but one
-    lq = Config(task="lq")
-    assert config_hash(lq) != config_hash(dataclasses.replace(lq, process_noise=0.5))
-    assert config_hash(Config(learning_rate=1, clip=0)) == config_hash(Config(learning_rate=1.0, clip=0.0))
-    assert config_hash(Config(clip=-0.0)) == config_hash(Config(clip=0.0))
-    assert config_hash(Config(**as_dict(Config(depth=7)))) == config_hash(Config(depth=7))
+    same = [
+        (jc.Config(learning_rate=1, clip=0), jc.Config(learning_rate=1.0, clip=0.0)),
+        (jc.Config(clip=-0.0), jc.Config(clip=0.0)),
+        (jc.Config(credit=jc.fa(1)), jc.Config(credit=jc.fa(scale=np.float64(1.0)))),
+        (jc.Config(credit=jc.scalar_bridge(sigma=-0.0)), jc.Config(credit=jc.scalar_bridge(sigma=0))),
+        (jc.Config(epochs=np.int64(7)), jc.Config(epochs=7)),  # type: ignore
+        (jc.Config(network=jc.ladder_mlp()), jc.Config()),
+    ]
+    for one, two in same:
+        assert one == two and hash(one) == hash(two) and config_hash(one) == config_hash(two)
+    assert json.loads(json.dumps(described(jc.Config()))) == described(jc.Config())
 
 
-def test_the_program_is_decided_by_static_fields_alone():
-    base = Config()
-    for field in dataclasses.fields(Config):
-        if field.name == "process_noise":
-            continue
-        other = dataclasses.replace(base, **{field.name: other_value(base, field.name)})
-        free = field.name in (*SWEPT, "epochs")
-        assert (static_key(other) == static_key(base)) == free, field.name
-    hash(static_key(base))  # a key of a dictionary
-    numbers = {f.name for f in dataclasses.fields(Config) if isinstance(getattr(base, f.name), float)}
-    assert numbers == set(SWEPT)  # every real number is swept
+def test_a_key_does_not_depend_on_what_no_run_builds():
+    # BP has no estimator's network, hence no width of it; its numbers and settings are nowhere in its key.
+    text = json.dumps(described(jc.Config()))
+    for name in ("hidden", "sigma", "projection_dim", "directions"):
+        assert name not in text
+    assert "hidden" in json.dumps(described(jc.Config(credit=jc.state_bridge())))
+
+
+UNREAD_BLOCKS: dict[str, Any] = dict(
+    rule=jc.target_shift(eta=0.3), normalise="rms", clip=0.01, clamp=0.01, state_penalty=0.3, train_embedding=False,
+    warmup_ratio=0.7,
+)  # fmt: skip
+UNREAD: dict[str, tuple[jc.Config, dict[str, Any]]] = {
+    "bp": (tiny(), dict(warmup_ratio=0.7)),
+    "frozen": (tiny(jc.frozen()), UNREAD_BLOCKS),
+    "readout": (tiny(small(jc.vector_field), trains="readout"), UNREAD_BLOCKS),
+    "nothing": (
+        tiny(small(jc.vector_field), trains="nothing"),
+        {**UNREAD_BLOCKS, "learning_rate": 0.3, "weight_decay": 0.3, "schedule": "cosine", "optimizer": "sgd"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_a_run_does_not_read_changes_neither_its_key_nor_its_bits(name, monkeypatch):
+    config, changes = UNREAD[name]
+    keys = {config_hash(config.replace(**{field: value})) for field, value in changes.items()}
+    assert keys == {config_hash(config)} == {config_hash(config.replace(**changes))}
+    assert static_key(config.replace(**changes)) == static_key(config)
+    assert as_read(config.replace(**changes)) == as_read(config)
+
+    # Even a run that is handed these fields does the same.
+    monkeypatch.setattr(training, "as_read", lambda config: config)
+    monkeypatch.setattr(config_module, "as_read", lambda config: config)
+    results = []
+    for asked in (config, config.replace(**changes)):
+        run = make_run(asked)
+        assert run.config == asked
+
+        def everything(state, hp, data, run=run):
+            scores = run.diagnose(state, hp, data) if config.trains == "network" else {}
+            return run.step(state, hp, data, first_batch(config)), scores
+
+        results.append(jax.jit(everything)(*start(run, asked)))
+    assert same_bits(*results)
+
+
+# --- the numbers a program is handed ----------------------------------------------------------------------------------
 
 
 def test_hparams_carry_every_swept_number():
-    values = {name: (i + 1) / 64 for i, name in enumerate(SWEPT)}
-    found = hparams(Config(task="lq", **values), 17)
-    assert {name: float(getattr(found, name)) for name in SWEPT} == values
-    assert float(found.total_steps) == 17
+    credit = jc.exact_terminal(of=jc.scalar_bridge(sigma=0.2, ema=0.5))
+    config = jc.Config(
+        task=jc.tasks.lq(process_noise=0.7), network=jc.ladder_mlp(alpha=0.3), credit=credit,
+        rule=jc.target_shift(eta=0.9), learning_rate=0.4, rho_epsilon=0.8,
+    )  # fmt: skip
+    found = hparams(config, 17)
+    assert float(found.total_steps) == 17 and float(found.learning_rate) == np.float32(0.4)
+    inside = {name: float(value) for part in (found.task, found.network, found.rule) for name, value in part.items()}
+    assert inside == pytest.approx({"process_noise": 0.7, "alpha": 0.3, "eta": 0.9})
+    assert set(found.credit) == {"of"} and float(found.credit["of"]["sigma"]) == np.float32(0.2)
+    assert set(found.credit["of"]) == {n for n, s in jc.scalar_bridge.settings.items() if s.swept}
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
+    assert set(Hparams._fields) == {*PARTS, "total_steps", *(s.name for s in OWN if s.swept)}
 
 
 # --- a sweep recompiles nothing, and every swept number reaches the run -----------------------------------------------
 
-
-def counted(function):
-    """The function compiled once, and how often it was traced."""
-    traces = []
-
-    def traced(*args):
-        traces.append(1)
-        return function(*args)
-
-    return jax.jit(traced), traces
-
-
-# One program in which all but two of the numbers matter, and one for these two.
 BRIDGE = tiny(
-    method="scalar_bridge", bridge_target="softmin", rule="target_shift", optimizer="sgd", rho_scheme="forward",
-    warmup_ratio=0.5, estimator_clip=0.0,
+    small(jc.scalar_bridge, target="softmin", clip=0.0), rule=jc.target_shift(), optimizer="sgd",
+    warmup_ratio=0.5, task=jc.tasks.teacher(classes=4, train_size=32, test_size=16),
 )  # fmt: skip
-FIELD = tiny(task="lq", method="vector_field", scheme="one_sided", steps_per_epoch=2, trains="nothing", epsilon=0.1)
+LQ: dict[str, Any] = dict(
+    task=jc.tasks.lq(state_size=16, outputs=4, test_size=16), network=jc.lq_dynamics(depth=2), steps_per_epoch=2
+)
+SWEEPS = {
+    "fa": tiny(jc.fa(), network=jc.ladder_mlp(depth=2, width=16)),
+    "state_bridge": tiny(small(jc.state_bridge)),
+    "scalar_bridge": BRIDGE,
+    "vector_field": tiny(small(jc.vector_field, epsilon=0.1), trains="nothing", **LQ),
+    "linear_field": tiny(small(jc.linear_field, scheme="one_sided", epsilon=0.1)),
+    "tangent_gate": tiny(small(jc.tangent_gate)),
+    "tangent_mask": tiny(small(jc.tangent_mask)),
+    "tangent_chain": tiny(small(jc.tangent_chain)),
+    "wrapped": tiny(jc.exact_terminal(of=jc.unbiased_residual(of=jc.fa()))),
+}
+VALUES = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "ema": 0.5}
 
 
-@pytest.mark.parametrize("config", [BRIDGE, FIELD], ids=["bridge", "field"])
-def test_a_swept_number_recompiles_nothing_and_changes_the_run(config):
-    run = make_run(config)
-    if config is BRIDGE:
-        state, hp, data = start(run, config)
-        swept = [name for name in SWEPT if name not in ("process_noise", "epsilon")]
-        state = state._replace(step=state.step + 2)  # at half of the steps' way, where the warm-up ratio decides
-    else:
-        hp = run.hparams(config)
-        state, data = run.init(jax.random.key(0), hp), run.data(jax.random.key(0), hp)
-        swept = ["process_noise", "epsilon"]
+def swept_of(config):
+    """Dotted paths of a configuration's swept numbers, those it reads."""
+    inside = [
+        f"{path}.{name}" for path, part in parts_of(config) for name, s in part.factory.settings.items() if s.swept
+    ]
+    own = [s.name for s in OWN if s.swept] if config is BRIDGE else []
+    return inside + own
 
-    def everything(state, hp, data):
-        after, metrics = run.step(state, hp, data, first_batch(config))
-        return after, metrics, run.diagnose(after, hp, data)
 
-    program, traces = counted(everything)
-    reference = program(state, hp, data)
-    for name in swept:
-        value = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "estimator_clip": 1e-3, "ema": 0.5}.get(name, 0.37)
-        changed = dataclasses.replace(config, **{name: value})
-        other = program(state, run.hparams(changed), data)
-        differs = not same_bits(other, reference)
-        assert differs, f"{name} does not reach the run"
-    assert program(state, run.hparams(dataclasses.replace(config, epochs=9)), data) is not None
+def two_steps(run, config):
+    """(key, numbers) -> everything a run yields, from its start on; the warm-up, if any, ends between the two steps."""
+    batches = jnp.arange(2 * config.batch_size).reshape(2, -1)
+
+    def everything(key, hp):
+        state, data = run.init(key, hp), run.data(key, hp)
+        almost_half = state._replace(step=state.step + 3)
+        after, metrics = jax.lax.scan(lambda s, index: run.step(s, hp, data, index), almost_half, batches)
+        return after, metrics, run.diagnose(after, hp, data) if config is BRIDGE else {}
+
+    return everything
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_swept_number_recompiles_nothing_and_changes_the_run(name):
+    config = SWEEPS[name]
+    run, key = make_run(config), jax.random.key(0)
+    program, traces = counted(two_steps(run, config))
+    reference = program(key, run.hparams(config))
+    for path in swept_of(config):
+        changed = config.replace(**{path: VALUES.get(path.rpartition(".")[2], 0.37)})
+        assert not same_bits(program(key, run.hparams(changed)), reference), f"{path} does not reach the run"
+    assert program(key, run.hparams(config.replace(epochs=9))) is not None
     assert len(traces) == 1 and program._cache_size() == 1
+
+
+def test_every_swept_setting_is_swept_above():
+    met = {(part.factory.name, path.rpartition(".")[2]) for config in SWEEPS.values() for path in swept_of(config)
+           for where, part in parts_of(config) if path.rpartition(".")[0] == where}  # fmt: skip
+    assert met == {(factory.name, setting.name) for factory, setting in ALL_SETTINGS if setting.swept}
 
 
 def test_numbers_of_the_config_are_not_baked_in():
     # A run built for other numbers, given these, is the run of these.
-    asked = dataclasses.replace(BRIDGE, learning_rate=0.05, sigma=0.3, shift_eta=0.7, terminal_weight=0.2, alpha=0.4)
+    numbers = {"learning_rate": 0.05, "sigma": 0.3, "eta": 0.7, "terminal_weight": 0.2, "alpha": 0.4}
+    asked = BRIDGE.replace(**numbers)
     out = []
     for built in (asked, BRIDGE):
         run = make_run(built)
@@ -224,16 +519,10 @@ def test_numbers_of_the_config_are_not_baked_in():
     assert same_bits(*out)
 
 
-def test_swept_numbers_are_named_alike_in_config_and_hparams():
-    assert {f.name for f in dataclasses.fields(Hparams)} == {*SWEPT, "total_steps"}
-    assert set(SWEPT) <= {f.name for f in dataclasses.fields(Config)}
-
-
-def test_every_method_has_an_estimator_and_the_teacher_its_sizes():
-    for method in ("bp", "frozen", "tangent_chain"):
-        assert make_estimator(tiny(method=method)).tier
-    task = teacher_task(tiny())
-    data = jax.jit(lambda key: task.make_data(key, hparams(tiny(), 1)))(jax.random.key(0))  # type: ignore
+def test_the_teacher_has_its_sizes():
+    run = make_run(tiny())
+    data = jax.jit(lambda key: run.data(key, run.hparams(tiny())))(jax.random.key(0))
     assert data.train_x.shape == (32, 128) and data.test_x.shape == (16, 128)
     assert data.train_y.dtype == jnp.int32 and set(np.unique(data.train_y)) <= set(range(4))
     assert len(np.unique(data.train_y)) > 1
+    assert not run.shared_data

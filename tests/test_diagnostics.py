@@ -10,11 +10,13 @@ import pytest
 from helpers import first_batch, make_scene, normal, start, tiny
 
 from jcredit import diagnostics, training
-from jcredit.networks import forward
-from jcredit.tasks.teacher import teacher_task
+from jcredit.passes import forward
 from jcredit.training import make_run
 
 strict = pytest.mark.usefixtures("strict")
+
+
+FIRST: Any = 0  # the layer
 
 
 def quadratic(h_BxD) -> tuple[Any, Any]:
@@ -25,7 +27,7 @@ def quadratic(h_BxD) -> tuple[Any, Any]:
         loss_tangent=lambda ctx, layer_B, h, v: jnp.sum(h[None] * v, axis=-1),
         readout_loss=lambda h, target: loss_at(None, None, h),
     )
-    trace = SimpleNamespace(h_LxBxD=jnp.stack([h_BxD, h_BxD]))
+    trace = SimpleNamespace(h_KxBxD=jnp.stack([h_BxD, h_BxD]))
     return env, SimpleNamespace(trace=trace, target_B=None)
 
 
@@ -41,24 +43,24 @@ def test_gamma_by_hand():
 def test_nudge_by_hand():
     # ||h||^2 = 25, RMS(h) = 5 / sqrt 2: a step eta along h / RMS shrinks h by the factor 1 - eta sqrt 2 / 5
     env, ctx = quadratic(jnp.asarray([[3.0, 4.0], [3.0, -4.0]]))
-    h, eta = ctx.trace.h_LxBxD[0], 0.1
+    h, eta = ctx.trace.h_KxBxD[0], 0.1
     shrunk = 0.5 * 25 * ((1 - eta * 2**0.5 / 5) ** 2 - 1)
-    assert diagnostics.nudge(env, ctx, 0, h, eta) == pytest.approx(shrunk, rel=1e-4)
-    assert diagnostics.nudge(env, ctx, 0, 1e-2 * h, eta) == pytest.approx(shrunk, rel=1e-3)  # credit is normalised
+    assert diagnostics.nudge(env, ctx, FIRST, h, eta) == pytest.approx(shrunk, rel=1e-4)
+    assert diagnostics.nudge(env, ctx, FIRST, 1e-2 * h, eta) == pytest.approx(shrunk, rel=1e-3)  # credit is normalised
     grown = 0.5 * 25 * ((1 + eta * 2**0.5 / 5) ** 2 - 1)
-    assert diagnostics.nudge(env, ctx, 0, -h, eta) == pytest.approx(grown, rel=1e-4)
-    assert diagnostics.nudge(env, ctx, 0, 0 * h, eta) == 0
-    half = diagnostics.nudge(env, ctx, 0, h.at[1].set(0.0), eta)  # a mean over samples
+    assert diagnostics.nudge(env, ctx, FIRST, -h, eta) == pytest.approx(grown, rel=1e-4)
+    assert diagnostics.nudge(env, ctx, FIRST, 0 * h, eta) == 0
+    half = diagnostics.nudge(env, ctx, FIRST, h.at[1].set(0.0), eta)  # a mean over samples
     assert half == pytest.approx(shrunk / 2, rel=1e-4)
 
 
 @strict
-@pytest.mark.parametrize("scheme", ["jvp", "forward"])
+@pytest.mark.parametrize("scheme", ["jvp", "one_sided"])
 def test_rho_by_hand(scheme):
     # A forward difference of the quadratic is <h, v> + eps / 2 for unit v: shifted alike, so the correlation is exact.
     h = normal(0, 40, 6)
     env, ctx = quadratic(h)
-    rho = lambda a, m=400: diagnostics.rho(env, ctx, 0, a, jax.random.key(0), scheme, 0.01, m)  # noqa: E731
+    rho = lambda a, m=400: diagnostics.rho(env, ctx, FIRST, a, jax.random.key(0), scheme, 0.01, m)  # noqa: E731
     assert rho(h) == pytest.approx(1, abs=1e-5)
     assert rho(-1e-4 * h) == pytest.approx(-1, abs=1e-5)
     assert rho(0 * h) == 0
@@ -77,7 +79,7 @@ def test_rho_draws_unit_directions():
     seen = []
     env, ctx = quadratic(normal(0, 3, 5))
     env.loss_tangent = lambda ctx, layer_B, h, v: seen.append(v) or jnp.sum(h[None] * v, axis=-1)
-    diagnostics.rho(env, ctx, 0, ctx.trace.h_LxBxD[0], jax.random.key(0), "jvp", 0.0)
+    diagnostics.rho(env, ctx, FIRST, ctx.trace.h_KxBxD[0], jax.random.key(0), "jvp", 0.0)
     (v,) = seen
     assert v.shape == (32, 3, 5)
     np.testing.assert_allclose(jnp.linalg.norm(v, axis=-1), 1, rtol=1e-5)
@@ -95,20 +97,39 @@ def test_weight_cosine_by_hand():
 @strict
 def test_every_layer_is_scored_with_its_own_credit():
     scene = make_scene("image")
-    a = scene.delta_LxBxD.at[1].multiply(-2.0).at[2].set(0.0).at[3].set(jnp.nan)  # a_L is not scored
+    a = scene.delta_KxBxD.at[1].multiply(-2.0).at[2].set(0.0).at[3].set(jnp.nan)  # a_L is not scored
     scores = jax.jit(
         lambda a, delta: diagnostics.score_credit(
-            scene.env, scene.ctx, a, delta, jax.random.key(0), rho_scheme="jvp", rho_epsilon=0.0, nudge_eta=1e-3
+            scene.env, scene.ctx, a, -delta, delta, jax.random.key(0), rho_epsilon=1e-3, nudge_eta=1e-3
         )
-    )(a, scene.delta_LxBxD)
+    )(a, scene.delta_KxBxD)
     np.testing.assert_allclose(scores["gamma"], [1, -1, 0], atol=1e-5)
+    np.testing.assert_allclose(scores["gamma_clamped"], [1, -1, 0], atol=1e-5)
+    np.testing.assert_allclose(scores["gamma_fresh"], [-1, -1, -1], atol=1e-5)
     np.testing.assert_allclose(scores["rho"], [1, -1, 0], atol=1e-5)
+    np.testing.assert_allclose(scores["rho_one_sided"], [1, -1, 0], atol=1e-2)
+    assert (scores["difference_noise"] > 0).all() and (scores["difference_noise"] < 0.1).all()
     assert scores["nudge"][0] < 0 < scores["nudge"][1] and scores["nudge"][2] == 0
-    norms = np.linalg.norm(scene.delta_LxBxD[:3], axis=-1).mean(-1)
+    norms = np.linalg.norm(scene.delta_KxBxD[:3], axis=-1).mean(-1)
     np.testing.assert_allclose(scores["delta_norm"], norms, rtol=1e-5)
     np.testing.assert_allclose(scores["credit_norm"], [norms[0], 2 * norms[1], 0], rtol=1e-5)
-    h = np.asarray(scene.ctx.trace.h_LxBxD)
+    h = np.asarray(scene.ctx.trace.h_KxBxD)
     np.testing.assert_allclose(scores["h_rms"], np.sqrt((h**2).mean((1, 2))), rtol=1e-5)
+
+
+def test_the_clamped_cosine_of_a_small_gradient_with_itself_is_not_one():
+    v = jnp.asarray([[3e-5, 4e-5], [3.0, 4.0]])  # norms 5e-5 and 5: products 2.5e-9 and 25
+    assert float(diagnostics.gamma(v, v)) == pytest.approx(1)
+    assert float(diagnostics.clamped_gamma(v, v)) == pytest.approx((0.25 + 1) / 2, rel=1e-5)
+
+
+def test_noise_of_a_difference_is_the_grid_of_floats_over_the_effect():
+    scene = make_scene("image")
+    loss = np.asarray(scene.env.readout_loss(scene.ctx.trace.h_KxBxD[-1], scene.target_B))
+    effect = np.linalg.norm(np.asarray(scene.delta_KxBxD[0]), axis=-1) / np.sqrt(12)
+    expected = np.median(np.spacing(loss) / 1e-3 / effect)
+    found = diagnostics.difference_noise(scene.env, scene.ctx, scene.delta_KxBxD[0], 1e-3)
+    assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
 def test_summaries_by_hand():
@@ -126,13 +147,12 @@ def test_summaries_by_hand():
 
 def test_evaluation_counts_every_sample_once(monkeypatch):
     # 16 samples in chunks of 7: the last chunk is padded.
-    config = tiny(method="bp")
+    config = tiny()
     run = make_run(config)
     state, hp, data = start(run, config)
     monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
     found = jax.jit(run.evaluate)(state, hp, data)
-    task = teacher_task(config)
-    outputs = np.asarray(forward(task.network(hp), state.params, data.test_x).outputs_BxC, np.float64)
+    outputs = np.asarray(forward(run.built(hp).network, state.params, data.test_x).outputs_BxC, np.float64)
     log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
     assert float(found["test_loss"]) == pytest.approx(-log_p[np.arange(16), np.asarray(data.test_y)].mean(), rel=1e-5)
     assert float(found["test_accuracy"]) == pytest.approx((outputs.argmax(1) == np.asarray(data.test_y)).mean())
@@ -140,19 +160,21 @@ def test_evaluation_counts_every_sample_once(monkeypatch):
 
 def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own():
     # With nothing learned the mean over an epoch is the mean over the training set, in whatever order.
-    config = tiny(method="bp")
+    config = tiny()
     run = make_run(config)
     state, hp, data = start(run, config)
-    hp = hp.replace(learning_rate=0.0)
+    hp = hp._replace(learning_rate=jnp.zeros(()))
     epoch = jax.jit(run.epoch)
     _, found = epoch(state, hp, data)
-    outputs = forward(teacher_task(config).network(hp), state.params, data.train_x).outputs_BxC
-    loss = teacher_task(config).loss(outputs, data.train_y)
+    task, network, *_ = run.built(hp)
+    outputs = forward(network, state.params, data.train_x).outputs_BxC
+    loss = task.loss(outputs, data.train_y)
     assert float(found["train_loss"]) == pytest.approx(float(jnp.mean(loss)), rel=1e-5)
     # Spoiling one sample changes one batch of an epoch: which one tells the order.
     spoiled = data._replace(train_x=data.train_x.at[5].set(jnp.nan))
     step = jax.jit(run.step)
     assert np.isnan(step(state, hp, spoiled, first_batch(config))[1]["train_loss"])
-    later, _ = epoch(state._replace(step=state.step + 4), hp.replace(learning_rate=0.01), data)
-    first, _ = epoch(state, hp.replace(learning_rate=0.01), data)
+    learning = hp._replace(learning_rate=jnp.asarray(0.01))
+    later, _ = epoch(state._replace(step=state.step + 4), learning, data)
+    first, _ = epoch(state, learning, data)
     assert not jnp.array_equal(later.params.readout["w"], first.params.readout["w"])  # another permutation

@@ -1,105 +1,109 @@
 """What estimators fit: the truth has no loss, ignorance has a known one, and every term is checked by hand."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import branch_weights_of, make_scene, relative, shapes_of
 
-from jcredit.estimators import (
-    BridgeNoise,
-    Measurement,
-    chain_map,
-    gate_map,
-    mask_map,
-    scalar_bridge,
-    state_bridge,
-    tangent_bridge,
-    vector_field,
-)  # fmt: skip
-from jcredit.types import EstState
+import jcredit as jc
+from jcredit.estimators.linear_maps import chain_map, gate_map, mask_map
+from jcredit.estimators.tangents import tangent_bridge
+from jcredit.estimators.trunk import Trunk
+from jcredit.passes import NetworkEnv
+from jcredit.types import EstState, adam
 
 pytestmark = pytest.mark.usefixtures("strict")
+KEY = jax.random.key(0)
+
+
+def loss_of(estimator, scene, env=None):
+    """(params, extra) -> (loss, metrics), compiled."""
+    return jax.jit(lambda params, extra: estimator.loss(EstState(params, extra), scene.ctx, env or scene.env, KEY))
 
 
 @pytest.mark.parametrize("kind", ["image", "ladder"])
 def test_tangent_loss_is_zero_at_the_truth_and_one_per_layer_at_the_start(x64, kind):
     for tangent_map, depth in ((chain_map(), 3), (mask_map(), 1)):
         scene = make_scene(kind, depth=depth)
-        u, v = branch_weights_of(scene)
-        fit = lambda params, s=scene, m=tangent_map: tangent_bridge(m, 8).loss(  # noqa: E731
-            params, None, s.ctx, s.env, None, jax.random.key(0)
-        )
-        loss, metrics = fit({"u": u, "v": v})
+        weights = branch_weights_of(scene)
+        fit = loss_of(tangent_bridge(tangent_map, 8, False, adam()), scene)
+        loss, metrics = fit(weights, {})
         assert loss < 1e-20 and metrics["unexplained"] < 1e-20
-        loss, metrics = fit({"u": u, "v": 0 * v})
+        loss, metrics = fit({"u": weights["u"], "v": 0 * weights["v"]}, {})
         assert loss == pytest.approx(depth) and metrics["unexplained"] == pytest.approx(1)
 
 
 def test_gate_loss_is_relative_to_the_tangent_itself(x64):
     # At the start the error of P_l u_l is u_L - u_l: the loss is sum_l ||u_L - u_l||^2 / ||u_l||^2, in one sweep.
-    scene = make_scene("image")
-    swept = []
+    scene, swept = make_scene("image"), []
 
-    def tangents(h, u):
-        swept.append(scene.env.tangents(h, u))
-        return swept[-1]
+    class Recording(NetworkEnv):
+        def tangents(self, h_LxBxD, u_BxD):
+            swept.append(super().tangents(h_LxBxD, u_BxD))
+            return swept[-1]
 
-    params = gate_map(8).init(jax.random.key(0), shapes_of(scene))
-    fit = tangent_bridge(gate_map(8), 5).loss
-    loss, metrics = fit(params, None, scene.ctx, scene.env._replace(tangents=tangents), None, jax.random.key(0))
+    params = gate_map(8).init(KEY, shapes_of(scene))
+    fit = tangent_bridge(gate_map(8), 5, False, adam()).loss
+    assert fit is not None
+    loss, metrics = fit(EstState(params, {}), scene.ctx, Recording(*scene.env), KEY)
     (u,) = map(np.asarray, swept)
     assert u.shape == (4, 5, 12)  # five of the eight samples suffice
     assert loss == pytest.approx(sum(((u[3] - u[k]) ** 2).sum() / (u[k] ** 2).sum() for k in range(3)))
     assert metrics["unexplained"] == pytest.approx(1)
 
 
-class TrueField:
-    """A trunk that knows delta_l at every state of the batch, whichever it is asked for and in whatever order."""
-
-    def __init__(self, h_LxBxD, delta_LxBxD):
-        self.h, self.delta = h_LxBxD, delta_LxBxD
-
-    def init(self, key, shapes, outputs):
-        return {}
-
-    def apply(self, params, env, h, t, code, outputs):
-        layer = jnp.round(t * (self.delta.shape[0] - 1)).astype(int)
-        distance = jnp.sum((h[..., None, :] - self.h[layer]) ** 2, axis=-1)  # to the batch's states at that layer
-        assert distance.min(-1).max() == 0
-        return self.delta[layer, jnp.argmin(distance, axis=-1)]
+# --- trunks of our own, of which everything is known ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", ["random", "all"])
+def as_trunk(apply, params=None):
+    """A trunk of a test's own as a setting."""
+
+    def own() -> Trunk:
+        return Trunk(lambda key, shapes, outputs: (params, {}), lambda fixed, ctx: ctx.error_BxC, apply)
+
+    return jc.trunk(own)()
+
+
+def true_field(h_KxBxD, delta_KxBxD):
+    """A field that knows delta_l at every state of the batch, whichever it is asked for and in whatever order."""
+
+    def apply(params, env, h, t, code, outputs):
+        layer = jnp.round(t * (delta_KxBxD.shape[0] - 1)).astype(int)
+        distance = jnp.sum((h[..., None, :] - h_KxBxD[layer]) ** 2, axis=-1)  # to the batch's states at that layer
+        known = jnp.min(distance, axis=-1, keepdims=True) == 0
+        return jnp.where(known, delta_KxBxD[layer, jnp.argmin(distance, axis=-1)], jnp.nan)
+
+    return as_trunk(apply, {})
+
+
+@pytest.mark.parametrize("layers", ["one", "all"])
 def test_field_loss_is_zero_at_the_truth_and_one_at_zero(x64, layers):
     scene = make_scene("image")
-    how = Measurement(directions=2, layers=layers, scheme="jvp")
-    hp: Any = SimpleNamespace(epsilon=None, terminal_weight=0.5)
-    u, v = branch_weights_of(scene)
-    h, delta = scene.ctx.trace.h_LxBxD, scene.delta_LxBxD
-    true = [(TrueField(h, delta), None, {}), (None, chain_map(), {"u": u, "v": v})]
-    for trunk, tangent_map, params in true:
-        fit = vector_field(trunk, how, tangent_map).loss  # type: ignore
-        loss, _ = fit(params, None, scene.ctx, scene.env, hp, jax.random.key(0))  # type: ignore
-        assert loss < 1e-20
-    fit = vector_field(TrueField(h, 0 * delta), how).loss  # type: ignore
-    loss, terms = fit({}, None, scene.ctx, scene.env, hp, jax.random.key(0))  # type: ignore
+    how = dict(directions=2, layers=layers, scheme="jvp")
+    h, delta = scene.ctx.trace.h_KxBxD, scene.delta_KxBxD
+    true = jc.vector_field(trunk=true_field(h, delta), terminal_weight=0.5, **how).build()
+    assert loss_of(true, scene)({}, {})[0] < 1e-20
+    linear = jc.linear_field(form="chain", **how).build()
+    assert loss_of(linear, scene)(branch_weights_of(scene), {})[0] < 1e-20
+    zero = jc.vector_field(trunk=true_field(h, 0 * delta), terminal_weight=0.5, **how).build()
+    loss, terms = loss_of(zero, scene)({}, {})
     assert terms["directional"] == pytest.approx(1) and terms["terminal_gradient"] == pytest.approx(1)
     assert loss == pytest.approx(1.5)
 
 
-class Affine:
+def affine(w, c):
+    return {"w": jnp.asarray(w), "c": jnp.asarray(c)}
+
+
+def affine_trunk():
     """A value function V = w sum(h) + c t, whose every term can be written down."""
 
-    def init(self, key, shapes, outputs):
-        return {"w": jnp.asarray(0.5), "c": jnp.asarray(2.0)}
-
-    def apply(self, params, env, h, t, code, outputs):
+    def apply(params, env, h, t, code, outputs):
         value = params["w"] * jnp.sum(h, axis=-1) + params["c"] * jnp.broadcast_to(t, h.shape[:-1])
         return value[..., None]
+
+    return as_trunk(apply, affine(0.5, 2.0))
 
 
 @pytest.mark.parametrize("kind", ["image", "lq"])  # with and without process noise
@@ -107,11 +111,13 @@ class Affine:
 @pytest.mark.parametrize("target", ["mean", "softmin"])
 def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
     scene = make_scene(kind)
-    h = np.asarray(scene.ctx.trace.h_LxBxD)
-    hp: Any = SimpleNamespace(sigma=0.0, softmin_lambda=0.3, value_weight=3.0, terminal_weight=5.0, ema=0.75)
-    bridge = scalar_bridge(Affine(), BridgeNoise(at, 4, target))  # type: ignore
-    state = EstState({"w": jnp.asarray(0.5), "c": jnp.asarray(2.0)}, {"w": jnp.asarray(0.1), "c": jnp.asarray(1.0)})
-    loss, terms = bridge.loss(state.params, state, scene.ctx, scene.env, hp, jax.random.key(0))  # type: ignore
+    h = np.asarray(scene.ctx.trace.h_KxBxD)
+    bridge = jc.scalar_bridge(
+        noise_at=at, noise_samples=4, target=target, sigma=0.0, softmin_lambda=0.3, ema=0.75, value_weight=3.0,
+        terminal_weight=5.0, trunk=affine_trunk(),
+    ).build()  # fmt: skip
+    extra = {"slow": affine(0.1, 1.0), "fixed": {}}
+    loss, terms = loss_of(bridge, scene)(affine(0.5, 2.0), extra)
     times = np.arange(4)[:, None] / 3
     value, slow = (w * h.sum(-1) + c * times for w, c in ((0.5, 2.0), (0.1, 1.0)))
     # Without noise all K next values are the same, in whichever place it would have entered.
@@ -122,8 +128,9 @@ def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
     assert terms["terminal_gradient"] == pytest.approx(((0.5 - delta) ** 2).sum() / (delta**2).sum())
     parts = 3 * terms["terminal_value"] + terms["consistency"] + 5 * terms["terminal_gradient"]
     assert loss == pytest.approx(float(parts))
-    np.testing.assert_allclose(bridge.credit(state, scene.ctx, scene.env, hp, None), np.full((4, 8, 12), 0.5))
-    slow_after = bridge.update(state, hp).extra  # 3/4 of the old and 1/4 of the new
+    state = EstState(affine(0.5, 2.0), extra)
+    np.testing.assert_allclose(bridge.credit(state, scene.ctx, scene.env, KEY), np.full((4, 8, 12), 0.5))
+    slow_after = bridge.update(state).extra["slow"]  # 3/4 of the old and 1/4 of the new
     assert slow_after["w"] == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
     assert slow_after["c"] == pytest.approx(0.75 * 1.0 + 0.25 * 2.0)
 
@@ -132,15 +139,13 @@ def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
 def test_bridge_noise_enters_where_it_says(x64, at):
     # V = sum(h) in the slow network, 0 in the fast one, and fast = slow in turn: squares show which side was displaced.
     scene = make_scene("lq")
-    hp: Any = SimpleNamespace(sigma=0.4, softmin_lambda=0.3, value_weight=0.0, terminal_weight=0.0)
-    samples = 4000
-    bridge = scalar_bridge(Affine(), BridgeNoise(at, samples, "mean"))  # type: ignore
-    one, zero = ({"w": jnp.asarray(w), "c": jnp.asarray(0.0)} for w in (1.0, 0.0))
-    h, a = np.asarray(scene.ctx.trace.h_LxBxD), np.asarray(scene.params.blocks["a"])
-    loss = lambda fast, slow: float(  # noqa: E731
-        bridge.loss(fast, EstState(fast, slow), scene.ctx, scene.env, hp, jax.random.key(0))[0]  # type: ignore
-    )
-    fast_only, slow_only = loss(one, zero), loss(zero, one)
+    bridge = jc.scalar_bridge(
+        noise_at=at, noise_samples=4000, sigma=0.4, value_weight=0.0, terminal_weight=0.0, trunk=affine_trunk()
+    ).build()
+    one, zero = affine(1.0, 0.0), affine(0.0, 0.0)
+    h, a = np.asarray(scene.ctx.trace.h_KxBxD), np.asarray(scene.params.blocks["a"])
+    fit = loss_of(bridge, scene)
+    fast_only, slow_only = (float(fit(f, {"slow": s, "fixed": {}})[0]) for f, s in ((one, zero), (zero, one)))
     # ``paired`` compares value with value, noise for noise; the others compare with the mean over the noise.
     spread = {"next": (0, 0), "present": (0, 0), "paired": (0.16 * 12, 0.16 * np.mean((a.sum(2) ** 2).sum(1)))}[at]
     assert fast_only == pytest.approx(np.mean(h[:-1].sum(-1) ** 2) + spread[0], rel=0.05)
@@ -149,12 +154,13 @@ def test_bridge_noise_enters_where_it_says(x64, at):
 
 def test_state_bridge_loss_by_hand(x64):
     scene = make_scene("image")
-    shift = SimpleNamespace(apply=lambda params, env, h, t, code, outputs: h)  # predicts that nothing more happens
-    h = np.asarray(scene.ctx.trace.h_LxBxD)
-    error = ((h - h[-1]) ** 2).sum(-1).mean()
-    for how, scale in (("raw", 1.0), ("normalised", (h[-1] ** 2).sum(-1).mean())):
-        loss, metrics = state_bridge(shift, how).loss({}, None, scene.ctx, scene.env, None, None)  # type: ignore
-        assert loss == pytest.approx(error / scale) and metrics["state_error"] == loss
+    shift = as_trunk(lambda params, env, h, t, code, outputs: h)  # predicts that nothing more happens
+    h = np.asarray(scene.ctx.trace.h_KxBxD)
+    error, size = ((h - h[-1]) ** 2).sum(-1).mean(), (h[-1] ** 2).sum(-1).mean()
+    for how, scale in (("raw", 1.0), ("normalised", size)):
+        loss, metrics = loss_of(jc.state_bridge(state_loss=how, trunk=shift).build(), scene)({}, {})
+        assert loss == pytest.approx(error / scale)
+        assert metrics["state_error"] == pytest.approx(error / size)  # told alike in either case
 
 
 @pytest.mark.parametrize("kind", ["image", "lq"])
@@ -171,7 +177,7 @@ def test_state_bridge_with_the_true_tail_is_back_propagation(x64, kind):
             states.append(state)
         return jnp.stack(states)
 
-    bridge = state_bridge(SimpleNamespace(apply=apply))  # type: ignore
-    found = bridge.credit(EstState({}, {}), scene.ctx, scene.env, None, None)
-    assert relative(found, scene.delta_LxBxD) < 1e-10
-    assert bridge.loss({}, None, scene.ctx, scene.env, None, None)[0] < 1e-20  # type: ignore
+    bridge = jc.state_bridge(trunk=as_trunk(apply, {})).build()
+    found = jax.jit(lambda ctx: bridge.credit(EstState({}, {}), ctx, scene.env, KEY))(scene.ctx)
+    assert relative(found, scene.delta_KxBxD) < 1e-10
+    assert loss_of(bridge, scene)({}, {})[0] < 1e-20

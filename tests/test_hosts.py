@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jcredit import results
-from jcredit.hosts import HostsError, join, shares
+from jcredit.report.rows import read_rows
+from jcredit.sweeps.hosts import HostsError, join, shares
 
 SCRIPT = Path(__file__).parent.parent / "experiments/synth_ladder.py"
 ARGS = ["--preset", "smoke", "--methods", "frozen", "--seeds", "0", "1", "2", "--no-progress"]
@@ -30,7 +30,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path):
     runs = [start(tmp_path / "two", *group, "0"), start(tmp_path / "two", *group, "1"), start(tmp_path / "one")]
     outputs = [run.communicate(timeout=300) for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], [err for _, err in outputs]
-    two, one = (results.read_rows(tmp_path / name / "synth_ladder/smoke/rows.jsonl") for name in ("two", "one"))
+    two, one = (read_rows(tmp_path / name / "synth_ladder/smoke/rows.jsonl") for name in ("two", "one"))
     measured = lambda rows: {  # noqa: E731
         r["seed"]: [r[k] for k in ("config_hash", "status", "epochs", "metrics", "layers", "curves")] for r in rows
     }

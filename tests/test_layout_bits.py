@@ -8,21 +8,23 @@ on resume, and even a single run takes two devices where there are several.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import easy_data, first_batch, image_network_task, optimised_jit, relative, same_bits, tiny
+from helpers import IMAGE_NETWORK, easy_data, first_batch, optimised_jit, relative, same_bits, small, tiny
 
-from jcredit.layout import Layout, choose_layout, over_runs, place
+import jcredit as jc
+from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put
 from jcredit.training import make_run
 
 DEVICES = 8
-CHAIN = tiny(method="tangent_chain", depth=2, warmup_ratio=0.25, clip=1.0, normalise="rms")
+NETWORK = IMAGE_NETWORK.replace(depth=2)
+CHAIN = tiny(small(jc.tangent_chain), network=NETWORK, warmup_ratio=0.25, clip=1.0, normalise="rms")
 
 
 def stacked(config, count):
     """(run, states, hps, data) of runs with seeds and learning rates of their own; data are shared."""
-    run = make_run(config, task=image_network_task(config))
+    run = make_run(config)
     hp = run.hparams(config)
-    rates = config.learning_rate * (1 + jnp.arange(count, dtype=hp.alpha.dtype))
-    hps = jax.tree.map(lambda leaf: jnp.full(count, leaf), hp).replace(learning_rate=rates)
+    rates = config.learning_rate * (1 + jnp.arange(count, dtype=hp.learning_rate.dtype))
+    hps = jax.tree.map(lambda leaf: jnp.full(count, leaf), hp)._replace(learning_rate=rates)
     alone = [run.init(key, hp) for key in jax.random.split(jax.random.key(0), count)]
     return run, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), hps, easy_data(config)
 
@@ -33,7 +35,7 @@ def at(tree, index):
 
 def shard(run, states, hps, data, layout):
     """An epoch of every run through the library's own layout, back on the host."""
-    args = place(states, layout, True), place(hps, layout, True), place(data, layout, False)
+    args = put(states, layout, True), put(hps, layout, True), put(data, layout, False)
     out = over_runs(run.epoch, (True, True, False), layout)(*args)
     assert len({s.device for s in jax.tree.leaves(out)[0].addressable_shards}) == layout.devices
     return jax.device_get(out)
@@ -63,19 +65,19 @@ def test_mapped_runs_have_the_bits_of_a_run_alone_and_sharded_ones_those_of_any_
 
 def test_64_seeds_times_9_settings_on_eight_devices_equal_the_loop():
     """The sweep's own layout: seeds and swept numbers on one run axis, sharded over devices and mapped within."""
-    run, states, hps, data = stacked(tiny(method="dfa", depth=2), 64)
+    run, states, hps, data = stacked(tiny(jc.dfa(), network=NETWORK), 64)
     settings = jnp.array([(rate, clip) for rate in (1e-3, 3e-3, 1e-2) for clip in (0.0, 0.1, 1.0)])
     states, hps = (jax.tree.map(lambda leaf: jnp.repeat(leaf, 9, axis=0), tree) for tree in (states, hps))
     settings = jnp.tile(settings, (64, 1))
-    hps = hps.replace(learning_rate=settings[:, 0], clip=settings[:, 1])
+    hps = hps._replace(learning_rate=settings[:, 0], clip=settings[:, 1])
     together, alone = shard(run, states, hps, data, choose_layout(64 * 9)), jax.jit(run.epoch)
     for i in range(64 * 9):
         assert same_bits(at(together, i), jax.device_get(alone(at(states, i), at(hps, i), data))), i
 
 
-def check_vmap(tolerance, method):
+def check_vmap(tolerance, credit):
     # The gradient of one step, seen through a step of SGD beside which the parameters' rounding disappears.
-    config = tiny(method=method, optimizer="sgd", learning_rate=1e5, rule="target_shift")
+    config = tiny(credit, network=IMAGE_NETWORK, optimizer="sgd", learning_rate=1e5, rule=jc.target_shift(eta=0.1))
     run, states, hps, data = stacked(config, 3)
     together, _ = jax.jit(jax.vmap(run.step, (0, 0, None, None)))(states, hps, data, first_batch(config))
     step = jax.jit(run.step)
@@ -87,8 +89,8 @@ def check_vmap(tolerance, method):
 
 
 def test_a_step_under_vmap_agrees_in_single_precision():
-    check_vmap(1e-5, "tangent_chain")
+    check_vmap(1e-5, small(jc.tangent_chain))
 
 
 def test_a_step_under_vmap_agrees_in_double_precision(x64):
-    check_vmap(1e-12, "fa")
+    check_vmap(1e-12, jc.fa())

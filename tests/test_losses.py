@@ -25,8 +25,8 @@ from jcredit.losses.perturbation import (
     take_samples,
     unbiased_residual,
 )
-from jcredit.tasks.base import correct, cross_entropy
-from jcredit.tasks.lq import quadratic_loss
+from jcredit.tasks.classification import correct, cross_entropy
+from jcredit.tasks.linear_quadratic import quadratic_loss
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -105,7 +105,7 @@ LAYERS, SAMPLES = np.asarray([0, 2, 1, 2, 2, 0, 1, 0]), np.arange(8)
 
 def placed(scene):
     """Every sample at a layer of its own: the probe, and the gradients there."""
-    h, delta = (a[LAYERS, SAMPLES] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD))
+    h, delta = (a[LAYERS, SAMPLES] for a in (scene.ctx.trace.h_KxBxD, scene.delta_KxBxD))
     return Probe(scene.ctx, jnp.asarray(LAYERS), h, jnp.asarray(SAMPLES)), delta
 
 
@@ -148,37 +148,36 @@ def test_measured_directions_average_to_the_gradient():
     scene = make_scene("image")
     probe, delta = placed(scene)
     v = normal(6, 4000, 8, 12)
-    g = jax.jit(measure, static_argnums=(0, 3))(scene.env, probe, v, "jvp", 0.0)
-    mean = jnp.mean(g[..., None] * v, axis=0)
+    mean = jax.jit(lambda v: jnp.mean(measure(scene.env, probe, v, "jvp", 0.0)[..., None] * v, axis=0))(v)
     # Eight samples of twelve units: the error of the whole is within half of its expectation.
     assert 0.5 < relative(mean, delta) / expected_error(4000, 12) < 1.5
 
 
 def test_unbiased_residual_is_unbiased_for_a_wrong_credit():
     scene = make_scene("image", depth=2, batch=4)
-    wrong = 0.5 * jnp.roll(scene.delta_LxBxD, 1, axis=1)  # another sample's gradient
-    wrong = wrong.at[-1].set(scene.delta_LxBxD[-1])
+    wrong = 0.5 * jnp.roll(scene.delta_KxBxD, 1, axis=1)  # another sample's gradient
+    wrong = wrong.at[-1].set(scene.delta_KxBxD[-1])
     corrected = jax.jit(lambda a, key: unbiased_residual(scene.env, scene.ctx, a, key, 40))
     draws = np.stack([corrected(wrong, jax.random.key(i)) for i in range(100)])
-    off = lambda a: np.linalg.norm(a[:-1] - scene.delta_LxBxD[:-1])  # noqa: E731
+    off = lambda a: np.linalg.norm(a[:-1] - scene.delta_KxBxD[:-1])  # noqa: E731
     assert 0.5 < off(draws.mean(0)) / off(wrong) / expected_error(4000, 12) < 1.5
     assert 0.5 < off(draws[0]) / off(wrong) / expected_error(40, 12) < 1.5  # one draw has the variance of 40 directions
     np.testing.assert_array_equal(draws[0, -1], wrong[-1])  # the last is returned as it came
     # Where nothing is missing no variance is added.
-    assert relative(corrected(scene.delta_LxBxD, jax.random.key(0)), scene.delta_LxBxD) < 1e-5
+    assert relative(corrected(scene.delta_KxBxD, jax.random.key(0)), scene.delta_KxBxD) < 1e-5
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("image", 8), ("lq", 8), ("image", 2)])
 def test_every_sample_has_a_layer_of_its_own(kind, batch):
     scene = make_scene(kind, batch=batch)
     probes = [random_layers(jax.random.key(i), scene.ctx) for i in range(40)]
-    h_0, met = np.asarray(scene.ctx.trace.h_LxBxD[0]), np.zeros((batch, 3), int)
+    h_0, met = np.asarray(scene.ctx.trace.h_KxBxD[0]), np.zeros((batch, 3), int)
     for probe in probes:
         # Samples are known by their states at h_0; what else the probe holds of them must be theirs.
-        who = [int(np.flatnonzero((h_0 == h).all(-1))[0]) for h in np.asarray(probe.ctx.trace.h_LxBxD[0])]
+        who = [int(np.flatnonzero((h_0 == h).all(-1))[0]) for h in np.asarray(probe.ctx.trace.h_KxBxD[0])]
         assert sorted(who) == list(range(batch)) and who == list(probe.index_B)
         assert same_bits(probe.ctx, take_samples(scene.ctx, np.asarray(who)))
-        np.testing.assert_array_equal(probe.h_BxD, scene.ctx.trace.h_LxBxD[probe.layer_B, who])
+        np.testing.assert_array_equal(probe.h_BxD, scene.ctx.trace.h_KxBxD[probe.layer_B, who])
         met[who, probe.layer_B] += 1
         if batch >= 3:  # every layer has its share, and the tail knows where samples start
             assert isinstance(probe.layer_B, np.ndarray)
@@ -191,7 +190,7 @@ def test_all_layers_hold_every_sample_at_every_layer():
     ctx, layer_N, h_NxD, index_N = all_layers(scene.ctx)
     np.testing.assert_array_equal(index_N.reshape(3, 8), np.tile(np.arange(8), (3, 1)))
     np.testing.assert_array_equal(layer_N, np.repeat([0, 1, 2], 8))
-    np.testing.assert_array_equal(h_NxD.reshape(3, 8, 12), scene.ctx.trace.h_LxBxD[:-1])
+    np.testing.assert_array_equal(h_NxD.reshape(3, 8, 12), scene.ctx.trace.h_KxBxD[:-1])
     for layer in range(3):
         part = jax.tree.leaves(take_samples(ctx, np.arange(8) + 8 * layer))
         for found, wanted in zip(part, jax.tree.leaves(scene.ctx), strict=True):

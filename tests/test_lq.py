@@ -3,12 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import make_scene, relative, same_bits, tiny
+from helpers import make_scene, relative, same_bits, small, tiny
 
-from jcredit.tasks.lq import costate
+import jcredit as jc
+from jcredit.tasks.linear_quadratic import costate
 from jcredit.training import make_run
 
-LQ = tiny(task="lq", process_noise=0.03, trains="nothing", method="scalar_bridge", steps_per_epoch=2, test_size=16)
+LQ = tiny(
+    small(jc.scalar_bridge),
+    task=jc.tasks.lq(state_size=16, outputs=4, process_noise=0.03, test_size=16),
+    network=jc.lq_dynamics(depth=3),
+    trains="nothing",
+    steps_per_epoch=2,
+)
 
 
 def test_costate_is_the_closed_form_and_the_gradient(x64, strict):
@@ -23,12 +30,12 @@ def test_costate_is_the_closed_form_and_the_gradient(x64, strict):
         for later in range(layer, 3):
             carry = carry @ a[later]  # h_L = h_l A_l ... A_{L-1}
         assert relative(found[layer], error @ (carry @ w).T) < 1e-12
-        assert relative(found[layer], scene.delta_LxBxD[layer]) < 1e-10  # jax.grad of an explicit tail
+        assert relative(found[layer], scene.delta_KxBxD[layer]) < 1e-10  # jax.grad of an explicit tail
 
 
 def test_costate_is_the_gradient_in_single_precision():
     scene = make_scene("lq")
-    assert relative(costate(scene.params, scene.ctx.error_BxC), scene.delta_LxBxD) < 1e-5
+    assert relative(costate(scene.params, scene.ctx.error_BxC), scene.delta_KxBxD) < 1e-5
 
 
 def test_an_epoch_trains_the_estimator_and_nothing_else():
@@ -39,7 +46,8 @@ def test_an_epoch_trains_the_estimator_and_nothing_else():
     assert data.train_x.shape == (0, 16) and data.test_x.shape == (16, 16) and data.test_y.shape == (16, 4)
     new, metrics = jax.jit(run.epoch)(state, hp, data)
     assert same_bits(state.params, new.params)
-    assert all((a != b).any() for a, b in zip(*map(jax.tree.leaves, (state.estimator, new.estimator)), strict=True))
+    pairs = zip(*map(jax.tree.leaves, (state.estimator, new.estimator)), strict=True)
+    assert all((a != b).any() for a, b in pairs)
     assert int(new.step) == 2 and np.isfinite(metrics["estimator_loss"])
     assert set(jax.jit(run.evaluate)(state, hp, data)) == {"test_loss"}  # a regression has no accuracy
 
@@ -54,7 +62,7 @@ def test_every_step_sees_fresh_samples_and_fresh_noise():
         _, metrics = step(state._replace(step=jnp.asarray(number, jnp.int32)), hp, data, jnp.arange(8))
         seen.append(float(metrics["train_loss"]))
     assert len(set(seen)) == 3  # the same indices, other samples
-    quiet = step(state, hp.replace(process_noise=0.0), data, jnp.arange(8))[1]["train_loss"]
+    quiet = step(state, task_run.hparams(LQ.replace(process_noise=0.0)), data, jnp.arange(8))[1]["train_loss"]
     assert abs(float(quiet) - seen[0]) > 1e-6  # the process noise enters the states
 
 
@@ -62,7 +70,7 @@ def test_the_loss_of_the_tail_keeps_the_noise_of_the_forward_pass():
     # Measured effects compare with the trajectory that was run, not with one of other noise.
     scene = make_scene("lq")
     for layer in range(4):
-        again = scene.env.loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_LxBxD[layer])
+        again = scene.env.loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_KxBxD[layer])
         assert relative(again, scene.loss(scene.ctx.trace.outputs_BxC, scene.target_B)) < 1e-6
-    moved = scene.env.next_states(scene.ctx, scene.ctx.trace.h_LxBxD[:-1])
-    assert relative(moved, scene.ctx.trace.h_LxBxD[1:]) < 1e-6
+    moved = scene.env.next_states(scene.ctx, scene.ctx.trace.h_KxBxD[:-1])
+    assert relative(moved, scene.ctx.trace.h_KxBxD[1:]) < 1e-6

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import explicit_tail, make_scene, normal, relative
+from helpers import branch_weights_of, explicit_tail, make_scene, normal, relative
 
-from jcredit.networks import forward, gelu, gelu_derivative, image_mlp, ladder_mlp, lq_dynamics, make_env, wide_product
+import jcredit as jc
+from jcredit.networks import gelu, gelu_derivative, wide_product
+from jcredit.passes import NetworkEnv, branch_of, forward
+from jcredit.types import Shapes, Sizes
 
 pytestmark = pytest.mark.usefixtures("strict")
 KINDS = ("image", "ladder", "lq")
@@ -28,23 +31,25 @@ def test_gelu_and_its_derivative(x64):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_ladder_block_and_gates_by_formula(x64, alpha):
-    network = ladder_mlp(5, 6, 1, 3, alpha)
+    network = jc.ladder_mlp(depth=1, width=6, alpha=alpha).build(Sizes((5,), 3))
     w, b, h = normal(0, 6, 6), normal(1, 6), normal(2, 4, 6)
     h_np = np.asarray(h)
     whitened = (h_np - h_np.mean(1, keepdims=True)) / np.sqrt(h_np.var(1, keepdims=True) + 1e-5)
     z = whitened @ np.asarray(w) + np.asarray(b)
     phi = (1 - alpha) * z + alpha * np.tanh(z)
     np.testing.assert_allclose(network.block({"w": w, "b": b}, h), h + phi, rtol=1e-10)
-    np.testing.assert_allclose(network.gates({"w": w, "b": b}, h), 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
-    bare = ladder_mlp(5, 6, 1, 3, alpha, layer_norm_on=False)
+    assert network.branch is not None
+    gates = network.branch.gates({"w": w, "b": b}, h)
+    np.testing.assert_allclose(gates, 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
+    bare = jc.ladder_mlp(depth=1, width=6, alpha=alpha, layer_norm_on=False).build(Sizes((5,), 3))
     z = h_np @ np.asarray(w) + np.asarray(b)
     np.testing.assert_allclose(bare.block({"w": w, "b": b}, h), h + (1 - alpha) * z + alpha * np.tanh(z), rtol=1e-10)
-    np.testing.assert_allclose(bare.gates({"w": w, "b": b}, h), 1 - alpha * np.tanh(z) ** 2, atol=1e-14)
+    assert bare.branch is None  # a network for teachers alone
 
 
 def test_gates_of_the_image_network_by_formula():
     scene = make_scene("image")
-    h, inner = scene.ctx.trace.h_LxBxD, scene.params.blocks["inner"]
+    h, inner = scene.ctx.trace.h_KxBxD, scene.params.blocks["inner"]
     z = jnp.einsum("lbd,ldh->lbh", scene.network.normalise(h[:-1]), inner["w"]) + inner["b"][:, None]
     activation = jax.vmap(jax.grad(lambda x: 0.5 * x * (1 + jax.lax.erf(x / 2**0.5))))(z.ravel())
     assert relative(scene.env.gates(h[:-1]), activation.reshape(z.shape)) < 1e-5
@@ -55,12 +60,12 @@ def test_forward_is_the_explicit_loop(kind):
     scene = make_scene(kind)
     trace = scene.ctx.trace
     h = scene.network.embed(scene.params.embed, scene.x_BxI)
-    assert trace.h_LxBxD.shape == (4, 8, 12) and trace.outputs_BxC.shape == (8, 4)
+    assert trace.h_KxBxD.shape == (4, 8, 12) and trace.outputs_BxC.shape == (8, 4)
     for layer in range(3):
-        assert relative(trace.h_LxBxD[layer], h) < 1e-6
+        assert relative(trace.h_KxBxD[layer], h) < 1e-6
         h = scene.network.block(block_of(scene, layer), h)
-        h = h + scene.noise_LxBxD[layer] if kind == "lq" else h
-    assert relative(trace.h_LxBxD[3], h) < 1e-6
+        h = h if scene.noise_LxBxD is None else h + scene.noise_LxBxD[layer]
+    assert relative(trace.h_KxBxD[3], h) < 1e-6
     assert relative(trace.outputs_BxC, scene.network.readout(scene.params.readout, h)) < 1e-6
     assert (trace.noise_LxBxD is None) == (kind != "lq")
 
@@ -68,14 +73,14 @@ def test_forward_is_the_explicit_loop(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_at_is_the_explicit_tail_from_every_layer(kind):
     scene = make_scene(kind)
-    moved = scene.ctx.trace.h_LxBxD + 0.3 * normal(1, 4, 8, 12)
-    loss_at = jax.jit(scene.env.loss_at)
+    moved = scene.ctx.trace.h_KxBxD + 0.3 * normal(1, 4, 8, 12)
+    loss_at = jax.jit(lambda *args: scene.env.loss_at(*args))
     expected = []
     for layer in range(4):
         tail = explicit_tail(scene.network, scene.params, layer, moved[layer], scene.noise_LxBxD)
         expected.append(np.asarray(scene.loss(tail, scene.target_B)))
         assert relative(loss_at(scene.ctx, jnp.full(8, layer), moved[layer]), expected[-1]) < 1e-5
-        unmoved = loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_LxBxD[layer])
+        unmoved = loss_at(scene.ctx, jnp.full(8, layer), scene.ctx.trace.h_KxBxD[layer])
         assert relative(unmoved, scene.loss(scene.ctx.trace.outputs_BxC, scene.target_B)) < 1e-5
     mixed = jnp.asarray([0, 3, 1, 2, 2, 0, 1, 3])  # a layer of its own for every sample
     found = loss_at(scene.ctx, mixed, moved[mixed, jnp.arange(8)])
@@ -86,7 +91,7 @@ def test_loss_at_is_the_explicit_tail_from_every_layer(kind):
 def test_known_layers_give_the_loss_of_traced_ones(layers, x64):
     scene = make_scene("lq", depth=7)  # seven blocks: parts of one and of two
     known, v = np.asarray(layers), normal(2, 3, 8, 12)
-    h = scene.ctx.trace.h_LxBxD[known, np.arange(8)] + 0.3 * normal(1, 8, 12)
+    h = scene.ctx.trace.h_KxBxD[known, np.arange(8)] + 0.3 * normal(1, 8, 12)
 
     @jax.jit
     def both(traced):
@@ -104,12 +109,11 @@ def test_samples_run_their_own_tails_only():
         seen.append(h.shape[0])
         return scene.network.block(params, h)
 
-    env = make_env(scene.network._replace(block=recording), scene.loss, scene.params)
-    env.loss_at(scene.ctx, np.asarray([0, 0, 1, 1, 1, 2, 3, 3]), scene.ctx.trace.h_LxBxD[0])
-    assert seen == [2, 5, 6, 8]
-    seen.clear()
-    env.loss_at(scene.ctx, np.asarray([2, 2, 2, 3, 3, 4, 4, 4]), scene.ctx.trace.h_LxBxD[0])
-    assert seen == [3, 5]
+    env = NetworkEnv(scene.network._replace(block=recording), scene.loss, scene.params)
+    for layers, running in (([0, 0, 1, 1, 1, 2, 3, 3], [2, 5, 6, 8]), ([2, 2, 2, 3, 3, 4, 4, 4], [3, 5])):
+        seen.clear()
+        jax.eval_shape(lambda h: env.loss_at(scene.ctx, np.asarray(layers), h), scene.ctx.trace.h_KxBxD[0])  # noqa: B023
+        assert seen == running
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,15 +121,15 @@ def test_the_loss_tangent_is_the_gradient_along_the_direction(kind, x64):
     scene = make_scene(kind)
     layer = jnp.asarray([0, 2, 1, 2, 2, 0, 1, 0])
     v = normal(2, 3, 8, 12)
-    h, delta = (a[layer, jnp.arange(8)] for a in (scene.ctx.trace.h_LxBxD, scene.delta_LxBxD))
-    found = jax.jit(scene.env.loss_tangent)(scene.ctx, layer, h, v)
+    h, delta = (a[layer, jnp.arange(8)] for a in (scene.ctx.trace.h_KxBxD, scene.delta_KxBxD))
+    found = jax.jit(lambda *args: scene.env.loss_tangent(*args))(scene.ctx, layer, h, v)
     assert relative(found, jnp.sum(delta[None] * v, -1)) < 1e-10
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_next_states_and_tangents_are_jacobian_products(kind):
     scene = make_scene(kind)
-    h, v = scene.ctx.trace.h_LxBxD, normal(3, 3, 8, 12)
+    h, v = scene.ctx.trace.h_KxBxD, normal(3, 3, 8, 12)
 
     @jax.jit
     def found(h, v):
@@ -145,10 +149,10 @@ def test_next_states_and_tangents_are_jacobian_products(kind):
 
 def test_image_network_starts_as_the_study_describes():
     # ||f_l|| / ||h_l|| about .095 and ||h_L|| about 9 for unit-variance pixels (method.md 1); W1, embedding uniform.
-    network = image_mlp(3072, 256, 2, 10)
+    network = jc.image_mlp(depth=2, width=256).build(Sizes((32, 32, 3), 10))
     params = jax.jit(network.init)(jax.random.key(0))
     x = normal(1, 16, 32, 32, 3)  # images are flattened
-    h = forward(network, params, x).h_LxBxD
+    h = forward(network, params, x).h_KxBxD
     norms = jnp.linalg.norm(h, axis=-1)
     assert jnp.mean(norms[-1]) == pytest.approx(9, rel=0.1)
     assert jnp.mean(jnp.linalg.norm(h[1] - h[0], axis=-1) / norms[0]) == pytest.approx(0.095, rel=0.1)
@@ -161,22 +165,54 @@ def test_image_network_starts_as_the_study_describes():
 
 
 def test_ladder_and_lq_start_as_described():
-    ladder = jax.jit(ladder_mlp(128, 64, 3, 10, 1.0).init)(jax.random.key(0))
+    ladder = jax.jit(jc.ladder_mlp(depth=3, width=64).build(Sizes((128,), 10)).init)(jax.random.key(0))
     for w, fan_in in ((ladder.embed["w"], 128), (ladder.blocks["w"], 64), (ladder.readout["w"], 64)):
         assert jnp.std(w) == pytest.approx(fan_in**-0.5, rel=0.1)
     assert not ladder.embed["b"].any() and not ladder.blocks["b"].any() and not ladder.readout["b"].any()
-    blocks = jax.jit(lq_dynamics(64, 3, 10).init)(jax.random.key(0)).blocks["a"]
+    blocks = jax.jit(jc.lq_dynamics(depth=3).build(Sizes((64,), 10)).init)(jax.random.key(0)).blocks["a"]
     stretch = np.linalg.svd(blocks, compute_uv=False)
     assert stretch.min() > 0.75 and stretch.max() < 1.25  # near-isometric
     assert np.ptp(stretch) > 0.05  # but not an isometry
 
 
-def test_lq_has_no_gates():
-    network = lq_dynamics(4, 2, 2)
-    with pytest.raises(ValueError, match="no residual branch"):
-        network.gates({}, jnp.zeros((1, 4)))
-    with pytest.raises(ValueError, match="no residual branch"):
-        network.branch_weights(jax.random.key(0), 1.0)
+def test_lq_has_no_branch():
+    scene = make_scene("lq")
+    for owner in (scene.env, Shapes(3, 12, 4, scene.network.branch)):
+        with pytest.raises(jc.ConfigError, match="gates of mine: the network has no branch"):
+            branch_of(owner, "gates of mine")
+    with pytest.raises(jc.ConfigError, match="the network has no branch"):
+        scene.env.gates(scene.ctx.trace.h_KxBxD[:-1])
+
+
+@pytest.mark.parametrize("kind", ["image", "ladder"])
+def test_the_branch_with_a_blocks_own_weights_is_its_jacobian(kind, x64):
+    # push is the block's tangent less the identity, pull its transpose, and zero weights push nothing.
+    scene = make_scene(kind)
+    branch, params, h = scene.network.branch, block_of(scene, 1), scene.ctx.trace.h_KxBxD[1]
+    own = jax.tree.map(lambda w: w[1], branch_weights_of(scene))
+    assert branch is not None
+    v, a = normal(1, 8, 12), normal(2, 8, 12)
+
+    @jax.jit
+    def found(v, a):
+        m_BxH = branch.gates(params, h)
+        tangent = jax.jvp(lambda x: scene.network.block(params, x), (h,), (v,))[1] - v
+        cotangent = jax.vjp(lambda x: scene.network.block(params, x), h)[1](a)[0] - a
+        nothing = branch.push(branch.zero(jax.random.key(0)), m_BxH, h, v)
+        return branch.push(own, m_BxH, h, v), tangent, branch.pull(own, m_BxH, h, a), cotangent, nothing
+
+    push, tangent, pull, cotangent, nothing = found(v, a)
+    assert relative(push, tangent) < 1e-10 and relative(pull, cotangent) < 1e-10 and not nothing.any()
+
+
+def test_normalise_of_an_env_meets_states_of_two_axes_only(strict):
+    # Stacked layers are flattened first: a network's own function is promised (N, D).
+    scene, met = make_scene("image"), []
+    network = scene.network._replace(normalise=lambda h: met.append(h.shape) or scene.network.normalise(h))
+    env = NetworkEnv(network, scene.loss, scene.params)
+    h = scene.ctx.trace.h_KxBxD
+    assert relative(env.normalise(h), scene.network.normalise(h)) < 1e-6
+    assert env.normalise(h[0]).shape == (8, 12) and met == [(32, 12), (8, 12)]
 
 
 def test_the_wide_product_is_a_product(x64):

@@ -14,7 +14,6 @@ from jcredit.numerics import (
     layer_norm,
     layer_norm_tangent,
     pearson,
-    rms,
     rms_normalise,
     scale_free,
 )
@@ -106,8 +105,6 @@ def test_normalisations_by_hand():
     np.testing.assert_allclose(batch_normalise(a), [[3 / batch, 4 / batch], [0, 0]], rtol=1e-6)
     layers = jnp.stack([a, 10 * a])  # one scale for each layer
     np.testing.assert_allclose(batch_normalise(layers), jnp.stack([batch_normalise(a)] * 2), rtol=1e-5)
-    assert rms(a) == pytest.approx(2.5)
-    np.testing.assert_allclose(rms(a, -1), [5 / np.sqrt(2), 0], rtol=1e-6)
 
 
 def test_scale_free_by_hand():

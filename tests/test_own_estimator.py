@@ -1,10 +1,12 @@
-"""An estimator of one's own: a few pure functions in one's own file, passed to the same shared step.
+"""An estimator of one's own: a few pure functions in one's own file, given to the same shared step as any other.
 
 ``learned_feedback`` is DFA with feedback that is learned: a_l = e_T M_l, one matrix per layer, fitted to measured
 effects of perturbations.  Nothing is registered or subclassed; sweeps, diagnostics and controls work as on any other.
 """
 
+import functools
 import inspect
+import re
 from pathlib import Path
 
 import jax
@@ -12,55 +14,81 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import start, tiny
 
-from jcredit.losses.perturbation import directional_loss, measure, random_layers
-from jcredit.training import make_run
-from jcredit.types import Estimator, EstState
+import jcredit as jc
 
 
-def learned_feedback(directions: int = 4) -> Estimator:
-    """Direct feedback a_l = e_T M_l, its matrices fitted by regression on directional derivatives of the loss."""
+@jc.estimator
+def learned_feedback(
+    directions: jc.Count = 4, terminal_weight: jc.NonNegative = 1.0, learning_rate: jc.Positive = 1e-3
+) -> jc.Estimator:
+    """Direct feedback a_l = e_T M_l, its matrices fitted by regression on directional derivatives of the loss.
+
+    Args:
+      directions: perturbations of a sample in each step.
+      terminal_weight: weight of the error of a_L, which is known exactly.
+      learning_rate: Adam's step size for the matrices.
+    """
 
     def init(key, shapes):
         # Everything that is trained goes into ``params``; fixed things would go into ``extra``.
         feedback = 0.1 * jax.random.normal(key, (shapes.depth + 1, shapes.outputs, shapes.width))
-        return EstState(params={"m": feedback}, extra={})
+        return jc.EstState(params={"m": feedback}, extra={})
 
-    def credit(state, ctx, env, hp, key):
-        return jnp.einsum("bc,lcd->lbd", ctx.error_BxC, state.params["m"])  # a_0 .. a_L
+    def credit(state, ctx, env, key):
+        return jnp.einsum("bc,kcd->kbd", ctx.error_BxC, state.params["m"])  # a_0 .. a_L
 
-    def loss(params, state, ctx, env, hp, key):
+    def loss(state, ctx, env, key):
         layer_key, v_key = jax.random.split(key)
-        probe = random_layers(layer_key, ctx)  # each sample at one layer of its own
+        probe = jc.random_layers(layer_key, ctx)  # each sample at one layer of its own
         v_MxBxD = jax.random.normal(v_key, (directions, *probe.h_BxD.shape))
-        g_MxB = measure(env, probe, v_MxBxD, "jvp", hp.epsilon)  # forward passes only
-        a_BxD = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, params["m"][probe.layer_B])
-        directional = directional_loss(a_BxD, v_MxBxD, g_MxB)
-        terminal = jnp.mean((ctx.error_BxC @ params["m"][-1] - ctx.delta_BxD) ** 2)
-        return directional + hp.terminal_weight * terminal, {"directional": directional}
+        g_MxB = jc.measure(env, probe, v_MxBxD, "jvp", 0.0)  # forward passes only
+        a_BxD = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, state.params["m"][probe.layer_B])
+        directional = jc.directional_loss(a_BxD, v_MxBxD, g_MxB)
+        terminal = jnp.mean((ctx.error_BxC @ state.params["m"][-1] - ctx.delta_BxD) ** 2)
+        return directional + terminal_weight * terminal, {"directional": directional}
 
-    return Estimator(init, credit, loss, tier="2: loss under perturbation")
+    return jc.Estimator(init, credit, loss, optimizer=jc.adam(learning_rate), tier="2: loss under perturbation")
+
+
+SETTINGS = dict(train_size=256, batch_size=16, epochs=10, test_size=64)
+
+
+@functools.cache
+def trained(credit):
+    """(tier, metrics of every epoch, Gamma of every layer) of a run of ten epochs."""
+    config = tiny(credit, **SETTINGS)
+    run = jc.make_run(config)
+    state, hp, data = start(run, config)
+    epoch, curve = jax.jit(run.epoch), []
+    for _ in range(config.epochs):
+        state, metrics = epoch(state, hp, data)
+        curve.append(metrics)
+    return run.tier, curve, np.asarray(jax.jit(run.diagnose)(state, hp, data)["layers"]["gamma"])
 
 
 def test_it_trains_in_the_shared_step_and_beats_dfa():
-    config = tiny(train_size=256, batch_size=16, epochs=10, estimator_learning_rate=1e-2, test_size=64)
-    gamma = {}
-    for name, estimator in (("mine", learned_feedback()), ("dfa", None)):
-        run = make_run(config if estimator else tiny(**{**vars(config), "method": "dfa"}), estimator=estimator)
-        state, hp, data = start(run, config)
-        epoch, curve = jax.jit(run.epoch), []
-        for _ in range(config.epochs):
-            state, metrics = epoch(state, hp, data)
-            curve.append(metrics)
-        assert curve[-1]["train_loss"] < curve[0]["train_loss"] - 0.1
-        if estimator:
-            assert run.tier == "2: loss under perturbation"
-            assert curve[-1]["estimator_loss"] < 0.8 * curve[0]["estimator_loss"]
-            assert set(curve[0]) == {"train_loss", "train_accuracy", "estimator_loss", "directional"}
-        found = jax.jit(run.diagnose)(state, hp, data)
-        gamma[name] = np.asarray(found["layers"]["gamma"])
-    assert gamma["mine"].shape == (3,)
-    assert (gamma["mine"] > gamma["dfa"] + 0.2).all()
+    tier, curve, gamma = trained(learned_feedback(learning_rate=1e-2))
+    _, dfa_curve, dfa_gamma = trained(jc.dfa())
+    for losses in (curve, dfa_curve):
+        assert losses[-1]["train_loss"] < losses[0]["train_loss"] - 0.1
+    assert tier == "2: loss under perturbation"
+    assert curve[-1]["estimator_loss"] < 0.8 * curve[0]["estimator_loss"]
+    assert set(curve[0]) == {"train_loss", "train_accuracy", "train_h_rms", "estimator_loss", "directional"}
+    assert gamma.shape == (3,)
+    assert (gamma > dfa_gamma + 0.2).all()
+
+
+def test_its_settings_are_as_ours():
+    part = learned_feedback(directions=8)
+    assert part.settings == {"directions": 8, "terminal_weight": 1.0, "learning_rate": 1e-3}
+    swept = {name for name, setting in learned_feedback.settings.items() if setting.swept}
+    assert swept == {"terminal_weight", "learning_rate"}
+    assert learned_feedback.settings["directions"].doc == "perturbations of a sample in each step."
+    assert part.name == "test_own_estimator.learned_feedback" and len(part.described()["source"]) == 12
 
 
 def test_the_readme_shows_this_very_estimator():
-    assert inspect.getsource(learned_feedback) in (Path(__file__).parent.parent / "README.md").read_text() + "\n"
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    shown = next(block for block in blocks if "def learned_feedback" in block)
+    assert inspect.getsource(learned_feedback.function) in shown + "\n"

@@ -1,7 +1,5 @@
 """What is special in each script of the study's phases, and the commands over all of them."""
 
-import dataclasses
-import importlib
 import re
 from pathlib import Path
 
@@ -9,15 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make_scene, quick, shapes_of, start, tiny
+from helpers import make_scene, quick, shapes_of, small, start, tiny
 
-from jcredit import experiment, plots, results
-from jcredit.__main__ import TOOLS, load_experiment, main
-from jcredit.config import as_dict, hparams
-from jcredit.estimators import make_estimator, vector_field
-from jcredit.experiment import run
-from jcredit.tasks import image_data, images, make_task
-from jcredit.training import code_width, make_run
+import jcredit as jc
+from jcredit.__main__ import load_experiment, main
+from jcredit.config import described
+from jcredit.estimators import fields
+from jcredit.report import plots
+from jcredit.report.rows import append_rows, read_rows
+from jcredit.study import experiment
+from jcredit.study.experiment import run
+from jcredit.study.settings import lines, named
+from jcredit.tasks import image_data, images
+from jcredit.training import make_run
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 
@@ -30,44 +32,65 @@ def configs(name, preset="full"):
     return {(v.block, v.label): v.config for v in of(name).presets[preset].variants}
 
 
+def network(config, name):
+    return config.network.settings[name]
+
+
+def credit(config, name):
+    """A setting of the credit or of its trunk."""
+    own = config.credit.settings
+    return own[name] if name in own else own["trunk"].settings[name]
+
+
+def code_width(config):
+    """Width of the conditioning code: what the trunk's first layer has beside a state and nine features of time."""
+    shapes = jc.Shapes(4, network(config, "width"), 10, None)
+    trunk = config.credit.settings["trunk"].build()
+    params, _ = jax.eval_shape(lambda key: trunk.init(key, shapes, 1), jax.random.key(0))
+    return params["params"]["Dense_0"]["kernel"].shape[0] - shapes.width - 9
+
+
 @pytest.fixture
 def imagined(monkeypatch):
     """Sweeps that write rows with made-up numbers: what is tested here is what becomes of them."""
 
-    def sweep(variants, seeds, place, **_):
-        wanted = [(variant, seed) for variant in variants for seed in seeds]
-        results.append_rows(place.rows, [made_up(variant, seed, place) for variant, seed in wanted])
+    def sweep(variants, seeds, folder, *, there, **_):
+        rows = [made_up(variant, seed, folder) for variant in variants for seed in seeds]
+        assert not there
+        append_rows(folder.rows, rows)
+        return rows
 
     monkeypatch.setattr(experiment, "run_sweep", sweep)
 
 
-def made_up(variant, seed, place):
-    layers = np.random.default_rng([seed, int(variant.hash, 16)]).normal(size=variant.config.depth)
-    scores = {name: scale * layers.mean() for name, scale in (("gamma", 1.0), ("rho", 0.5), ("test_accuracy", 0.1))}
+def made_up(variant, seed, folder):
+    layers = np.random.default_rng([seed, int(variant.hash, 16)]).normal(size=network(variant.config, "depth")).tolist()
+    mean = float(np.mean(layers))
+    scores = {name: scale * mean for name, scale in (("gamma", 1.0), ("rho", 0.5), ("test_accuracy", 0.1))}
     return {
-        "schema": 1, "experiment": place.experiment, "preset": place.preset, "method": variant.config.method,
-        "label": variant.label, "block": variant.block, "config": as_dict(variant.config), "config_hash": variant.hash,
-        "seed": seed, "status": "ok", "epochs": 2, "metrics": scores, "layers": {"gamma": layers},
-        "curves": {"test_accuracy": [0.1, scores["test_accuracy"]]},
+        "schema": 2, "experiment": folder.experiment, "preset": folder.preset, "method": variant.config.credit.name,
+        "label": variant.label, "block": variant.block, "config": described(variant.config),
+        "config_hash": variant.hash, "seed": seed, "status": "ok", "epochs": 2, "metrics": scores,
+        "layers": {"gamma": layers}, "curves": {"test_accuracy": [0.1, scores["test_accuracy"]]},
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in TOOLS))
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_the_steps_of_every_preset_fit_its_data(name):
     sizes = {"cifar10": 50_000, "fashion_mnist": 60_000, "teacher": 8192}
     for preset in of(name).presets.values():
         for variant in preset.variants:
-            config = variant.config
-            if config.task != "lq":  # its batches are drawn afresh
-                held_out = 5000 if config.evaluate_on == "validation" else 0
-                samples = config.train_size or sizes[config.task] - held_out
+            config, task = variant.config, variant.config.task
+            if task.name != "lq":  # its batches are drawn afresh
+                held_out = 5000 if task.settings.get("evaluate_on") == "validation" else 0
+                samples = task.settings["train_size"] or sizes[task.name] - held_out
                 assert max(1, config.steps_per_epoch) * config.batch_size <= samples, variant.label
 
 
 def shown(tmp_path, name, *argv):
     """Rows and table of a smoke run."""
     table = run(of(name), ["--preset", "smoke", "--results-dir", str(tmp_path), *argv])
-    return results.read_rows(tmp_path / name / "smoke/rows.jsonl"), table
+    return read_rows(tmp_path / name / "smoke/rows.jsonl"), table
 
 
 def cells(table):
@@ -75,7 +98,39 @@ def cells(table):
 
 
 def without(config, *names):
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in names}
+    """The configuration but for the settings of these names, wherever they are."""
+
+    def rest(value):
+        return {k: rest(v) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
+
+    return rest(described(config))
+
+
+# --- lines of a grid ------------------------------------------------------------------------------------------------
+
+
+def test_fields_reach_every_line_that_has_the_setting_but_none_that_sets_it():
+    table = {
+        "bp": {"credit": jc.bp()},
+        "free": {"credit": jc.vector_field()},
+        "inner": {"credit": jc.exact_terminal(of=jc.vector_field(directions=8)), "warmup_ratio": 0.2},
+        "wide": {"credit": jc.state_bridge(trunk=jc.mlp(hidden=512))},
+    }
+    fields = {"hidden": 16, "directions": 2, "warmup_ratio": 0.1, "depth": 3, "credit.clip": 0.5}
+    found = {v.label: v.config for v in lines(jc.Config(), table, "block", **fields)}
+    assert {network(c, "depth") for c in found.values()} == {3}
+    assert [c.warmup_ratio for c in found.values()] == [0.1, 0.1, 0.2, 0.1]
+    small = jc.mlp(hidden=16)
+    assert found["bp"].credit == jc.bp()
+    assert found["free"].credit == jc.vector_field(directions=2, trunk=small, clip=0.5)
+    assert found["inner"].credit == jc.exact_terminal(of=jc.vector_field(directions=8, trunk=small, clip=0.5))
+    assert found["wide"].credit == jc.state_bridge(trunk=jc.mlp(hidden=512), clip=0.5)
+    assert [v.label for v in lines(jc.Config(), table, only=("wide", "bp"), **fields)] == ["bp", "wide"]
+
+
+def test_a_field_that_no_line_has_is_refused():
+    with pytest.raises(jc.ConfigError, match="'hidden' is unknown"):
+        lines(jc.Config(), named("bp", "dfa"), hidden=16)
 
 
 # --- one test for each script ---------------------------------------------------------------------------------------
@@ -83,19 +138,22 @@ def without(config, *names):
 
 def test_boundary_ablation_covers_codes_weights_and_warmups():
     found = configs("boundary_ablation")
-    bridges = [c for c in found.values() if c.method == "scalar_bridge"]
-    assert all((c.alpha, c.depth) == (1.0, 4) for c in found.values())
-    assert {c.code: code_width(c) for c in bridges} == {"eT": 10, "deltaL": 128, "eT_hL": 42, "deltaL_hL": 160}
-    scales = {(c.code, c.projection_scale) for c in bridges if c.code.endswith("hL")}
+    bridges = [c for c in found.values() if c.credit.name == "scalar_bridge"]
+    assert all((network(c, "alpha"), network(c, "depth")) == (1.0, 4) for c in found.values())
+    widths = {credit(c, "code"): code_width(c) for c in bridges}
+    assert widths == {"eT": 10, "deltaL": 128, "eT_hL": 42, "deltaL_hL": 160}
+    scales = {(credit(c, "code"), credit(c, "projection_scale")) for c in bridges if credit(c, "code").endswith("hL")}
     assert scales == {(code, scale) for code in ("eT_hL", "deltaL_hL") for scale in ("unit", "fan_in")}
-    assert {c.terminal_weight for c in bridges if c.code == "eT" and c.warmup_ratio == 0.2} == {0, 0.25, 1, 4}
+    seen = {(credit(c, "code"), credit(c, "terminal_weight"), c.warmup_ratio) for c in bridges}
+    assert {w for code, w, warmup in seen if (code, warmup) == ("eT", 0.2)} == {0, 0.25, 1, 4}
     for code in ("eT", "deltaL"):
-        assert {c.warmup_ratio for c in bridges if c.code == code and c.terminal_weight == 1} == {0, 0.05, 0.2, 0.5}
+        assert {warmup for own, w, warmup in seen if (own, w) == (code, 1)} == {0, 0.05, 0.2, 0.5}
 
 
 def test_cifar_depth_scan_shows_layer_zero_beside_what_the_study_implies(tmp_path, imagined):
     found = configs("cifar_depth_scan")
-    assert {c.depth for c in found.values()} == {2, 4, 6, 8, 12} and {c.width for c in found.values()} == {512}
+    assert {network(c, "depth") for c in found.values()} == {2, 4, 6, 8, 12}
+    assert {network(c, "width") for c in found.values()} == {512}
     for depth in (2, 12):
         here = {label for block, label in found if block == f"L = {depth}"}
         assert here == {"bp", "frozen", "broadcast", "dfa", "scalar_bridge"}
@@ -106,7 +164,7 @@ def test_cifar_depth_scan_shows_layer_zero_beside_what_the_study_implies(tmp_pat
 
 
 def test_gamma_is_the_mean_of_its_layers():
-    config = tiny(method="dfa")
+    config = tiny(jc.dfa())
     run_ = make_run(config)
     scores = quick(run_.diagnose)(*start(run_, config))
     layers = np.asarray(scores["layers"]["gamma"])
@@ -129,10 +187,13 @@ def test_cifar_delta_code_differs_in_the_code_alone():
 
 
 def test_online_scan_gains_are_paired_with_dfa_of_the_same_seed(tmp_path, imagined):
-    scanned = {(c.method, c.code, c.warmup_ratio, c.terminal_weight) for c in configs("online_scan").values()}
+    scanned = [c for c in configs("online_scan").values() if "trunk" in c.credit.settings]
+    found = {
+        (c.credit.name, credit(c, "code"), c.warmup_ratio, c.credit.settings.get("terminal_weight")) for c in scanned
+    }
     for r in (0.0, 0.05, 0.2):
-        assert ("state_bridge", "eT", r, 1.0) in scanned
-        assert {("scalar_bridge", code, r, w) for code in ("eT", "deltaL") for w in (1.0, 4.0)} <= scanned
+        assert ("state_bridge", "eT", r, None) in found
+        assert {("scalar_bridge", code, r, w) for code in ("eT", "deltaL") for w in (1.0, 4.0)} <= found
     label = "cb_eT wr=0.2 tgw=1"
     rows, table = shown(tmp_path, "online_scan")
     gamma = {(row["label"], row["seed"]): row["metrics"]["gamma"] for row in rows}
@@ -145,33 +206,34 @@ def test_online_scan_gains_are_paired_with_dfa_of_the_same_seed(tmp_path, imagin
 
 def test_vector_pilot_lines_differ_in_the_number_of_directions():
     found = configs("vector_pilot")
-    assert {c.depth for c in found.values()} == {4, 8} and {c.alpha for c in found.values()} == {1.0}
+    assert {(network(c, "depth"), network(c, "alpha")) for c in found.values()} == {(4, 1.0), (8, 1.0)}
     four, eight = found["L = 8", "vector M=4"], found["L = 8", "vector M=8"]
-    assert (four.directions, eight.directions) == (4, 8)
+    assert (credit(four, "directions"), credit(eight, "directions")) == (4, 8)
     assert without(four, "directions") == without(eight, "directions")
 
 
-@pytest.mark.parametrize("layers", ["random", "all"])
+@pytest.mark.parametrize("layers", ["one", "all"])
 def test_vector_audit_shuffles_targets_within_the_batch_and_keeps_directions(monkeypatch, layers):
     audited = configs("vector_audit")
     plain, shuffled = audited["L = 4", "vector M=4"], audited["L = 4", "shuffled"]
-    assert shuffled.shuffled and without(plain, "shuffled") == without(shuffled, "shuffled")
-    scene = make_scene("ladder", method="vector_field", terminal_weight=0.0, direction_layers=layers)
-    hp = hparams(scene.config, 10)
-    weights = jnp.asarray(np.random.default_rng(0).normal(size=(scene.config.directions, 8)), jnp.float32)
-    module = importlib.import_module(vector_field.__module__)  # its name in the package is the function's
+    assert credit(shuffled, "shuffled") and without(plain, "shuffled") == without(shuffled, "shuffled")
+    scene = make_scene("ladder")
+    field = small(jc.vector_field, terminal_weight=0.0, layers=layers)
+    samples = 8 if layers == "one" else 3 * 8
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(field.settings["directions"], samples)), jnp.float32)
+    by_layer = lambda g: g.reshape(g.shape[0], -1, 8)  # noqa: E731
     seen = {
         "directions": lambda v, g: jnp.sum(v * weights[..., None]),
-        "targets of each direction": lambda v, g: jnp.sum(jnp.sort(g, axis=1) * weights),
+        "targets of each direction": lambda v, g: jnp.sum(jnp.sort(by_layer(g)) * by_layer(weights)),
         "whose target it is": lambda v, g: jnp.sum(g * weights),
     }
 
     def measured(what, is_shuffled):
-        monkeypatch.setattr(module, "directional_loss", lambda a, v, g: seen[what](v, g))
-        estimator = make_estimator(dataclasses.replace(scene.config, shuffled=is_shuffled))
+        monkeypatch.setattr(fields, "directional_loss", lambda a, v, g, *_: seen[what](v, g))
+        estimator = field.replace(shuffled=is_shuffled).build()
         state = estimator.init(jax.random.key(0), shapes_of(scene))
         assert estimator.loss is not None
-        return float(estimator.loss(state.params, state, scene.ctx, scene.env, hp, jax.random.key(1))[0])
+        return float(estimator.loss(state, scene.ctx, scene.env, jax.random.key(1))[0])
 
     for what in ("directions", "targets of each direction"):
         np.testing.assert_allclose(measured(what, True), measured(what, False), rtol=1e-4)
@@ -179,22 +241,18 @@ def test_vector_audit_shuffles_targets_within_the_batch_and_keeps_directions(mon
     assert abs(mine - others) > 1e-2 * abs(mine)
 
 
-def test_vector_audit_scores_rho_by_jvp_on_all_lines():
+def test_vector_audit_has_lines_without_terminal_loss_and_with_one_sided_differences():
     audited = configs("vector_audit")
-    assert {c.rho_scheme for c in audited.values()} == {"jvp"}
-    assert audited["L = 8", "one-sided"].scheme == "one_sided"
-    assert (
-        audited["L = 8", "no terminal"].terminal_weight
-        == 0
-        == audited["L = 8", "shuffled, no terminal"].terminal_weight
-    )
+    assert credit(audited["L = 8", "one-sided"], "scheme") == "one_sided"
+    for label in ("no terminal", "shuffled, no terminal"):
+        assert credit(audited["L = 8", label], "terminal_weight") == 0
 
 
 def test_online_vector_has_the_studys_line_and_its_controls():
     found = configs("online_vector")
     line = found["", "vec wr=0.2 tw=1"]
-    assert (line.task, line.depth, line.width, line.epochs) == ("cifar10", 4, 256, 100)
-    assert (line.normalise, line.clip, line.warmup_ratio, line.terminal_weight) == ("rms", 1.0, 0.2, 1.0)
+    assert (line.task, line.network, line.epochs) == (jc.tasks.cifar10(), jc.image_mlp(depth=4, width=256), 100)
+    assert (line.normalise, line.clip, line.warmup_ratio) == ("rms", 1.0, 0.2) and line.credit == jc.vector_field()
     control = found["", "vec shuffled wr=0.2 tw=0"]
     assert without(found["", "vec wr=0.2 tw=0"], "shuffled") == without(control, "shuffled")
 
@@ -202,32 +260,32 @@ def test_online_vector_has_the_studys_line_and_its_controls():
 def test_fashion_mnist_has_the_blocks_of_cifar10_on_grey_images(monkeypatch):
     found, cifar10 = configs("fashion_mnist"), configs("cifar10")
     assert list(found) == list(cifar10)
-    changed = ("task", "crops", "flips", "epochs")
+    changed = ("task", "epochs")
+    assert {c.task for c in found.values()} == {jc.tasks.fashion_mnist()}  # no crops, no flips
     assert all(without(found[key], *changed) == without(cifar10[key], *changed) for key in found)
     pixels = np.zeros((64, 28, 28, 1), np.uint8)
     labels = np.zeros(64, np.int32)
     fake = image_data.ImageArrays(pixels, labels, pixels, labels)
     monkeypatch.setattr(images, "_loaded", lambda name, *_: fake if name == "fashion_mnist" else pytest.fail(name))
-    config = dataclasses.replace(configs("fashion_mnist", "smoke")["jcredit's rule: raw credit", "dfa"], train_size=32,
-                                 test_size=32)  # fmt: skip
-    task = make_task(config)
-    assert task.shared is not None and task.shared.train_x.shape == (32, 28, 28, 1)
-    x_B, _ = task.batch(task.shared, jnp.arange(4), jax.random.key(0))
-    network = task.network(hparams(config, 1))
-    params = network.init(jax.random.key(0))
-    assert x_B.shape == (4, 28, 28, 1) and network.embed(params.embed, x_B).shape == (4, config.width)
+    config = configs("fashion_mnist", "smoke")["jcredit's rule: raw credit", "dfa"]
+    run_ = make_run(config.replace(train_size=32, test_size=32, batch_size=32))
+    task, net, *_ = run_.built(run_.hparams(run_.config))
+    assert isinstance(task.data, jc.Data) and task.data.train_x.shape == (32, 28, 28, 1)
+    x_B, _ = task.batch(task.data, jnp.arange(4), jax.random.key(0))
+    params = net.init(jax.random.key(0))
+    assert x_B.shape == (4, 28, 28, 1) and net.embed(params.embed, x_B).shape == (4, network(config, "width"))
 
 
 # --- list and report ------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-from jcredit.bases import lines, named
-from jcredit.config import Config
-from jcredit.experiment import Experiment, Preset, credit_columns, default_figure
-from jcredit.tables import TableSpec
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure
+from jcredit.study.settings import lines, named
 
-BASE = Config(task="teacher", depth=2, width=16, train_size=64, test_size=64, batch_size=32, epochs=1,
-              diagnostic_samples=32, learning_rate=1e-3)
+BASE = jc.Config(task=jc.tasks.teacher(train_size=64, test_size=64), network=jc.ladder_mlp(depth=2, width=16),
+                 batch_size=32, epochs=1, diagnostic_samples=32, learning_rate=1e-3)
 PRESET = Preset((0, 1), lines(BASE, named("frozen", "dfa")), "a moment")
 EXPERIMENT = Experiment("tiny", "Is it small?", "0", None, dict.fromkeys(("smoke", "quick", "full"), PRESET),
                         TableSpec("Tiny", credit_columns()), default_figure("Tiny"))
@@ -246,14 +304,25 @@ def report(tmp_path, folder):
 
 
 def test_list_shows_every_experiment(capsys):
-    main(["list"])
+    main(["list", "--experiments", str(FOLDER)])
     text = capsys.readouterr().out
     for script in FOLDER.glob("*.py"):
-        if script.stem in TOOLS:
-            continue
         found = load_experiment(script)
         assert found.question in text and re.search(rf"^{found.name}  \(phase", text, re.M)
-    assert "57 runs (19 configurations x 3 seeds)" in text and "16 minutes" in text
+    assert "57 runs (19 configurations x 3 seeds)" in text and "16 minutes" in text and "docs/method.md" in text
+
+
+def test_the_folder_of_scripts_is_named_or_lies_in_the_current_directory(capsys, tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["list"])  # not those beside the package
+    text = capsys.readouterr()
+    assert str(tmp_path / "experiments") in text.err and "--experiments DIR" in text.err and text.out == ""
+    main(["list", "--experiments", "scripts"])
+    assert "Is it small?" in capsys.readouterr().out
+    folder.rename(tmp_path / "experiments")
+    main(["list"])
+    assert "Is it small?" in capsys.readouterr().out
 
 
 def test_report_rebuilds_the_same_bytes_from_rows_alone(capsys, tmp_path, folder, imagined):
@@ -268,7 +337,7 @@ def test_report_rebuilds_the_same_bytes_from_rows_alone(capsys, tmp_path, folder
     assert {path: path.read_bytes() for path in made} == made
     text = capsys.readouterr().out
     assert "tiny/quick: rebuilt from 1 rows; 1 of 2 configurations have no rows yet" in text
-    assert "tiny/quick+width=8+learning_rate=0.01: rebuilt from 2 rows\n" in text
+    assert "tiny/quick+learning_rate=0.01+width=8: rebuilt from 2 rows\n" in text
 
 
 def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, folder, imagined):
@@ -290,7 +359,7 @@ def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, 
         (["lst"], ["lst", "list"]),
         (["report", "--results-dr", "x"], ["--results-dr"]),
         (["list", "--experiments", "nowhere"], ["nowhere", "--experiments"]),
-        (["report", "--results-dir", "nowhere"], ["nowhere", "--results-dir"]),
+        (["report", "--experiments", str(FOLDER), "--results-dir", "nowhere"], ["nowhere", "--results-dir"]),
     ],
 )
 def test_wrong_commands_are_one_line_and_status_2(capsys, argv, named):

@@ -4,19 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
-from test_command import tiny_experiment
+from helpers import small, tiny
 
-from jcredit.config import Config
-from jcredit.cost import flops_of_text, matmul_flops, memory_of, time_by_scope
-from jcredit.experiment import main
-from jcredit.kept import Snapshot
-from jcredit.plan import Device, Program, program_of
-from jcredit.sweep import plan_sweep
-from jcredit.tasks import Data
-from jcredit.tasks.images import image_task_on
+import jcredit as jc
+from jcredit import parts
+from jcredit.study.experiment import main
+from jcredit.sweeps.cost import flops_of_text, matmul_flops, memory_of, time_by_scope
+from jcredit.sweeps.plan import Device, Program, program_of, shown
+from jcredit.sweeps.run import plan_sweep
+from jcredit.sweeps.variants import Folder, Snapshot, Variant
+from jcredit.tasks.images import image_task
 from jcredit.training import make_run
-from jcredit.variants import Place, Request, Variant
 
 
 def test_products_in_nested_loops_are_counted_as_often_as_they_run():
@@ -50,10 +48,19 @@ def test_memory_counts_arguments_and_donation():
     assert plain.results == x.nbytes and donated.results == 0
 
 
+def held_bytes(run):
+    """What the state of one run takes."""
+    state = jax.eval_shape(run.init, jax.random.key(0), run.hparams(run.config))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
+
+
 def test_a_step_of_dfa_costs_what_its_products_cost():
     batch, inputs, width, depth, classes, steps = 32, 128, 16, 3, 10, 4
-    config = Config(method="dfa", depth=depth, width=width, batch_size=batch, train_size=batch * steps, test_size=8)
-    program = program_of([Request(Variant("dfa", config), 0)], make_run(config))
+    task = jc.tasks.teacher(classes=classes, inputs=inputs, train_size=batch * steps, test_size=8)
+    network = jc.ladder_mlp(depth=depth, width=width)
+    run = make_run(jc.Config(task=task, network=network, credit=jc.dfa(), batch_size=batch, epochs=7))
+    program = program_of(run, ("dfa",), 5)
+    assert (program.labels, program.runs, program.epochs) == (("dfa",), 5, 7)
     forward = inputs * width + depth * width * width + width * classes
     # Weight gradients of all, nothing of the forward pass taken again; delta_L through the readout; e_T B_l.
     backward = inputs * width + depth * width * width + width * classes + width * classes
@@ -61,9 +68,7 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     evaluation = 2 * 8 * forward
     by_hand = steps * 2 * batch * (forward + backward + feedback) + evaluation
     assert program.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
-    state = jax.eval_shape(make_run(config).init, jax.random.key(0), make_run(config).hparams(config))
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
-    assert program.run_bytes >= held
+    assert program.run_bytes >= held_bytes(run)
 
 
 def test_how_many_runs_fit_and_how_long_they_take():
@@ -75,6 +80,8 @@ def test_how_many_runs_fit_and_how_long_they_take():
 
 
 def test_plan_runs_nothing(tmp_path, capsys):
+    from test_command import tiny_experiment
+
     args = ["--results-dir", str(tmp_path), "--no-progress", "--plan", "--device-gib", "80", "--device-gflops", "60000"]
     main(tiny_experiment(), [*args, "--devices", "8"])
     shown = capsys.readouterr().out
@@ -83,24 +90,31 @@ def test_plan_runs_nothing(tmp_path, capsys):
 
 
 def test_snapshots_that_are_still_to_be_trained_are_planned_and_no_run_takes_less_than_its_state(tmp_path):
-    net = tiny(method="bp", epochs=3)
-    start = Snapshot(net, 3)
-    fitted = tiny(method="vector_field", trains="nothing", epochs=2)
-    programs = plan_sweep([Variant("field", fitted, start=start)], [0, 1], Place(tmp_path, "planned", "quick"))
+    net = tiny(jc.bp(), epochs=3)
+    fitted = tiny(small(jc.vector_field), trains="nothing", epochs=2)
+    line = Variant("field", fitted, start=Snapshot(net, 3))
+    programs = plan_sweep([line], [0, 1], Folder(tmp_path, "planned", "quick"))
     assert [(p.labels, p.runs, p.epochs) for p in programs] == [(("snapshot",), 2, 3), (("field",), 2, 2)]
+    assert all(p.run_bytes >= held_bytes(make_run(c)) for p, c in zip(programs, (net, fitted), strict=True))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_runs_share_is_not_counted_as_theirs(tmp_path):
-    config = tiny(task="cifar10", method="dfa", classes=10)
+@parts.task(jc.image_mlp(depth=2, width=16))
+def black_images() -> jc.Task:
+    """2,048 black images of CIFAR-10's shape, which all runs share."""
     pixels, labels = np.zeros((2048, 32, 32, 3), np.uint8), np.zeros(2048, np.int32)
-    task = image_task_on(config, Data(pixels, labels, pixels[:64], labels[:64]))
-    run = make_run(config, task=task)
-    program = program_of([Request(Variant("dfa", config), 0)], run)
+    return image_task("cifar10", jc.Data(pixels, labels, pixels[:64], labels[:64]), crops=True, flips=True)  # type: ignore[arg-type]
+
+
+def test_what_runs_share_is_not_counted_as_theirs():
+    run = make_run(tiny(jc.dfa(), task=black_images(), network=jc.image_mlp(depth=2, width=16)))
+    program = program_of(run)
     assert program.shared_bytes == (2048 + 64) * (32 * 32 * 3 + 4)
-    state = jax.eval_shape(run.init, jax.random.key(0), run.hparams(config))
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.dtype != state.key.dtype)
-    assert held <= program.run_bytes < program.shared_bytes
+    assert held_bytes(run) <= program.run_bytes < program.shared_bytes
+
+
+def test_programs_are_shown_by_their_first_line():
+    assert [shown(()), shown(("a",)), shown(("a", "b", "c"))] == ["", "a", "a +2"]
 
 
 def test_time_is_told_apart_by_scope_and_by_kind():

@@ -2,13 +2,13 @@
 
 import pytest
 
-from jcredit import plots
-from jcredit.results import grouped
+from jcredit.report import plots
+from jcredit.report.rows import grouped
 
 
-def make_row(label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, depth=2, epochs=3):
+def make_row(label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, epochs=3):
     return {
-        "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs, "config": {"depth": depth},
+        "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs,
         "metrics": metrics or {}, "curves": curves or {}, "layers": layers or {},
     }  # fmt: skip
 
@@ -31,8 +31,8 @@ INCOMPLETE = [
 
 FIGURES = {
     "bars": lambda rows, path: plots.bars(rows, ["test_accuracy", "gamma"], path, "title"),
-    "curves": lambda rows, path: plots.curves(rows, "test_accuracy", path),
     "layer_profile": lambda rows, path: plots.layer_profile(rows, "gamma", path),
+    "against": lambda rows, path: plots.against(rows, "test_accuracy", [0.1, 1, 10], path, "title", "step size"),
     "overview": lambda rows, path: plots.overview(rows, path, "title"),
 }
 
@@ -67,8 +67,12 @@ def test_curves_count_epochs_from_one_unless_they_begin_before_training():
 
 
 def test_profiles_end_at_depth_one():
-    assert plots._profile(make_row(layers={"g": [1, 2, 3]}), "g") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
-    assert plots._profile(make_row(layers={"g": [2, 3]}), "g") == {0.5: 2.0, 1.0: 3.0}
+    layers = {"gamma": [4, 0], "h_rms": [1, 2, 3], "weight_cosine": [2, 3]}
+    row = make_row(layers=layers)
+    assert plots._profile(row, "gamma") == {0.0: 4.0, 0.5: 0.0}  # of h_0 .. h_{L-1}
+    assert plots._profile(row, "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
+    assert plots._profile(row, "weight_cosine") == {0.5: 2.0, 1.0: 3.0}  # of the blocks
+    assert plots._profile(make_row(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
 
 
 def test_labels_of_one_block_differ_and_keep_their_style():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jcredit import stats
+from jcredit.report import stats
 
 
 def test_mean_and_sd_by_hand():

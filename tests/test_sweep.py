@@ -1,32 +1,35 @@
-"""Sweeps: rows, skipping, resuming to the same bits, divergence, layouts."""
+"""Sweeps: rows, skipping, resuming to the same bits, divergence, layouts, and who a run is."""
 
+import importlib
 import json
+import logging
 import math
 import os
 import signal
-import threading
+import sys
 
 import jax
 import pytest
+from helpers import small, tiny
 
-from jcredit import results, sweep
-from jcredit.config import Config
-from jcredit.layout import Layout, choose_layout
-from jcredit.rows import estimator_blew_up, first_bad_epoch
-from jcredit.sweep import Interrupted, Place, Variant, run_sweep
+import jcredit as jc
+from jcredit.report.rows import ResultsError, read_rows
+from jcredit.sweeps import program, record, run
+from jcredit.sweeps.layout import Layout, choose_layout
+from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
+from jcredit.sweeps.run import Interrupted, run_sweep
+from jcredit.sweeps.variants import Folder, Variant
 
-TINY = dict(
-    task="teacher", depth=2, width=16, hidden=16, train_size=128, test_size=64, batch_size=32, epochs=3,
-    diagnostic_samples=32, diagnose_every=2,
-)  # fmt: skip
-
-
-def variant(label="dfa", **fields):
-    return Variant(label, Config(**{**TINY, "method": "dfa", **fields}))
+pytest_plugins = ["sharing"]
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
-def sweep_into(path, variants, seeds=(0, 1), **options):
-    return run_sweep(variants, seeds, Place(path, "tiny", "smoke"), progress=False, **options)
+def variant(label="dfa", credit=None, block="", **changes):
+    return Variant(label, tiny(credit or jc.dfa(), **{"network.depth": 2, "diagnose_every": 2, **changes}), block)
+
+
+def sweep_into(path, variants, seeds=(0, 1), name="tiny", **options):
+    return run_sweep(variants, seeds, Folder(path, name, "smoke"), progress=False, **options)
 
 
 def measured(row):
@@ -34,8 +37,11 @@ def measured(row):
     return {k: row[k] for k in ("config_hash", "seed", "status", "epochs", "metrics", "layers", "curves", "flags")}
 
 
+# --- rows and resuming ------------------------------------------------------------------------------------------------
+
+
 def test_a_row_per_run_with_finite_metrics_and_full_curves(tmp_path):
-    rows = sweep_into(tmp_path, [variant(), variant("slow", learning_rate=1e-4)])
+    rows = sweep_into(tmp_path, [variant(epochs=3), variant("slow", learning_rate=1e-4, epochs=3)])
     assert sorted((r["label"], r["seed"]) for r in rows) == [("dfa", 0), ("dfa", 1), ("slow", 0), ("slow", 1)]
     for row in rows:
         assert row["status"] == "ok" and row["epochs"] == 3 and row["timing"]["runs_in_program"] == 4
@@ -45,49 +51,54 @@ def test_a_row_per_run_with_finite_metrics_and_full_curves(tmp_path):
         assert all(math.isfinite(v) for v in row["metrics"].values())
         assert len(row["layers"]["gamma"]) == 2 and len(row["layers"]["h_rms"]) == 3
         assert row["metrics"]["test_accuracy"] == row["curves"]["test_accuracy"][-1]
+        assert (row["schema"], row["method"]) == (2, "dfa") and row["config"]["credit"] == {"estimator": "dfa"}
+    assert read_rows(tmp_path / "tiny/smoke/rows.jsonl") == rows
 
 
 def test_finished_runs_are_skipped_and_only_the_missing_ones_run(tmp_path, monkeypatch):
     sweep_into(tmp_path, [variant()], seeds=(0,))
     before = (tmp_path / "tiny/smoke/rows.jsonl").read_text()
     trained = []
-    real = sweep._train
-    monkeypatch.setattr(sweep, "_train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
+    real = run.train
+    monkeypatch.setattr(run, "train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
     rows = sweep_into(tmp_path, [variant()], seeds=(0, 1))
     assert trained == [1] and len(rows) == 2
     assert (tmp_path / "tiny/smoke/rows.jsonl").read_text().startswith(before)
 
 
-def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path):
-    variants = [variant("bridge", method="scalar_bridge", warmup_ratio=0.5)]
+def interrupted(path, variants, **options):
+    """A sweep that is stopped by a signal while its first epoch is still being compiled, hence behind that epoch."""
+    real = program._compile
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 of 3"):
+        patch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), signal.SIGTERM) or real(*a))
+        sweep_into(path, variants, **options)
+
+
+def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    variants = [variant("bridge", small(jc.scalar_bridge), warmup_ratio=0.5, epochs=3)]
+    monkeypatch.setattr(run, "git_commit", lambda: "aaaaaaaaaaaa")
     whole = sweep_into(tmp_path / "whole", variants)
-    # The signal arrives while the first epoch is still being compiled: the sweep stops behind that epoch.
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(Interrupted, match="epoch 1 of 3"):
-        sweep_into(tmp_path / "cut", variants)
-    timer.join()
+    interrupted(tmp_path / "cut", variants)
     assert not (tmp_path / "cut/tiny/smoke/rows.jsonl").exists()
-    assert len(list((tmp_path / "cut/tiny/smoke/cache").glob("*/runs.json"))) == 1
+    assert len(list((tmp_path / "cut/tiny/smoke/cache").glob("*/program.json"))) == 1
+    monkeypatch.setattr(run, "git_commit", lambda: "bbbbbbbbbbbb")
     resumed = sweep_into(tmp_path / "cut", variants)
     assert [measured(r) for r in resumed] == [measured(r) for r in whole]
     assert not list((tmp_path / "cut/tiny/smoke/cache").glob("*"))
+    # The code changed on the way: the rows name both.
+    assert {r["git_commit"] for r in whole} == {"aaaaaaaaaaaa"}
+    assert {r["git_commit"] for r in resumed} == {"aaaaaaaaaaaa, bbbbbbbbbbbb"}
 
 
 def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
-    variants = [variant()]
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(Interrupted):
-        sweep_into(tmp_path, variants, seeds=(0, 1, 2), seeds_per_batch=None)
-    timer.join()
-    rows = sweep_into(tmp_path, variants, seeds=(0, 1, 2), seeds_per_batch=3)
+    interrupted(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=None)
+    rows = sweep_into(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=3)
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
 
 
 def test_layouts_of_the_same_runs_give_the_same_bits(tmp_path):
     seeds = (3, 5, 8)
-    chain = variant(method="tangent_chain", tangent_samples=8, normalise="rms", clip=1.0)
+    chain = variant(credit=small(jc.tangent_chain), normalise="rms", clip=1.0)
     together = sweep_into(tmp_path / "together", [chain], seeds)
     alone = [sweep_into(tmp_path / f"alone{s}", [chain], (s,))[0] for s in seeds]
     assert together[0]["layout"]["devices"] == min(3, jax.device_count())
@@ -95,8 +106,8 @@ def test_layouts_of_the_same_runs_give_the_same_bits(tmp_path):
 
 
 def test_a_diverged_run_ends_its_row_and_the_sweep_goes_on(tmp_path):
-    wild = variant("wild", optimizer="sgd", learning_rate=1e30)
-    rows = sweep_into(tmp_path, [wild, variant()], seeds=(0,))
+    wild = variant("wild", optimizer="sgd", learning_rate=1e30, epochs=3)
+    rows = sweep_into(tmp_path, [wild, variant(epochs=3)], seeds=(0,))
     by_label = {r["label"]: r for r in rows}
     assert by_label["wild"]["status"] == "diverged" and by_label["wild"]["epochs"] < 3
     assert by_label["wild"]["metrics"] == {} and by_label["dfa"]["status"] == "ok"
@@ -113,34 +124,24 @@ def test_blown_up_estimators_are_told_by_ten_times_their_own_minimum():
     assert first_bad_epoch([1.0], [0.0]) is None
 
 
+@jc.estimator
+def runaway() -> jc.Estimator:
+    """A slow copy that adds up what it sees instead of averaging it: V chases targets that run away."""
+    grow = lambda state: jc.EstState(state.params, jax.tree.map(lambda s: 1.5 * s, state.extra))  # noqa: E731
+    return small(jc.scalar_bridge).build()._replace(update=grow)
+
+
 def test_an_estimator_that_blows_up_is_flagged_in_its_row(tmp_path):
-    # A slow copy that adds up what it sees instead of averaging it: V chases targets that run away.
-    from jcredit.estimators import scalar_bridge
-    from jcredit.types import EstState
-
-    bridge = scalar_bridge()
-    runaway = bridge._replace(
-        update=lambda state, hp: EstState(state.params, jax.tree.map(lambda s: 1.5 * s, state.extra))
-    )
-    bad = Variant("runaway", Config(**TINY, method="scalar_bridge"), estimator=runaway)
-    [row] = sweep_into(tmp_path, [bad], seeds=(0,))
+    [row] = sweep_into(tmp_path, [variant("mine", runaway(), epochs=6)], seeds=(0,))
     assert row["status"] == "diverged" or "estimator_diverged" in row["flags"]
-    assert row["method"] == "runaway"
-
-
-def test_own_estimators_are_keyed_by_their_label():
-    plain = variant("mine")
-    from jcredit.estimators import dfa
-
-    assert plain._replace(estimator=dfa()).hash != plain.hash
-    assert plain._replace(estimator=dfa()).hash != plain._replace(estimator=dfa(), label="other").hash
+    assert row["method"] == "test_sweep.runaway" and row["config"]["credit"]["source"]
 
 
 def test_foreign_rows_are_reported_and_left_alone(tmp_path):
     path = tmp_path / "tiny/smoke/rows.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("not a row\n")
-    with pytest.raises(results.ResultsError, match=r"rows\.jsonl"):
+    with pytest.raises(ResultsError, match=r"rows\.jsonl"):
         sweep_into(tmp_path, [variant()])
     assert path.read_text() == "not a row\n"
 
@@ -151,3 +152,187 @@ def test_layouts_fill_devices_and_pad():
     assert choose_layout(100).devices == devices
     assert choose_layout(2 * devices, 2) == Layout(devices, 2)
     assert Layout(4, 2).padded(9) == 16
+
+
+@jc.estimator
+def narrow() -> jc.Estimator:
+    """A credit of a wrong shape."""
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: inner.credit(*args)[1:])
+
+
+def test_what_cannot_run_is_said_before_anything_runs(tmp_path, compiled):
+    with pytest.raises(jc.ConfigError, match=r"narrow has shape \(2, 8, 16\), not \(3, 8, 16\)"):
+        sweep_into(tmp_path, [variant(), variant("mine", narrow())])
+    assert not compiled and not list(tmp_path.iterdir())
+
+
+# --- who a run is -----------------------------------------------------------------------------------------------------
+
+
+@jc.estimator
+def turned(by: jc.Count = 1) -> jc.Estimator:
+    """The broadcast, rolled over the hidden units."""
+    credit = lambda state, ctx, env, key: jax.numpy.roll(jc.broadcast().build().credit(state, ctx, env, key), by, -1)  # noqa: E731
+    return jc.broadcast().build()._replace(credit=credit)
+
+
+@jc.estimator
+def halved() -> jc.Estimator:
+    """Half the broadcast."""
+    credit = lambda state, ctx, env, key: 0.5 * jc.broadcast().build().credit(state, ctx, env, key)  # noqa: E731
+    return jc.broadcast().build()._replace(credit=credit)
+
+
+def test_two_own_estimators_of_one_label_get_their_own_programs_and_numbers(tmp_path, compiled):
+    lines = [variant("mine", turned(), "A", epochs=1), variant("mine", halved(), "B", epochs=1)]
+    rows = sweep_into(tmp_path, lines, seeds=(0,))
+    assert [c.name for c in compiled] == ["test_sweep.turned", "test_sweep.halved"]
+    assert [(r["block"], r["method"]) for r in rows] == [("A", "test_sweep.turned"), ("B", "test_sweep.halved")]
+    by_hand = [sweep_into(tmp_path / r["block"], [line], seeds=(0,)) for r, line in zip(rows, lines, strict=True)]
+    assert [measured(r) for r in rows] == [measured(r) for [r] in by_hand]
+    assert rows[0]["metrics"]["gamma"] != rows[1]["metrics"]["gamma"]
+
+
+OWN = """
+import jcredit as jc
+
+FACTOR = {factor}
+
+def scaled(a):
+    return FACTOR * a
+
+@jc.estimator
+def own(rank: jc.Count = 4, sigma: jc.Positive = 0.1) -> jc.Estimator:
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: scaled(inner.credit(*args)))
+"""
+
+
+def test_editing_an_own_estimator_or_a_setting_of_it_changes_its_key(tmp_path, monkeypatch):
+    file = tmp_path / "edited_estimator.py"
+    file.write_text(OWN.format(factor=0.5))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "edited_estimator", None)
+    del sys.modules["edited_estimator"]
+    module = importlib.import_module("edited_estimator")
+    key = lambda **settings: variant("mine", module.own(**settings)).hash  # noqa: E731
+    first = [key(), key(rank=8), key(sigma=0.2)]
+    assert len(set(first)) == 3 and key() == first[0]
+    file.write_text(OWN.format(factor=0.125))
+    module = importlib.reload(module)
+    edited = key()
+    assert edited not in first
+    file.write_text(OWN.format(factor=0.5))
+    module = importlib.reload(module)
+    assert key() == first[0]
+
+
+def test_lines_of_equal_keys_are_one_run_that_keeps_what_any_of_them_wants_kept(tmp_path, compiled):
+    twice = [variant(epochs=1), variant("again", block="other", epochs=1)._replace(keep=(1,))]
+    rows = sweep_into(tmp_path, twice, seeds=(0,))
+    assert [(r["label"], r["block"]) for r in rows] == [("dfa", "")] and len(compiled) == 1
+    assert len(list((tmp_path / "cache/snapshots").iterdir())) == 1
+
+
+# --- the same run in two experiments ----------------------------------------------------------------------------------
+
+
+def test_a_run_of_another_experiment_is_copied_and_marked(tmp_path, compiled, monkeypatch):
+    monkeypatch.setattr(run, "git_commit", lambda: "aaaaaaaaaaaa")
+    theirs = sweep_into(tmp_path, [variant("bp", jc.bp()), variant()], name="a")
+    assert len(compiled) == 2
+    monkeypatch.setattr(run, "git_commit", lambda: "bbbbbbbbbbbb")
+    # Another name, another block, and a setting that no BP run reads: the same run all the same.
+    ours = sweep_into(tmp_path, [variant("oracle", jc.bp(), "block", warmup_ratio=0.5)], name="b")
+    assert len(compiled) == 2
+    changed = ("experiment", "label", "block", "config", "from")
+    for own, their in zip(ours, theirs[:2], strict=True):
+        assert {k: v for k, v in own.items() if k not in changed} == {
+            k: v for k, v in their.items() if k not in changed
+        }
+        assert [own[name] for name in ("experiment", "label", "block", "from")] == ["b", "oracle", "block", "a/smoke"]
+        assert own["git_commit"] == "aaaaaaaaaaaa" and own["config"]["warmup_ratio"] == 0.5
+    assert read_rows(tmp_path / "b/smoke/rows.jsonl", "b", "smoke") == ours
+    # What is copied from a copy says where it was run; what is missing is run.
+    last = sweep_into(tmp_path, [variant("bp", jc.bp())], (0, 1, 2), name="0")
+    assert [r.get("from") for r in last] == ["a/smoke", "a/smoke", None] and len(compiled) == 3
+    assert last[2]["git_commit"] == "bbbbbbbbbbbb"
+
+
+def test_rows_that_cannot_be_read_are_no_help_and_no_harm(tmp_path, compiled, caplog):
+    rows = sweep_into(tmp_path, [variant(epochs=1)], (0,), name="a")
+    for name, text in (("torn", '{"schema": 2'), ("old", json.dumps({**rows[0], "schema": 1}))):
+        (tmp_path / name / "smoke").mkdir(parents=True)
+        (tmp_path / name / "smoke/rows.jsonl").write_text(text)
+    with caplog.at_level(logging.WARNING, "jcredit"):
+        [row] = sweep_into(tmp_path, [variant(epochs=1)], (0,), name="b")
+    assert row["from"] == "a/smoke" and len(compiled) == 1
+    [warning] = caplog.messages
+    assert "old/smoke/rows.jsonl" in warning and "1 more file" in warning and "\n" not in warning
+
+
+def test_every_file_of_rows_is_read_once(tmp_path, monkeypatch):
+    for name in "ab":
+        sweep_into(tmp_path, [variant(epochs=1)], (0,), name=name)
+    read = []
+    for module in (run, record):
+        monkeypatch.setattr(module, "read_rows", lambda path, *a: read.append(path) or read_rows(path, *a))
+    sweep_into(tmp_path, [variant(epochs=1)], (0, 1), name="b")
+    assert sorted(read) == [tmp_path / name / "smoke/rows.jsonl" for name in "ab"]
+    read.clear()
+    there = read_rows(tmp_path / "b/smoke/rows.jsonl")
+    assert sweep_into(tmp_path, [variant(epochs=1)], (0, 1), name="b", there=there) == there and not read
+
+
+# --- the code that ran ------------------------------------------------------------------------------------------------
+
+
+def git(folder, *args):
+    import subprocess
+
+    own = ("-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *own, *args], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder that looks like jcredit's own checkout, with one commit."""
+    folder = tmp_path / "checkout"
+    (folder / "jcredit").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')
+    (folder / "jcredit/__init__.py").write_text("")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+def test_only_a_commit_of_jcredit_itself_is_told(checkout, tmp_path):
+    own = record.git_commit(checkout)
+    assert own is not None and len(own) == 12
+    (checkout / "jcredit/__init__.py").write_text("changed = True\n")
+    assert record.git_commit(checkout) == own + "+"
+    (checkout / "pyproject.toml").write_text('[project]\nname = "somebody"\n')
+    assert record.git_commit(checkout) is None  # a copy of the package in somebody else's repository
+    (checkout / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')
+    inside = checkout / "venv/site-packages"  # installed below a checkout that is not what runs
+    (inside / "jcredit").mkdir(parents=True)
+    assert record.git_commit(inside) is None
+    (inside / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')
+    assert record.git_commit(inside) is None
+    assert record.git_commit(tmp_path) is None  # no repository at all
+
+
+def test_a_commit_made_during_a_sweep_is_not_credited_with_its_runs(checkout, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "git_commit", lambda: record.git_commit(checkout))
+    before, real = record.git_commit(checkout), program._compile
+
+    def compile_and_commit(*args):
+        git(checkout, "commit", "-q", "--allow-empty", "-m", "while it runs")
+        return real(*args)
+
+    monkeypatch.setattr(program, "_compile", compile_and_commit)
+    rows = sweep_into(tmp_path, [variant(epochs=1), variant("bp", jc.bp(), epochs=1)], (0,))
+    assert [row["git_commit"] for row in rows] == [before, before]
+    assert record.git_commit(checkout) != before

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from jcredit.types import Estimator, EstState
+from jcredit import parts
+from jcredit.types import Estimator, nothing_to_learn
 
 
-def _nothing(key, shapes):
-    del key, shapes
-    return EstState(params={}, extra={})
-
-
+@parts.estimator
 def bp() -> Estimator:
     """The oracle: a_l = delta_l, by back-propagation (Rumelhart et al. 1986)."""
 
-    def credit(state, ctx, env, hp, key):
-        del state, env, hp, key
-        return ctx.delta_LxBxD
+    def credit(state, ctx, env, key):
+        del state, env, key
+        return ctx.delta_KxBxD
 
-    return Estimator(_nothing, credit, None, "oracle: back-propagation")
+    return Estimator(nothing_to_learn, credit, tier="oracle: back-propagation", oracle=True)
 
 
+@parts.estimator
 def frozen() -> Estimator:
-    """No credit below the readout; with it go blocks and embedding that are never updated."""
+    """No credit below the readout, and blocks and embedding that are never updated."""
 
-    def credit(state, ctx, env, hp, key):
-        del state, env, hp, key
-        return jnp.zeros_like(ctx.trace.h_LxBxD).at[-1].set(ctx.delta_BxD)
+    def credit(state, ctx, env, key):
+        del state, env, key
+        return jnp.zeros_like(ctx.trace.h_KxBxD).at[-1].set(ctx.delta_BxD)
 
-    return Estimator(_nothing, credit, None, "none: readout only")
+    return Estimator(nothing_to_learn, credit, tier="none: readout only", trains_blocks=False)
 
 
+@parts.estimator
 def broadcast() -> Estimator:
     """a_l = delta_L for every layer: a residual network read as the identity; nothing learned."""
 
-    def credit(state, ctx, env, hp, key):
-        del state, env, hp, key
-        return jnp.broadcast_to(ctx.delta_BxD[None], ctx.trace.h_LxBxD.shape)
+    def credit(state, ctx, env, key):
+        del state, env, key
+        return jnp.broadcast_to(ctx.delta_BxD[None], ctx.trace.h_KxBxD.shape)
 
-    return Estimator(_nothing, credit, None, "0: delta_L as it is")
+    return Estimator(nothing_to_learn, credit, tier="0: delta_L as it is")

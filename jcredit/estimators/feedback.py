@@ -5,11 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jcredit import parts
 from jcredit.estimators.linear_maps import chain_pull
 from jcredit.numerics import float_type
+from jcredit.parts import Positive
+from jcredit.passes import branch_of
 from jcredit.types import Estimator, EstState
 
 
+@parts.estimator
 def dfa() -> Estimator:
     """Direct feedback alignment: a_l = e_T B_l with fixed B_l ~ N(0, 1/C), for l = 0..L (Nokland 2016)."""
 
@@ -17,28 +21,31 @@ def dfa() -> Estimator:
         shape = (shapes.depth + 1, shapes.outputs, shapes.width)
         return EstState({}, shapes.outputs**-0.5 * jax.random.normal(key, shape, float_type()))
 
-    def credit(state, ctx, env, hp, key):
-        del env, hp, key
-        return jnp.einsum("bc,lcd->lbd", ctx.error_BxC, state.extra)
+    def credit(state, ctx, env, key):
+        del env, key
+        return jnp.einsum("bc,kcd->kbd", ctx.error_BxC, state.extra)
 
-    return Estimator(init, credit, None, "0: random feedback")
+    return Estimator(init, credit, tier="0: random feedback")
 
 
-def fa(scale: float = 1.0) -> Estimator:
-    """Feedback alignment: each block's backward pass with fixed random matrices (Lillicrap et al. 2016).
+@parts.estimator
+def fa(scale: Positive = 1.0) -> Estimator:
+    """Feedback alignment: each block's backward pass with fixed random weights (Lillicrap et al. 2016).
 
-    The residual identity, the LayerNorm Jacobian and the activation derivatives are kept; both weight matrices are
-    replaced by random ones at ``scale`` times the initial W1's.  Starts from the exact delta_L.
+    The residual identity, the LayerNorm Jacobian and the activation derivatives are kept; the weights are replaced by
+    random ones.  Starts from the exact delta_L.
+
+    Args:
+      scale: of the random weights, relative to the initial size of the block's own.
     """
 
     def init(key, shapes):
-        keys = jax.random.split(key, shapes.depth)
-        return EstState({}, jax.vmap(lambda k: shapes.branch_weights(k, scale))(keys))
+        random = branch_of(shapes, "fa").random
+        return EstState({}, jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth)))
 
-    def credit(state, ctx, env, hp, key):
-        del hp, key
-        u_LxDxH, v_LxHxD = state.extra
-        hidden = ctx.trace.h_LxBxD[:-1]
-        return chain_pull(u_LxDxH, v_LxHxD, env.gates(hidden), hidden, ctx.delta_BxD)
+    def credit(state, ctx, env, key):
+        del key
+        h_LxBxD = ctx.trace.h_KxBxD[:-1]
+        return chain_pull(branch_of(env, "fa"), state.extra, env.gates(h_LxBxD), h_LxBxD, ctx.delta_BxD)
 
-    return Estimator(init, credit, None, "0: random feedback, sequential")
+    return Estimator(init, credit, tier="0: random feedback, sequential")

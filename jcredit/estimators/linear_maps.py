@@ -1,20 +1,24 @@
-"""Credit that is linear in delta_L: learned tangent maps P_l and their transposes (method.md 9).
+"""Credit that is linear in delta_L: learned tangent maps P_l and their transposes (docs/method.md 4).
 
 A map approximates a tangent map of the network: ``push`` carries a displacement of h_l forward, ``pull`` carries
-delta_L back through the very same matrices.  What is linear in delta_L cannot forget the scale of a sample's error.
+delta_L back through the very same weights.  What is linear in delta_L cannot forget the scale of a sample's error.
 Every map starts with V = 0, so that credit starts as the broadcast a_l = delta_L.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jcredit.numerics import float_type, layer_norm_tangent
-from jcredit.types import Array, Env, Key, Params, Shapes
+from jcredit.parts import ConfigError
+from jcredit.passes import branch_of
+from jcredit.types import Array, Branch, Env, Key, Params, Shapes
+
+MapForm = Literal["gate", "mask", "chain"]
 
 
 class TangentMap(NamedTuple):
@@ -32,7 +36,7 @@ class TangentMap(NamedTuple):
     push: Callable[[Params, Env, Array, Array], Array]
     pull: Callable[[Params, Env, Array, Array], Array]
     chained: bool
-    relative_to: str = "moved"
+    relative_to: Literal["input", "moved"] = "moved"
 
 
 def _init_low_rank(key: Key, depth: int, width: int, rank: int) -> Params:
@@ -80,11 +84,14 @@ def gate_map(rank: int) -> TangentMap:
 def mask_map() -> TangentMap:
     """P_l v = v + ((LNJ_l v) U_l * [m_l .. m_{L-1}]) V_l: the gates are the blocks' own activation derivatives.
 
-    Rank (L - l) H, zero-padded to L H so that layers stack; the cost grows with L^2.
+    Rank (L - l) H, zero-padded to L H so that layers stack; the cost grows with L^2.  For networks whose branch is
+    ``dense``.
     """
 
     def init(key, shapes):
-        return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * shapes.gates)
+        if not branch_of(shapes, "mask map").dense:
+            raise ConfigError("mask map: the network's branch is not dense (a product with matrices); use chain")
+        return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * shapes.width)
 
     def gates(env, h_LxBxD):
         m_LxBxH = env.gates(h_LxBxD)
@@ -104,43 +111,36 @@ def mask_map() -> TangentMap:
     return TangentMap(init, push, pull, chained=False)
 
 
-def chain_pull(u_LxDxH: Array, v_LxHxD: Array, m_LxBxH: Array, h_LxBxD: Array, delta_BxD: Array) -> Array:
-    """a_l = a_{l+1} + LNJ_l[((a_{l+1} V_l^T) * m_l) U_l^T], from a_L = delta_L down: a_0..a_L."""
+def chain_pull(branch: Branch, weights: Params, m_LxBxH: Array, h_LxBxD: Array, delta_BxD: Array) -> Array:
+    """a_l = a_{l+1} + branch.pull(weights_l, m_l, h_l, a_{l+1}), from a_L = delta_L down: a_0..a_L."""
 
     def retreat(a, layer):
-        u, v, m, h = layer
-        before = a + layer_norm_tangent(h, ((a @ v.T) * m) @ u.T)
+        own, m, h = layer
+        before = a + branch.pull(own, m, h, a)
         return before, before
 
-    _, earlier = jax.lax.scan(retreat, delta_BxD, (u_LxDxH, v_LxHxD, m_LxBxH, h_LxBxD), reverse=True)
+    _, earlier = jax.lax.scan(retreat, delta_BxD, (weights, m_LxBxH, h_LxBxD), reverse=True)
     return jnp.concatenate([earlier, delta_BxD[None]])
 
 
 def chain_map() -> TangentMap:
-    """One learned map per block, applied in sequence: a weight mirror (Akrout et al. 2019) fitted to measured tangents.
+    """One learned branch per block, applied in sequence: a weight mirror (Akrout et al. 2019), fitted to tangents.
 
     A sequential pass through *learned* feedback; the blocks' own weights are not used on the way back.
     """
 
     def init(key, shapes):
-        return _init_low_rank(key, shapes.depth, shapes.width, shapes.gates)
+        return jax.vmap(branch_of(shapes, "chain map").zero)(jax.random.split(key, shapes.depth))
 
     def push(params, env, h_LxBxD, v_LxBxD):
-        return _through(env.gates(h_LxBxD), layer_norm_tangent(h_LxBxD, v_LxBxD), params["u"], params["v"])
+        return jax.vmap(branch_of(env, "chain map").push)(params, env.gates(h_LxBxD), h_LxBxD, v_LxBxD)
 
     def pull(params, env, h_LxBxD, delta_BxD):
-        return chain_pull(params["u"], params["v"], env.gates(h_LxBxD), h_LxBxD, delta_BxD)
+        return chain_pull(branch_of(env, "chain map"), params, env.gates(h_LxBxD), h_LxBxD, delta_BxD)
 
     return TangentMap(init, push, pull, chained=True)
 
 
-def make_map(form: str, rank: int) -> TangentMap:
-    """Returns the map called ``form``: ``gate`` (of this rank), ``mask`` or ``chain``.
-
-    Raises:
-      ValueError: no map has this name.
-    """
-    maps = {"gate": lambda: gate_map(rank), "mask": mask_map, "chain": chain_map}
-    if form not in maps:
-        raise ValueError(f"form={form!r} is unknown; choose one of {', '.join(maps)}")
-    return maps[form]()
+def make_map(form: MapForm, rank: int) -> TangentMap:
+    """Returns the map called ``form``: ``gate`` (of this rank), ``mask`` or ``chain``."""
+    return {"gate": lambda: gate_map(rank), "mask": mask_map, "chain": chain_map}[form]()

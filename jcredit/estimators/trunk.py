@@ -1,18 +1,37 @@
-"""The network behind every free-form estimator: [LN(h), time(t), s] -> hidden layers -> output."""
+"""The network behind every free-form estimator, [LN(h), time(t), code s] -> hidden layers -> output, and its code s."""
 
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jcredit import parts
 from jcredit.numerics import float_type
-from jcredit.types import Array, Env, Key, Params, Shapes
+from jcredit.parts import Count
+from jcredit.types import Array, Context, Env, Key, Params, Shapes
 
 FREQUENCIES = (1, 2, 3, 4)
 TIME_FEATURES = 1 + 2 * len(FREQUENCIES)
+
+
+class Trunk(NamedTuple):
+    """The network inside an estimator.
+
+    Attributes:
+      init: (key, Shapes, outputs) -> (trained params, fixed arrays).
+      code: (fixed arrays, Context) -> code_BxS, the conditioning code; held fixed where h is differentiated.
+      apply: (params, env, h, t, code, outputs) -> (..., B, outputs): h states (..., B, D); t normalised depth of each
+        state (..., B), or (..., 1) for all samples of a layer; code (B, S), the same for all leading axes of h.
+    """
+
+    init: Callable[[Key, Shapes, int], tuple[Params, Any]]
+    code: Callable[[Any, Context], Array]
+    apply: Callable[[Params, Env, Array, Array, Array, int], Array]
 
 
 def time_features(t: Array) -> Array:
@@ -58,35 +77,46 @@ class _Mlp(nn.Module):
         return _Joined(self.outputs, name=f"Dense_{self.layers}")(*x)
 
 
-class Trunk(NamedTuple):
-    """A multilayer perceptron with SiLU: ``hidden_layers`` of ``hidden`` units."""
+@parts.trunk
+def mlp(
+    hidden: Count = 256,
+    hidden_layers: Count = 2,
+    code: Literal["eT", "deltaL", "eT_hL", "deltaL_hL"] = "eT",
+    projection_dim: Count = 32,
+    projection_scale: Literal["unit", "fan_in"] = "fan_in",
+) -> Trunk:
+    """A multilayer perceptron with SiLU (docs/method.md 3 and 4).
 
-    hidden: int = 256
-    hidden_layers: int = 2
+    Args:
+      hidden: width of its hidden layers.
+      hidden_layers: how many there are.
+      code: conditioning code s: e_T or delta_L, alone or with a fixed random projection of h_L.
+      projection_dim: columns of that projection.
+      projection_scale: its entries, N(0, 1) or N(0, 1/D); the study's is not known.
+    """
+    with_state = code.endswith("hL")
 
-    def init(self, key: Key, shapes: Shapes, outputs: int) -> Params:
-        """Parameters for states of width D, a code of width S and ``outputs`` outputs."""
-        inputs = (jnp.zeros((1, width), float_type()) for width in (shapes.width, TIME_FEATURES, shapes.code))
-        return _Mlp(self.hidden, self.hidden_layers, outputs).init(key, *inputs)
+    def init(key, shapes, outputs):
+        code_width = (shapes.outputs if code.startswith("eT") else shapes.width) + projection_dim * with_state
+        inputs = (jnp.zeros((1, width), float_type()) for width in (shapes.width, TIME_FEATURES, code_width))
+        params = _Mlp(hidden, hidden_layers, outputs).init(key, *inputs)
+        if not with_state:
+            return params, {}
+        scale = shapes.width**-0.5 if projection_scale == "fan_in" else 1.0
+        drawn = jax.random.normal(jax.random.fold_in(key, 1), (shapes.width, projection_dim), float_type())
+        return params, {"projection": scale * drawn}
 
-    def apply(self, params: Params, env: Env, h: Array, t: Array, code: Array, outputs: int) -> Array:
-        """Evaluates the trunk.
+    def code_of(fixed, ctx):
+        base_BxS = ctx.error_BxC if code.startswith("eT") else ctx.delta_BxD
+        return jnp.concatenate([base_BxS, ctx.trace.h_KxBxD[-1] @ fixed["projection"]], -1) if with_state else base_BxS
 
-        Args:
-          params: from ``init``.
-          env: its ``normalise`` is what the trunk sees of h.
-          h: states (..., B, D).
-          t: normalised depth of each state (..., B), or (..., 1) for all samples of a layer.
-          code: conditioning code (B, S), the same for all leading axes of h.
-          outputs: as in ``init``.
-
-        Returns:
-          (..., B, outputs).
-        """
+    def apply(params, env, h, t, code_BxS, outputs):
         time = time_features(t)
         inputs = (
             env.normalise(h),
             time.reshape((1,) * (h.ndim - time.ndim) + time.shape),
-            code.reshape((1,) * (h.ndim - 2) + code.shape),
+            code_BxS.reshape((1,) * (h.ndim - 2) + code_BxS.shape),
         )
-        return _Mlp(self.hidden, self.hidden_layers, outputs).apply(params, *inputs)  # type: ignore[return-value]
+        return _Mlp(hidden, hidden_layers, outputs).apply(params, *inputs)
+
+    return Trunk(init, code_of, apply)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Losses of the bridges: terminal value, terminal gradient, bridge consistency, state prediction (method.md 4).
+"""Losses of the bridges: terminal value, terminal gradient, bridge consistency, state prediction (docs/method.md 4).
 
 Two facts that explain the study's tables.  (i) Matching *values* along a trajectory says nothing about gradients
 unless h_l varies around each sample; ``paired`` noise, where value and target see the same displaced state, does.
@@ -6,6 +6,8 @@ unless h_l varies around each sample; ``paired`` noise, where value and target s
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +26,11 @@ def terminal_gradient_loss(a_BxD: Array, delta_BxD: Array) -> Array:
     return scale_free(a_BxD - delta_BxD, delta_BxD)
 
 
-def soft_min(value_KxN: Array, temperature: Array | float) -> Array:
+def soft_min(value_RxN: Array, temperature: Array | float) -> Array:
     """-lam log (1/K) sum_k exp(-V_k / lam) over the leading axis; the plain mean as lam grows."""
     # Measured from the smallest value, with expm1 and log1p: exact in float32 for small and for large lam alike.
-    lowest = jnp.min(value_KxN, axis=0)
-    return lowest - temperature * jnp.log1p(jnp.mean(jnp.expm1((lowest[None] - value_KxN) / temperature), axis=0))
+    lowest = jnp.min(value_RxN, axis=0)
+    return lowest - temperature * jnp.log1p(jnp.mean(jnp.expm1((lowest[None] - value_RxN) / temperature), axis=0))
 
 
 def bridge_consistency_loss(value: Array, target: Array) -> Array:
@@ -36,13 +38,13 @@ def bridge_consistency_loss(value: Array, target: Array) -> Array:
     return jnp.mean((value - jax.lax.stop_gradient(target)) ** 2)
 
 
-def state_prediction_loss(prediction_LxBxD: Array, h_last_BxD: Array, how: str) -> Array:
+def state_prediction_loss(prediction_KxBxD: Array, h_last_BxD: Array, how: Literal["normalised", "raw"]) -> Array:
     """Squared error of predictions of h_L, relative to mean ||h_L||^2 (``normalised``) or as it is (``raw``).
 
     Args:
-      prediction_LxBxD: G(h_l, t_l, s) for any number of layers.
+      prediction_KxBxD: G(h_l, t_l, s) for any number of layers.
       h_last_BxD: h_L.
       how: ``normalised`` or ``raw`` (the toy's ablation, LQ3).
     """
-    error = jnp.mean(jnp.sum((prediction_LxBxD - h_last_BxD[None]) ** 2, axis=-1))
+    error = jnp.mean(jnp.sum((prediction_KxBxD - h_last_BxD[None]) ** 2, axis=-1))
     return error / jnp.mean(jnp.sum(h_last_BxD**2, axis=-1)) if how == "normalised" else error

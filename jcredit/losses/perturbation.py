@@ -1,4 +1,4 @@
-"""Measured effects of perturbations, and the regression of a credit on them (phase 4C; method.md 4).
+"""Measured effects of perturbations, and the regression of a credit on them (phase 4C; docs/method.md 4).
 
 For v ~ N(0, I) and g = <delta_l, v>, E[g v] = delta_l: directional measurements are an unbiased view of the gradient.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.numerics import scale_free
+from jcredit.parts import ConfigError
 from jcredit.types import Array, Context, Env, Key, Trace
 
 SCHEMES = ("central", "one_sided", "jvp")
@@ -47,7 +47,7 @@ def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array 
       g_MxB, loss per unit of displacement.
 
     Raises:
-      ValueError: unknown scheme.
+      ConfigError: unknown scheme.
     """
     ctx, layer_B, h_BxD, _ = probe
     if scheme == "jvp":
@@ -58,9 +58,9 @@ def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array 
         after, before = jnp.split(loss_at(jnp.concatenate([h_BxD[None] + step, h_BxD[None] - step])), 2)
         return (after - before) / (2 * epsilon)
     if scheme == "one_sided":
-        here = env.readout_loss(ctx.trace.h_LxBxD[-1], ctx.target_B)
+        here = env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B)
         return (loss_at(h_BxD[None] + epsilon * v_MxBxD) - here[None]) / epsilon
-    raise ValueError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}")
+    raise ConfigError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}")
 
 
 def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
@@ -68,11 +68,10 @@ def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
     trace = ctx.trace
     noise = trace.noise_LxBxD if trace.noise_LxBxD is None else trace.noise_LxBxD[:, index_N]
     return Context(
-        Trace(trace.h_LxBxD[:, index_N], trace.outputs_BxC[index_N], noise),
+        Trace(trace.h_KxBxD[:, index_N], trace.outputs_BxC[index_N], noise),
         ctx.target_B[index_N],
         ctx.error_BxC[index_N],
         ctx.delta_BxD[index_N],
-        ctx.code_BxS[index_N],
     )
 
 
@@ -83,18 +82,18 @@ def random_layers(key: Key, ctx: Context) -> Probe:
     perturbed pass leaves out what has not started.  Shares are equal to within one sample; where L does not divide B,
     it is always the same layers that have one more.  Batches smaller than the depth draw a layer for each sample.
     """
-    depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
+    depth, batch = ctx.trace.h_KxBxD.shape[0] - 1, ctx.target_B.shape[0]
     if batch < depth:
         layer_B, index_B = jax.random.randint(key, (batch,), 0, depth), np.arange(batch)
     else:
         layer_B, index_B = np.arange(batch) * depth // batch, jax.random.permutation(key, batch)
-    return Probe(take_samples(ctx, index_B), layer_B, ctx.trace.h_LxBxD[layer_B, index_B], index_B)
+    return Probe(take_samples(ctx, index_B), layer_B, ctx.trace.h_KxBxD[layer_B, index_B], index_B)
 
 
 def all_layers(ctx: Context) -> Probe:
     """Every sample at every hidden layer: a batch of L x B, layer by layer."""
-    depth, batch = ctx.trace.h_LxBxD.shape[0] - 1, ctx.target_B.shape[0]
-    index_N, h_NxD = np.tile(np.arange(batch), depth), ctx.trace.h_LxBxD[:-1].reshape(depth * batch, -1)
+    depth, batch = ctx.trace.h_KxBxD.shape[0] - 1, ctx.target_B.shape[0]
+    index_N, h_NxD = np.tile(np.arange(batch), depth), ctx.trace.h_KxBxD[:-1].reshape(depth * batch, -1)
     return Probe(take_samples(ctx, index_N), np.repeat(np.arange(depth), batch), h_NxD, index_N)
 
 
@@ -107,20 +106,37 @@ def shuffled_order(key: Key, batch: int) -> Array:
     return (jnp.arange(batch) + jax.random.randint(key, (), 1, max(batch, 2))) % batch
 
 
-def directional_loss(a_BxD: Array, v_MxBxD: Array, g_MxB: Array) -> Array:
-    """mean (<a, v> - g)^2 / mean g^2: 1 for a = 0, 0 for the exact gradient."""
-    return scale_free(jnp.sum(a_BxD[None] * v_MxBxD, axis=-1) - g_MxB, g_MxB)
+def directional_loss(
+    a_BxD: Array, v_MxBxD: Array, g_MxB: Array, layer_B: Array | np.ndarray | None = None, depth: int = 1
+) -> Array:
+    """sum (<a, v> - g)^2 / sum g^2 at each layer, then the mean over layers: 1 for a = 0, 0 for the exact gradient.
 
-
-def unbiased_residual(env: Env, ctx: Context, a_LxBxD: Array, key: Key, directions: int) -> Array:
-    """a_l + mean_m (g_m - <a_l, v_m>) v_m over fresh v ~ N(0, I): its expectation is delta_l for any a (method.md 9).
-
-    The field lowers the variance of the estimate, the residual removes the field's bias.  ``a_LxBxD`` holds
-    a_0..a_L; the last is returned as it came.
+    Args:
+      a_BxD: credit where each sample was moved.
+      v_MxBxD: the directions.
+      g_MxB: their measured effects.
+      layer_B: each sample's layer; None takes all samples for those of one layer.  Layers met by no sample, or at which
+        no effect was measured, do not count.
+      depth: number of layers L.
     """
-    probe, a_NxD = all_layers(ctx), a_LxBxD[:-1].reshape(-1, a_LxBxD.shape[-1])  # N = L x B
+    errors_B = jnp.sum((jnp.sum(a_BxD[None] * v_MxBxD, axis=-1) - g_MxB) ** 2, axis=0)
+    effects_B = jnp.sum(g_MxB**2, axis=0)
+    layer_B = np.zeros(g_MxB.shape[1], np.int32) if layer_B is None else layer_B
+    at_layer = lambda x_B: jax.ops.segment_sum(x_B, layer_B, depth)  # noqa: E731
+    error_L, effect_L = at_layer(errors_B), at_layer(effects_B)
+    met_L = (effect_L > 0).astype(effect_L.dtype)
+    return jnp.sum(met_L * error_L / jnp.where(effect_L > 0, effect_L, 1.0)) / jnp.maximum(jnp.sum(met_L), 1.0)
+
+
+def unbiased_residual(env: Env, ctx: Context, a_KxBxD: Array, key: Key, directions: int) -> Array:
+    """a_l + mean_m (g_m - <a_l, v_m>) v_m over fresh v ~ N(0, I): its expectation is delta_l for any a.
+
+    The field lowers the variance of the estimate, the residual removes the field's bias (docs/method.md 4).
+    ``a_KxBxD`` holds a_0..a_L; the last is returned as it came.
+    """
+    probe, a_NxD = all_layers(ctx), a_KxBxD[:-1].reshape(-1, a_KxBxD.shape[-1])  # N = L x B
     v_MxNxD = jax.random.normal(key, (directions, *a_NxD.shape), a_NxD.dtype)
     g_MxN = env.loss_tangent(probe.ctx, probe.layer_B, probe.h_BxD, v_MxNxD)
     missing_MxN = g_MxN - jnp.sum(a_NxD[None] * v_MxNxD, axis=-1)
     corrected = a_NxD + jnp.mean(missing_MxN[..., None] * v_MxNxD, axis=0)
-    return jnp.concatenate([corrected.reshape(a_LxBxD[:-1].shape), a_LxBxD[-1:]])
+    return jnp.concatenate([corrected.reshape(a_KxBxD[:-1].shape), a_KxBxD[-1:]])

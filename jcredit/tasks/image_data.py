@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.cache import cache_directory
+from jcredit.files import cache_directory
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.config import Config, ConfigError
+from jcredit import parts
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
-from jcredit.tasks.base import Data, Task, correct, cross_entropy
-from jcredit.tasks.image_data import ImageArrays, channel_statistics, load_images
-from jcredit.types import Array, Key
+from jcredit.parts import ConfigError, Size
+from jcredit.tasks.classification import correct, cross_entropy
+from jcredit.tasks.image_data import CLASSES, ImageArrays, ImageSet, channel_statistics, load_images
+from jcredit.types import Array, Data, Key, Sizes, Task
 
 VALIDATION_SAMPLES = 5000
 PADDING = 4
@@ -46,37 +48,25 @@ def _loaded(name, data_dir, environment) -> ImageArrays:
     return load_images(name, data_dir)
 
 
-def _arrays(config: Config, data_dir: str | Path | None) -> Data:
-    images = _loaded(config.task, data_dir, os.environ.get("TFDS_DATA_DIR"))
+def _arrays(name, data_dir, train_size: int, test_size: int, evaluate_on: str) -> Data:
+    images = _loaded(name, data_dir, os.environ.get("TFDS_DATA_DIR"))
     train_x, train_y = images.train_images, images.train_labels
     test_x, test_y = images.test_images, images.test_labels
-    if config.evaluate_on == "validation":
+    if evaluate_on == "validation":
         test_x, test_y = train_x[-VALIDATION_SAMPLES:], train_y[-VALIDATION_SAMPLES:]
         train_x, train_y = train_x[:-VALIDATION_SAMPLES], train_y[:-VALIDATION_SAMPLES]
-    if config.train_size > len(train_x) or config.test_size > len(test_x):
+    if train_size > len(train_x) or test_size > len(test_x):
         raise ConfigError(
-            f"train_size={config.train_size} or test_size={config.test_size} exceeds the {len(train_x)} and"
-            f" {len(test_x)} images of {config.task}; use 0 for all"
+            f"train_size={train_size} or test_size={test_size} exceeds the {len(train_x)} and {len(test_x)} images of"
+            f" {name}; use 0 for all"
         )
-    train, test = config.train_size or len(train_x), config.test_size or len(test_x)
+    train, test = train_size or len(train_x), test_size or len(test_x)
     return Data(train_x[:train], train_y[:train], test_x[:test], test_y[:test])  # type: ignore[arg-type]
 
 
-def image_task(config: Config, data_dir: str | Path | None = None) -> Task:
-    """Real images, channel-normalised, for ``image_mlp``.
-
-    Raises:
-      DataError: the data can neither be found nor downloaded.
-      ConfigError: more samples asked for than there are.
-    """
-    return image_task_on(config, _arrays(config, data_dir))
-
-
-def image_task_on(config: Config, shared: Data) -> Task:
-    """The same task on images at hand: uint8 arrays of the named data set's shape (benchmarks, tests)."""
-    mean, std = (np.asarray(v) for v in channel_statistics(config.task))  # type: ignore[arg-type]
-    inputs = int(np.prod(shared.train_x.shape[1:]))
-    network = image_mlp(inputs, config.width, config.depth, config.classes)
+def image_task(name: ImageSet, shared: Data, crops: bool, flips: bool) -> Task:
+    """Classification of uint8 images of the named data set's shape, channel-normalised, augmented in the step."""
+    mean, std = (np.asarray(v) for v in channel_statistics(name))
 
     def prepare(x_uint8):
         # One multiply and one add per pixel: (x / 255 - mean) / std.
@@ -85,18 +75,64 @@ def image_task_on(config: Config, shared: Data) -> Task:
 
     def batch(data, index_B, key):
         images = data.train_x[index_B]
-        if config.crops or config.flips:
-            images = crop_and_flip(images, key, config.crops, config.flips)
+        if crops or flips:
+            images = crop_and_flip(images, key, crops, flips)
         return prepare(images), data.train_y[index_B]
 
-    return Task(
-        network=lambda hp: network,
-        loss=cross_entropy,
-        accuracy=correct,
-        make_data=None,
-        shared=shared,
-        batch=batch,
-        prepare=prepare,
-        noise=None,
-        train_size=shared.train_x.shape[0],
-    )
+    sizes = Sizes(shared.train_x.shape[1:], CLASSES)
+    return Task(sizes, cross_entropy, correct, shared, batch, prepare, shared.train_x.shape[0])
+
+
+@parts.task(image_mlp())
+def cifar10(
+    data_dir: str | Path | None,
+    /,
+    crops: bool = True,
+    flips: bool = True,
+    train_size: Size = 0,
+    test_size: Size = 0,
+    evaluate_on: Literal["test", "validation"] = "test",
+) -> Task:
+    """CIFAR-10 (Krizhevsky 2009), 32 x 32 x 3 pixels.
+
+    Args:
+      data_dir: folder with prepared image data.
+      crops: random crops after padding by four pixels.
+      flips: random horizontal flips.
+      train_size: training images (0: all there are).
+      test_size: evaluation images (0: all there are).
+      evaluate_on: the test set, or the last 5,000 training images held out (for choosing hyperparameters).
+
+    Raises:
+      DataError: the data can neither be found nor downloaded.
+      ConfigError: more samples asked for than there are.
+    """
+    return image_task("cifar10", _arrays("cifar10", data_dir, train_size, test_size, evaluate_on), crops, flips)
+
+
+@parts.task(image_mlp())
+def fashion_mnist(
+    data_dir: str | Path | None,
+    /,
+    crops: bool = False,
+    flips: bool = False,
+    train_size: Size = 0,
+    test_size: Size = 0,
+    evaluate_on: Literal["test", "validation"] = "test",
+) -> Task:
+    """Fashion-MNIST (Xiao et al. 2017), 28 x 28 grey pixels.
+
+    Args:
+      data_dir: folder with prepared image data.
+      crops: random crops after padding by four pixels.
+      flips: random horizontal flips.
+      train_size: training images (0: all there are).
+      test_size: evaluation images (0: all there are).
+      evaluate_on: the test set, or the last 5,000 training images held out (for choosing hyperparameters).
+
+    Raises:
+      DataError: the data can neither be found nor downloaded.
+      ConfigError: more samples asked for than there are.
+    """
+    shared = _arrays("fashion_mnist", data_dir, train_size, test_size, evaluate_on)
+    return image_task("fashion_mnist", shared, crops, flips)

@@ -1,0 +1,116 @@
+"""Speed: seed-steps per second, compile time, FLOPs, memory, per method and number of seeds, in one run.
+
+    python experiments/benchmark/benchmark.py --preset quick --against torch
+
+CIFAR shapes (L = 4, D = 256, batch 128), the real step: gather, crops and flips, credit, local updates, AdamW, and the
+estimator's step.  Every line is measured in a process of its own (compile time and peak memory are its own); the
+float32 matmul peak and the costs relative to BP come from the same run.  ``--against torch`` (pip install
+'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after another.  Profiles say which part of a
+step of one seed on one core takes how long, in matrix products and in everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from measuring import LINES, work
+from showing import figure, table
+
+from jcredit.files import write_json, write_text
+from jcredit.study.command import Parser
+
+PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
+PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp")
+PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
+    "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
+    "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "25 minutes"),
+    "full": (tuple(LINES), (1, 2, 6, 16), 10.0, 7, "40 minutes"),
+}
+
+
+def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
+    """Every measurement of a preset by name."""
+    lines, seed_counts, seconds, repeats, _ = PRESETS[preset]
+    pace = {"seconds": seconds, "repeats": repeats}
+    found: dict[str, dict[str, Any]] = {"matmul peak": {"kind": "peak", **pace}}
+    for seeds in seed_counts:
+        for line in lines:
+            found[f"{line} | {seeds}"] = {"kind": "line", "line": line, "seeds": seeds, **pace}
+            if against and line in PEERS:
+                found[f"torch {line} | {seeds}"] = {"kind": "torch", "method": PEERS[line], "seeds": seeds, **pace}
+    if preset != "smoke":
+        found["bp | 1 on one core"] = {"kind": "line", "line": "bp", "seeds": 1, "one_core": True, **pace}
+        for line in PROFILED:
+            found[f"profile of {line}"] = {"kind": "profile", "line": line, "one_core": True, **pace}
+        for depth in (2, 48):
+            changes = {"depth": depth, "width": 64}
+            brief = {"seconds": 0.1, "repeats": 1}
+            found[f"bp, L = {depth}, D = 64 | 1"] = {
+                "kind": "line", "line": "bp", "changes": changes, "seeds": 1, **brief
+            }  # fmt: skip
+    return found
+
+
+def run_jobs(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Runs every job in a fresh process, one after the other, without a compilation cache."""
+    from tqdm import tqdm
+
+    measured = {}
+    for name, job in (bar := tqdm(found.items(), unit="line")):
+        bar.set_description(name)
+        command = [sys.executable, __file__, "--job", json.dumps(job)]
+        finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": ""})
+        if finished.returncode != 0:
+            sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
+        measured[name] = json.loads(finished.stdout.splitlines()[-1])
+    return measured
+
+
+def main() -> None:
+    """The command."""
+    parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False)
+    sizes = "; ".join(f"{name}: {p[-1]}" for name, p in PRESETS.items())
+    parser.add_argument("--preset", default="quick", choices=PRESETS, help=f"size ({sizes})")
+    parser.add_argument("--against", choices=["torch"], help="also measure the same algorithms in eager PyTorch")
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where results go")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+    parser.add_argument("--redraw", action="store_true", help="only rebuild table and figure from measurements.json")
+    parser.add_argument("--job", help="(internal) measure one job in this process")
+    args = parser.parse_args()
+    if args.job:
+        print(json.dumps(work(json.loads(args.job))))
+        return
+    if args.against:
+        try:
+            __import__("torch")
+        except ModuleNotFoundError:
+            parser.error("--against torch needs PyTorch; pip install 'jcredit[peers]'")
+    os.environ["TQDM_DISABLE"] = "1" if args.no_progress else ""
+    directory = args.results_dir / "benchmark" / args.preset
+    kept = directory / "measurements.json"
+    if args.redraw and not kept.exists():
+        parser.error(f"--redraw needs {kept}; run without it to measure")
+    if args.redraw:
+        measured = json.loads(kept.read_text())["measured"]
+    else:
+        measured = run_jobs(jobs(args.preset, args.against))
+        write_json(kept, {"device": _device(), "measured": measured})
+    text = table(measured, args.preset)
+    write_text(directory / "table.md", text)
+    figure(measured, directory / "figure.png")
+    print(text)
+
+
+def _device() -> str:
+    import platform
+
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Estimators made of another: what they add holds for any credit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jcredit import parts
+from jcredit.losses.perturbation import unbiased_residual as measured_away
+from jcredit.parts import Count, Part
+from jcredit.types import Estimator
+
+
+@parts.estimator
+def exact_terminal(of: Part) -> Estimator:
+    """The same estimator with a_L = delta_L.
+
+    Args:
+      of: the estimator.
+    """
+    inner: Estimator = of.build()
+
+    def credit(state, ctx, env, key):
+        a_KxBxD = inner.credit(state, ctx, env, key)
+        return jnp.concatenate([a_KxBxD[:-1], ctx.delta_BxD[None]])
+
+    return inner._replace(credit=credit)
+
+
+@parts.estimator
+def unbiased_residual(of: Part, directions: Count = 2) -> Estimator:
+    """The same estimator with its bias measured away along fresh directions (docs/method.md 4).
+
+    Args:
+      of: the estimator.
+      directions: fresh directions of the loss per layer and sample.
+    """
+    inner: Estimator = of.build()
+
+    def credit(state, ctx, env, key):
+        own_key, residual_key = jax.random.split(key)
+        a_KxBxD = inner.credit(state, ctx, env, own_key)
+        return measured_away(env, ctx, a_KxBxD, residual_key, directions)
+
+    return inner._replace(credit=credit, tier=f"2: loss under perturbation, added to {inner.tier}")

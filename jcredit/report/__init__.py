@@ -1,0 +1,1 @@
+"""What was found: rows of finished runs, and the tables and figures made from them alone."""

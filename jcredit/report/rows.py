@@ -1,0 +1,192 @@
+"""``Rows``: the runs of a sweep in memory, as a table, a data frame or a figure.
+
+What a single row is and how rows lie on disk is ``schema``, whose names can be imported from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from jcredit.report.schema import (
+    SCHEMA,
+    ResultsError,
+    Row,
+    append_rows,
+    finished,
+    grouped,
+    number_at,
+    read_rows,
+    with_reference,
+)
+from jcredit.report.tables import TableSpec, render_table, usual_columns
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "SCHEMA",
+    "ResultsError",
+    "Row",
+    "Rows",
+    "append_rows",
+    "finished",
+    "grouped",
+    "number_at",
+    "read_rows",
+    "with_reference",
+]
+
+_KINDS = ("estimator", "rule", "network", "task", "trunk")
+_LINE = ("label", "block", "seed", "status", "tier")
+
+
+class Rows(Sequence[Row]):
+    """An immutable sequence of rows, one per run; shown as their table where an interpreter shows it.
+
+    ``rows[0]`` is a row, ``rows[:3]`` and ``rows + other`` are ``Rows``.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()):
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        return Rows(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+
+    def __add__(self, other: Iterable[Row]) -> Rows:
+        return Rows((*self, *other))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self._rows == other._rows
+
+    __hash__ = None  # type: ignore[assignment]  # rows are dictionaries
+
+    def __repr__(self) -> str:
+        try:
+            return self.table() if self else "no rows"
+        except ResultsError as error:  # what cannot be one table must still be looked at
+            return f"{len(self)} rows: {error}"
+
+    def _repr_markdown_(self) -> str:
+        return repr(self)
+
+    def where(self, **fields: Any) -> Rows:
+        """The rows whose fields have these values.
+
+        Args:
+          **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, or settings: ``learning_rate=1e-3``, ``sigma``
+            of any part, or by path, ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.
+
+        Raises:
+          ResultsError: a field that no row has; the message has the nearest one.
+        """
+        described = [(row, _line(row) | _settings(row)) for row in self]
+        for name in fields if described else ():
+            if not any(_values(values, name) for _, values in described):
+                names = sorted({path for _, values in described for path in values})
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"they have {', '.join(names)}"
+                raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {hint}")
+        return Rows(row for row, values in described if all(v in _values(values, n) for n, v in fields.items()))
+
+    def table(self, spec: TableSpec | None = None) -> str:
+        """A GitHub markdown table that also reads as plain text: one line per label, mean ± sd over seeds.
+
+        Args:
+          spec: what it shows; None: accuracy if there is any, depth utility if a line is called ``frozen``, Gamma, rho,
+            RMS(h_L) and the loss.
+
+        Raises:
+          ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
+        """
+        return render_table(self._rows, spec or TableSpec(_title(self), usual_columns(self._rows)))
+
+    def frame(self) -> pandas.DataFrame:
+        """A pandas data frame with one line per run.
+
+        Its columns are label, block, seed, status and tier; every setting that has more than one value among the runs
+        that have it, by path (``learning_rate``, ``credit.sigma``; a part by its name); and every ``metrics.<name>``,
+        nan where a run has no such number.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("Rows.frame needs pandas: pip install 'jcredit[frames]'") from error
+        settings = [_settings(row) for row in self]
+        varied = [path for path in _names(settings) if _varies(values[path] for values in settings if path in values)]
+        metrics = _names(row["metrics"] for row in self)
+        lines = [
+            {**_line(row), **{path: values.get(path) for path in varied}, **_numbers(row, metrics)}
+            for row, values in zip(self, settings, strict=True)
+        ]
+        return pandas.DataFrame(lines, columns=[*_LINE, *varied, *(f"metrics.{name}" for name in metrics)])
+
+    def plot(self, path: str | Path, title: str = "") -> None:
+        """Writes the overview as a PNG: accuracy and Gamma as bars with a dot per seed, and accuracy over epochs.
+
+        Args:
+          path: the PNG.
+          title: its heading; "": experiment and preset, as in the table.
+        """
+        from jcredit.report import plots  # matplotlib loads where a figure is drawn
+
+        plots.overview(self._rows, path, title or _title(self))
+
+
+def _title(rows: Rows) -> str:
+    return ", ".join(_names({f"{row['experiment']}/{row['preset']}": 0} for row in rows))
+
+
+def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys of all mappings in order of first appearance."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def _line(row: Row) -> dict[str, Any]:
+    return {"block": "", "tier": None} | {name: row[name] for name in _LINE if name in row}
+
+
+def _numbers(row: Row, metrics: Sequence[str]) -> dict[str, float]:
+    values = ((name, row["metrics"].get(name)) for name in metrics)
+    return {f"metrics.{name}": float("nan") if value is None else value for name, value in values}
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """{path: value} of a row's settings, of what it starts from and of what was measured on it."""
+    origin = {name: row[name] for name in ("start", "followup") if row.get(name)}
+    return dict(_flat("", {**row["config"], **origin}))
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """{"credit": {"estimator": "dfa", "scale": 1}} as credit="dfa" and credit.scale=1."""
+    if not isinstance(value, Mapping):
+        yield path, value
+        return
+    first = next(iter(value), None)
+    kind = first if path and first in _KINDS and isinstance(value[first], str) else None
+    for name, inner in value.items():
+        yield from _flat(path if name == kind else f"{path}.{name}".lstrip("."), inner)
+
+
+def _varies(values: Iterable[Any]) -> bool:
+    return len({repr(value) for value in values}) > 1
+
+
+def _values(values: Mapping[str, Any], name: str) -> list[Any]:
+    """The values a name stands for: those of that path, else of that setting in any part."""
+    return [values[name]] if name in values else [v for path, v in values.items() if path.endswith(f".{name}")]

@@ -1,0 +1,201 @@
+"""What a row is, rows on disk, and the few questions that tables and figures ask of rows.
+
+``rows.jsonl`` holds one JSON object per line, one per run (schema 2, see ``Row``).  Every write is atomic, a file that
+does not parse is reported by name and line and left as it is, and two processes that append to one file wait for each
+other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jcredit.files import locked, plain, write_text
+
+SCHEMA = 2
+
+Row = dict[str, Any]
+"""One run.
+
+Required: schema, experiment, preset, method (the credit's name), label (the variant's name in tables), config (every
+setting; a part is an object whose kind holds its name), config_hash (the variant's key), seed, status ("ok" or
+"diverged"), metrics {name: number or null}.
+
+Optional: tier (information tier), block (heading of its block of the table), flags (list of str), epochs, layers {name:
+number per layer}, curves {name: number per epoch}, start and followup (what it starts from, what was measured on it in
+the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep started), layout,
+timing, versions, device.
+"""
+
+_REQUIRED: dict[str, type] = {
+    "experiment": str, "preset": str, "method": str, "label": str, "config": dict, "config_hash": str, "seed": int,
+    "status": str, "metrics": dict,
+}  # fmt: skip
+_OPTIONAL: dict[str, type] = {
+    "tier": str, "block": str, "flags": list, "epochs": int, "layers": dict, "curves": dict, "start": dict,
+    "followup": dict, "from": str, "git_commit": str,
+}  # fmt: skip
+
+
+class ResultsError(ValueError):
+    """Rows that cannot be used; the message names the file, the bad value and the fix."""
+
+
+# --- rows on disk -----------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: str | Path, experiment: str | None = None, preset: str | None = None) -> list[Row]:
+    """Reads the rows of one experiment in file order; a missing file has none.
+
+    Args:
+      path: a rows.jsonl.
+      experiment: if given, the experiment that every row must belong to; else that of the first row.
+      preset: the same for the preset.
+
+    Raises:
+      ResultsError: a line that is torn or not a schema-2 row, a row of another experiment, or a run that is there
+        twice.  The file is left as it is.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: labels may hold U+2028
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path}: not UTF-8 text ({error.reason}); move the file away and run again") from error
+    numbered = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    rows = [(where, _parsed(where, line)) for where, line in numbered]
+    _check_together(rows, experiment, preset)
+    return [row for _, row in rows]
+
+
+def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
+    """Adds rows to a file atomically, under a lock that other processes respect; numbers not finite become null.
+
+    Raises:
+      ResultsError: the file cannot be read (see ``read_rows``), a row is malformed or of another experiment, or its
+        run (config_hash, seed) is already there.  Nothing is written.
+      FileError: a value that has no JSON form.
+    """
+    path = Path(path)
+    new = [plain(row) for row in rows]
+    for row in new:
+        _check_row(f"{path} new row", row, "mend the caller")
+    if not new:
+        return
+    with locked(path):
+        old = read_rows(path)
+        _check_together([(str(path), row) for row in old] + [(f"{path} new row", row) for row in new])
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text += "\n" if text and not text.endswith("\n") else ""
+        write_text(path, text + "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in new))
+
+
+def _parsed(where: str, line: str) -> Row:
+    def reject(constant: str):
+        raise ValueError(f"{constant} is not strict JSON")
+
+    try:
+        row = json.loads(line, parse_constant=reject)
+    except ValueError as error:
+        raise ResultsError(f"{where}: torn or not JSON ({error}); delete the line or move the file away") from error
+    _check_row(where, row, "move the file away and run again")
+    return row
+
+
+def _check_row(where: str, row: Any, fix: str) -> None:
+    if not isinstance(row, dict):
+        raise ResultsError(f"{where}: a {type(row).__name__}, not a row; {fix}")
+    if row.get("schema") == 1:
+        raise ResultsError(f"{where}: a row of schema 1, from before estimators owned their settings; {fix}")
+    if row.get("schema") != SCHEMA:
+        raise ResultsError(f"{where}: schema is {row.get('schema')!r}, not {SCHEMA}; {fix}")
+    for name, kind in (_REQUIRED | _OPTIONAL).items():
+        value = row.get(name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ResultsError(f"{where}: {name}={value!r} must be of type {kind.__name__}; {fix}")
+    if row["status"] not in ("ok", "diverged"):
+        raise ResultsError(f"{where}: status={row['status']!r} must be 'ok' or 'diverged'; {fix}")
+
+
+def _check_together(rows: Sequence[tuple[str, Row]], experiment: str | None = None, preset: str | None = None) -> None:
+    """Raises ResultsError unless all rows belong to one experiment and preset and no run is there twice."""
+    if not rows:
+        return
+    expected = (experiment or rows[0][1]["experiment"], preset or rows[0][1]["preset"])
+    seen: set[tuple[str, int]] = set()
+    for where, row in rows:
+        if (row["experiment"], row["preset"]) != expected:
+            found = f"{row['experiment']}/{row['preset']}"
+            raise ResultsError(
+                f"{where}: a row of {found} among rows of {'/'.join(expected)}; move the stray rows away"
+            )
+        key = (row["config_hash"], row["seed"])
+        if key in seen:
+            raise ResultsError(f"{where}: run config_hash={key[0]} seed={key[1]} is already there; drop one of the two")
+        seen.add(key)
+
+
+# --- questions to rows ------------------------------------------------------------------------------------------------
+
+
+def finished(rows: Iterable[Row]) -> set[tuple[str, int]]:
+    """Keys (config_hash, seed) of all runs that have a row; a diverged run is finished too."""
+    return {(r["config_hash"], r["seed"]) for r in rows}
+
+
+def number_at(row: Row, path: str) -> float | None:
+    """The finite number at a dotted path such as "metrics.gamma" or "layers.gamma.-1" (last layer); None if missing."""
+    value: Any = row
+    for part in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.lstrip("-").isdigit() and -len(value) <= int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
+    """Rows by block, then label, both in order of first appearance."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in rows:
+        groups.setdefault(row.get("block") or "", {}).setdefault(row["label"], []).append(row)
+    return groups
+
+
+def with_reference(rows: Sequence[Row], metric: str, reference_label: str, name: str) -> list[Row]:
+    """Adds to each row how far a number lies above the reference variant's at the same seed.
+
+    So are made depth utility (accuracy above the frozen network's) and S1, S2 (Gamma, rho above DFA's).
+
+    Args:
+      rows: rows of one experiment; they are not changed.
+      metric: dotted path of the number, as in ``number_at``.
+      reference_label: the variant that is subtracted; its row in the same block if there is one, else in any block.
+      name: metrics[name] holds the difference; it is absent where either number is missing.
+
+    Returns:
+      Copies of the rows, in order.
+    """
+    anywhere: dict[int, float] = {}
+    in_block: dict[tuple[str, int], float] = {}
+    for row in rows:
+        if row["label"] == reference_label and (value := number_at(row, metric)) is not None:
+            anywhere.setdefault(row["seed"], value)
+            in_block[row.get("block") or "", row["seed"]] = value
+
+    def added(row: Row) -> Row:
+        own = number_at(row, metric)
+        reference = in_block.get((row.get("block") or "", row["seed"]), anywhere.get(row["seed"]))
+        if own is None or reference is None:
+            return dict(row)
+        return {**row, "metrics": {**row["metrics"], name: own - reference}}
+
+    return [added(row) for row in rows]

@@ -1,0 +1,75 @@
+"""Local update rules: from the credit at a block's output to a gradient of its parameters (docs/method.md 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jcredit import parts
+from jcredit.numerics import batch_normalise, cosine, rms_normalise
+from jcredit.parts import Positive
+from jcredit.types import Array, LocalRule, Params
+
+Normalisation = Literal["raw", "rms", "batch"]
+NORMALISATIONS = {"raw": lambda a: a, "rms": rms_normalise, "batch": batch_normalise}
+
+
+def normalise_credit(a_KxBxD: Array, how: Normalisation) -> Array:
+    """Scales credit: ``raw`` leaves it, ``rms`` per sample (the study's), ``batch`` one scale per layer."""
+    return NORMALISATIONS[how](a_KxBxD)
+
+
+def local_gradient(rule: LocalRule, block: Callable, params: Params, h_BxD: Array, goal) -> Params:
+    """The rule's gradient of one block's parameters at its input ``h_BxD`` (B, D); ``goal`` is from ``rule.goal``."""
+    after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
+    return pull(rule.signal(h_BxD, after_BxD, goal))[0]
+
+
+def _credit_as_goal(h_BxD, after_BxD, a_BxD):
+    del h_BxD, after_BxD
+    return a_BxD
+
+
+@parts.rule
+def inner_product() -> LocalRule:
+    """Minimise sum_b <sg a_{l+1}, h_{l+1}(theta; sg h_l)> / B; with a = delta this is the BP gradient."""
+
+    return LocalRule(_credit_as_goal, lambda h_BxD, after_BxD, goal_BxD: goal_BxD / goal_BxD.shape[0])
+
+
+@parts.rule
+def target_shift(eta: Positive = 0.1) -> LocalRule:
+    """Minimise mean_b ||h_{l+1}(theta) - (h_{l+1} - eta a)||^2, the target held fixed over local steps (phase 6C).
+
+    The first of those steps has exactly 2 eta times the gradient of ``inner_product``.
+
+    Args:
+      eta: step of the target along the credit.
+    """
+
+    def goal(h_BxD, after_BxD, a_BxD):
+        # State and shift apart: their difference would round away a raw credit, which is far smaller than a state.
+        return after_BxD, eta * a_BxD
+
+    def signal(h_BxD, after_BxD, goal):
+        before_BxD, shift_BxD = goal
+        return 2 * (after_BxD - before_BxD + shift_BxD) / h_BxD.shape[0]
+
+    return LocalRule(goal, signal)
+
+
+@parts.rule
+def cosine_rule() -> LocalRule:
+    """Minimise mean_b [1 - cos(f_l(h_l; theta), -a)] on the block's residual output f_l = h_{l+1} - h_l (phase 6C).
+
+    The residual output stands in for the displacement h_{l+1}(theta) - h_{l+1}, whose cosine has no gradient at the
+    start of an update, where it is zero.
+    """
+
+    def signal(h_BxD, after_BxD, goal_BxD):
+        return jax.grad(lambda after: jnp.mean(1 - cosine(after - h_BxD, -goal_BxD)))(after_BxD)
+
+    return LocalRule(_credit_as_goal, signal)

@@ -1,0 +1,138 @@
+"""What identifies a function that was written elsewhere: its source, and everything of its author's that it uses."""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import functools
+import hashlib
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
+
+
+def array_digest(arrays: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits over the dtypes, shapes and bytes of arrays."""
+    sha = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def source_hash(function: Callable) -> str:
+    """Twelve hexadecimal digits over a function's source and what it uses, the same in every process.
+
+    Followed are the functions, classes and values of its own module, and what it closes over.  What it imports from
+    elsewhere is known by its name, and objects of classes made elsewhere by their class.
+    """
+    return hashlib.sha256(repr(_Identity(function.__module__).of(function)).encode()).hexdigest()[:12]
+
+
+class _Identity:
+    """What identifies values, as nested lists of text; ``home`` is the module whose code is followed."""
+
+    def __init__(self, home: str):
+        self.home = home
+        self.met: dict[int, str] = {}  # functions and classes already told, by id
+
+    def of(self, value: Any) -> Any:
+        """The identity of any value."""
+        if isinstance(value, jax.custom_jvp | jax.custom_vjp):
+            return [self.of(getattr(value, name, None)) for name in ("fun", "jvp", "fwd", "bwd")]
+        while callable(value) and not _is_code(value) and hasattr(value, "__wrapped__"):
+            value = value.__wrapped__  # a factory, a jitted function
+        if _is_code(value):
+            return self._code(value)
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if isinstance(value, np.ndarray | jax.Array):
+            is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+            return array_digest([jax.random.key_data(value) if is_key else value])
+        if isinstance(value, Mapping):
+            return sorted(([self.of(key), self.of(item)] for key, item in value.items()), key=repr)
+        if isinstance(value, set | frozenset):
+            return sorted(map(self.of, value), key=repr)
+        if isinstance(value, tuple | list):
+            return [type(value).__name__, *map(self.of, value)]
+        return self._object(value)
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, functools.partial):
+            return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
+        if isinstance(value, types.MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
+        if isinstance(value, property):
+            return [self.of(value.fget), self.of(value.fset)]
+        if hasattr(value, "factory") and hasattr(value, "settings"):  # a part
+            return [self.of(value.factory), self.of(value.settings)]
+        name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+        if isinstance(name, str):  # a module, or built in
+            return f"{getattr(value, '__module__', '')}.{name}"
+        if dataclasses.is_dataclass(value):
+            return [
+                self.of(type(value)),
+                {f.name: self.of(getattr(value, f.name, None)) for f in dataclasses.fields(value)},
+            ]
+        return [self.of(type(value)), self.of(vars(value)) if type(value).__module__ == self.home else ""]
+
+    def _code(self, thing: Any) -> Any:
+        """A function or class: by source if it is of the home or has no name to be imported by."""
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        at_home = thing.__module__ == self.home
+        if not at_home and "<" not in name:
+            return name
+        if id(thing) in self.met:
+            return self.met[id(thing)]
+        self.met[id(thing)] = f"{name} #{len(self.met)}"
+        if inspect.isclass(thing):
+            inside = {k: v for k, v in vars(thing).items() if inspect.isfunction(v) or not k.startswith("__")}
+            return [name, _source(thing), self.of(thing.__bases__), self.of(inside)]
+        used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
+        return [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
+
+
+def _is_code(value: Any) -> bool:
+    return inspect.isfunction(value) or inspect.isclass(value)
+
+
+def _source(thing: Any) -> str:
+    try:
+        text = inspect.getsource(thing if inspect.isclass(thing) else thing.__code__)
+    except (OSError, TypeError):  # typed into an interpreter, or generated
+        text = ""
+    told = text and getattr(thing, "__name__", "") != "<lambda>"  # of several lambdas in a line each has the whole line
+    return text if told or inspect.isclass(thing) else text + repr([_bytecode(code) for code in _codes(thing.__code__)])
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _bytecode(code: types.CodeType) -> list[Any]:
+    return [code.co_code.hex(), [c for c in code.co_consts if not isinstance(c, types.CodeType)], code.co_names]
+
+
+def _globals_of(function: Any) -> Iterator[tuple[str, Any]]:
+    for code in _codes(function.__code__):
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
+                yield step.argval, function.__globals__[step.argval]
+
+
+def _closed_over(function: Any) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not yet filled
+            continue

@@ -1,0 +1,299 @@
+"""What an experiment is, and the command that each of them is.
+
+A script under ``experiments/`` is a docstring, a grid, a table and a figure; ``main`` makes it a command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jcredit.config import ConfigError, change, described, paths_of
+from jcredit.files import write_json, write_text
+from jcredit.parts import known
+from jcredit.report import plots
+from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
+from jcredit.report.tables import Column, TableSpec, render_table
+from jcredit.study.command import overrides_of, parser_of
+from jcredit.study.own import own_estimator
+from jcredit.sweeps import hosts, plan
+from jcredit.sweeps.checkpoints import CheckpointError
+from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
+from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
+from jcredit.sweeps.variants import Folder, Variant
+from jcredit.tasks.image_data import DataError
+
+USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, hosts.HostsError)
+CLAIM = re.compile(r"\b[A-Z]{2}\d")
+CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
+
+
+class Preset(NamedTuple):
+    """A size of an experiment.
+
+    Attributes:
+      seeds: default seeds.
+      variants: the grid.
+      minutes: what it takes on two cores.
+    """
+
+    seeds: tuple[int, ...]
+    variants: tuple[Variant, ...]
+    minutes: str
+
+
+class Experiment(NamedTuple):
+    """An experiment of the study.
+
+    Attributes:
+      name: its directory under the results, and its script.
+      question: one line.
+      phase: phase of the study, and the ids of its claims (docs/method.md 10).
+      doc: the script's docstring, shown by ``--help``.
+      presets: ``smoke``, ``quick`` and ``full``, and others by name.
+      table: what its table shows.
+      figure: (rows, path) -> None, writes the figure.
+    """
+
+    name: str
+    question: str
+    phase: str
+    doc: str | None
+    presets: Mapping[str, Preset]
+    table: TableSpec
+    figure: Callable[[Sequence[Row], Path], None]
+
+
+# --- usual columns and figures ----------------------------------------------------------------------------------------
+
+
+def credit_columns(*, accuracy: bool = True) -> tuple[Column, ...]:
+    """The columns every table has: accuracy and its depth utility, Gamma, rho, nudge, RMS(h_L)."""
+    learned = (
+        Column("accuracy", "metrics.test_accuracy"),
+        Column("depth utility", "metrics.test_accuracy", format="+.3f", paired_with="frozen"),
+    )
+    return (
+        *(learned if accuracy else ()),
+        Column("Gamma", "metrics.gamma"),
+        Column("rho", "metrics.rho"),
+        Column("nudge", "metrics.nudge", format="+.1e"),
+        Column("RMS(h_L)", "metrics.h_rms_last", format=".2f"),
+    )
+
+
+def gain_columns(reference: str = "dfa", titles: tuple[str, str] = ("S1", "S2")) -> tuple[Column, ...]:
+    """Gamma and rho above a reference line's at the same seed; above DFA's, the study's S1 and S2."""
+    return tuple(
+        Column(title, f"metrics.{name}", format="+.3f", paired_with=reference)
+        for title, name in zip(titles, ("gamma", "rho"), strict=True)
+    )
+
+
+def default_figure(title: str, metrics: Sequence[str] = ("test_accuracy", "gamma"), curve: str = "test_accuracy"):
+    """The usual figure: bars with a dot per seed, and curves over epochs."""
+    return lambda rows, path: plots.overview(rows, path, title, metrics, curve)
+
+
+def gains_figure(title: str, curve: str = "test_accuracy"):
+    """S1 and S2 beside the accuracy: a dot for the difference to DFA at each seed."""
+    gains = {"S1 (Gamma above DFA's)": "metrics.gamma", "S2 (rho above DFA's)": "metrics.rho"}
+
+    def figure(rows: Sequence[Row], path: Path) -> None:
+        for name, metric in gains.items():
+            rows = with_reference(rows, metric, "dfa", name)
+        plots.overview(rows, path, title, ("test_accuracy", *gains), curve)
+
+    return figure
+
+
+# --- the grid that is asked for ---------------------------------------------------------------------------------------
+
+
+def grid_of(
+    experiment: Experiment, preset: str, overrides: Mapping[str, Any] | None = None, estimators: Sequence[str] = ()
+) -> list[Variant]:
+    """The grid of a preset with settings overridden, and a line in every block for each estimator of one's own.
+
+    Args:
+      experiment: the experiment.
+      preset: its preset.
+      overrides: {name as in ``config.change``: value}, set in every line that has it.
+      estimators: ``MODULE:FACTORY`` texts; see ``own_estimator``.
+
+    Raises:
+      ConfigError: an unknown preset, a setting that no line has, a value that cannot run, or no such estimator.
+    """
+    known("preset", preset, list(experiment.presets))
+    grid = list(experiment.presets[preset].variants)
+    for name, value in (overrides or {}).items():
+        if not any(paths_of(variant.config, name) for variant in grid):
+            change(grid[0].config, name, value)  # says which names there are
+    grid = [_overridden(variant, overrides or {}) for variant in grid]
+    for spec in estimators:
+        grid = _with_own(grid, spec)
+    return grid
+
+
+def _overridden(variant: Variant, overrides: Mapping[str, Any]) -> Variant:
+    config, epochs = variant.config, variant.config.epochs
+    for name, value in overrides.items():
+        config = change(config, name, value) if paths_of(config, name) else config
+    keep = tuple(config.epochs if epoch == epochs else epoch for epoch in variant.keep)
+    return variant._replace(config=config, start=variant.start and variant.start.overridden(overrides), keep=keep)
+
+
+def _with_own(grid: Sequence[Variant], spec: str) -> list[Variant]:
+    """The grid with one more line at the end of every block, trained as the first of the longest runs there."""
+    label, part = own_estimator(spec)
+    blocks: dict[str, list[Variant]] = {}
+    for variant in grid:
+        blocks.setdefault(variant.block, []).append(variant)
+    for block, variants in blocks.items():
+        if label in (variant.label for variant in variants):
+            raise ConfigError(f"--estimator {spec!r}: there is a line {label!r} already; name or set it otherwise")
+        like = max(variants, key=lambda variant: variant.config.epochs)
+        blocks[block] = [*variants, like._replace(label=label, config=like.config.replace(credit=part))]
+    return [variant for variants in blocks.values() for variant in variants]
+
+
+def chosen(grid: Sequence[Variant], methods: Sequence[str] | None) -> list[Variant]:
+    """The lines whose label or estimator is named; all of them where nothing is.
+
+    Raises:
+      ConfigError: a name that is neither.
+    """
+    if methods is None:
+        return list(grid)
+    for name in methods:
+        known("method", name, list(dict.fromkeys(n for v in grid for n in (v.label, v.config.credit.name))))
+    return [v for v in grid if v.label in methods or v.config.credit.name in methods]
+
+
+def preset_name(preset: str, overrides: Mapping[str, Any], estimators: Sequence[str] = ()) -> str:
+    """Directory of a preset: what is changed is part of its name, so that the preset's own rows stay its own."""
+    own = (re.sub(r"[^\w.=,()-]+", "", spec.replace(":", ".")) for spec in estimators)
+    return "+".join([preset, *(f"{name}={value}" for name, value in overrides.items()), *own])
+
+
+# --- table and figure -------------------------------------------------------------------------------------------------
+
+
+def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -> str:
+    """Writes table.md and figure.png from rows alone, and returns the table."""
+    spec = experiment.table
+    if any(CLAIM.search(note) for note in spec.notes):
+        spec = spec._replace(notes=(*spec.notes, CLAIMS_NOTE))
+    table = render_table(rows, spec)
+    write_text(directory / "table.md", table)
+    experiment.figure(rows, directory / "figure.png")
+    return table
+
+
+def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
+    """The rows that belong to a grid, in the grid's order, under its present labels and blocks."""
+    by_key: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        by_key.setdefault(row["config_hash"], []).append(row)
+    return [
+        {**row, "label": variant.label, "block": variant.block}
+        for variant in grid
+        for row in by_key.get(variant.hash, ())
+    ]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
+    """Runs an experiment as its command line says, and returns its table.
+
+    Raises:
+      ConfigError, DataError, ResultsError, CheckpointError, HostsError: with one line that names the value and the fix.
+    """
+    args, overrides = _arguments(experiment, argv)
+    grid = grid_of(experiment, args.preset, overrides, args.estimators)
+    wanted = chosen(grid, args.methods)
+    folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
+    _set_up(args)
+    there = read_rows(folder.rows, folder.experiment, folder.preset)
+    if args.plan:
+        programs = plan_sweep(wanted, args.seeds, folder, data_dir=args.data_dir, there=there)
+        return plan.describe(programs, _device(args))
+    found = run_sweep(
+        wanted, args.seeds, folder, data_dir=args.data_dir, seeds_per_batch=args.seeds_per_batch,
+        progress=not args.no_progress, there=there,
+    )  # fmt: skip
+    if not hosts.is_lead():
+        return ""
+    write_json(folder.directory / "config.json", _described(experiment, args, overrides, grid))
+    new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
+    table = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
+    again = "" if new else "; every run was there already, --results-dir DIR starts afresh"
+    return f"{table}\nrows, table and figure: {folder.directory}{again}\n"
+
+
+def _arguments(experiment: Experiment, argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What the command line says, and the settings it overrides."""
+    presets = experiment.presets
+    parser = parser_of(
+        experiment.name, experiment.doc, {name: preset.minutes for name, preset in presets.items()},
+        {name: [variant.config for variant in preset.variants] for name, preset in presets.items()},
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    known("preset", args.preset, list(presets))
+    args.seeds = args.seeds or presets[args.preset].seeds
+    if repeated := sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1}):
+        raise ConfigError(f"seed {repeated[0]} is given more than once; give every seed once")
+    return args, overrides_of(args)
+
+
+def _set_up(args: argparse.Namespace) -> None:
+    """Devices, other processes and the cache of compiled programs; before the first use of a device."""
+    use_all_cores()
+    if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
+        hosts.join(args.coordinator, args.num_processes, args.process_id)
+    if not args.no_compile_cache:
+        keep_compiled_programs()
+
+
+def _device(args: argparse.Namespace) -> plan.Device:
+    """What is planned for: this machine's devices, but for what is given."""
+    device = plan.this_device()
+    return plan.Device(
+        args.device_gib * 2**30 if args.device_gib else device.memory,
+        args.device_gflops * 1e9 if args.device_gflops else device.flops,
+        args.devices or device.count,
+    )
+
+
+def _described(
+    experiment: Experiment, args: argparse.Namespace, overrides: Mapping[str, Any], grid: Sequence[Variant]
+) -> dict[str, Any]:
+    """What a directory holds, for readers and for ``python -m jcredit report``."""
+
+    lines = [{"label": v.label, "block": v.block, "config_hash": v.hash, "config": described(v.config)} for v in grid]
+    return {
+        "experiment": experiment.name, "preset": args.preset, "overrides": overrides, "estimators": args.estimators,
+        "variants": lines,
+    }  # fmt: skip
+
+
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
+    """The command: prints the table; exits with 2 and one line on a user's error, with 130 if interrupted."""
+    try:
+        print(run(experiment, argv), end="")
+    except USER_ERRORS as error:
+        sys.exit(_say(experiment, error, 2))
+    except (Interrupted, KeyboardInterrupt) as error:
+        sys.exit(_say(experiment, error, 130))
+
+
+def _say(experiment: Experiment, error: BaseException, status: int) -> int:
+    text = " ".join(str(error).split()) or "interrupted"
+    print(f"{experiment.name}.py: {'error: ' if status == 2 else ''}{text}", file=sys.stderr)
+    return status

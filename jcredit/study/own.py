@@ -1,0 +1,75 @@
+"""Estimators of one's own, named on a command line as ``MODULE:FACTORY`` or ``"MODULE:FACTORY(setting=value)"``."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from typing import Any
+
+from jcredit.parts import ConfigError, Factory, Part, known
+
+
+def own_estimator(spec: str) -> tuple[str, Part]:
+    """The label and the part that a text on the command line stands for; the current directory is importable.
+
+    Settings are Python literals; nothing is evaluated.
+
+    Raises:
+      ConfigError: no such module or factory, something else than an estimator's factory, or a bad setting.
+    """
+    module_name, _, call = (text.strip() for text in spec.partition(":"))
+    try:
+        if not module_name or not call:
+            raise ConfigError('give MODULE:FACTORY, or "MODULE:FACTORY(setting=value)"')
+        name, args, settings = _parsed(call)
+        part = _factory(module_name, name)(*args, **settings)
+        _try_to_build(part)
+    except ConfigError as error:
+        raise ConfigError(f"--estimator {spec!r}: {error}") from error
+    return call, part
+
+
+def _parsed(call: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Name, positional and named settings of ``name`` or ``name(literals)``."""
+    try:
+        node = ast.parse(call, mode="eval").body
+        args, keywords = (node.args, node.keywords) if isinstance(node, ast.Call) else ([], [])
+        function = node.func if isinstance(node, ast.Call) else node
+        if not isinstance(function, ast.Name) or any(k.arg is None for k in keywords):
+            raise ValueError
+        return (
+            function.id,
+            [ast.literal_eval(arg) for arg in args],
+            {str(k.arg): ast.literal_eval(k.value) for k in keywords},
+        )
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"{call!r} must be a factory's name, or one with literals: factory(rank=8, how='x')"
+        ) from error
+
+
+def _factory(module_name: str, name: str) -> Factory:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module does
+        raise ConfigError(f"module {module_name!r} cannot be imported ({type(error).__name__}: {error})") from error
+    factory = getattr(module, name, None)
+    if factory is None:
+        known(f"{module_name}:", name, [n for n, value in vars(module).items() if isinstance(value, Factory)])
+    if not isinstance(factory, Factory) or factory.kind != "estimator":
+        what = f"a {factory.kind}'s factory" if isinstance(factory, Factory) else f"a {type(factory).__name__}"
+        raise ConfigError(f"{name} is {what}, not an estimator's; declare it with @jc.estimator")
+    return factory
+
+
+def _try_to_build(part: Part) -> None:
+    try:
+        part.build()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{part!r} cannot be built ({type(error).__name__}: {error})") from error

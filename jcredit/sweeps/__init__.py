@@ -1,0 +1,1 @@
+"""Many runs on the hardware there is: their programs, rows, checkpoints and kept networks."""

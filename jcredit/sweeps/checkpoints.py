@@ -1,0 +1,214 @@
+"""Checkpoints of interrupted runs: a pytree of arrays through orbax, and a small dictionary beside it.
+
+On disk: ``<directory>/<step>/state`` (orbax) and ``<directory>/<step>/meta.json``, which is written last and
+atomically, so a step without it is an interrupted save and counts for nothing.  The older step goes only after the
+newer one is complete: a kill at any instant leaves a complete checkpoint, if there was one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jcredit.files import write_text
+
+SCHEMA = 1
+
+logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every save and restore there at INFO
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or used; the message names the directory and the fix."""
+
+
+def save(directory: str | Path, state: Any, meta: dict[str, Any]) -> None:
+    """Saves a state and its meta data, waits until both are on disk, then drops the older checkpoint.
+
+    In a group of several processes, process 0 saves the gathered state; any process may restore it.
+
+    Args:
+      directory: belongs to this run's checkpoints alone; made if missing.
+      state: pytree of arrays of any dtype, typed keys among them (NamedTuples, flax structs, dicts, ...).  Static
+        fields are not saved.
+      meta: JSON values and numpy or jax numbers and arrays (which come back as numbers and lists); nan is kept.
+
+    Raises:
+      CheckpointError: called by a process other than 0, or the directory cannot be written.
+    """
+    directory = Path(directory).resolve()
+    if jax.process_index() != 0:
+        raise CheckpointError(f"{directory}: process {jax.process_index()} may not save; gather and save on process 0")
+    arrays = _host_arrays(state)
+    text = json.dumps({"schema": SCHEMA, "leaves": _layout(state), "meta": meta}, default=_listed)
+    older = _steps(directory)
+    step = directory / f"{int(older[-1].name) + 1 if older else 0:06d}"
+    try:
+        step.mkdir(parents=True)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(step / "state", arrays)
+            checkpointer.wait_until_finished()
+        write_text(step / "meta.json", text)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot write ({error}); free the space or choose another one") from error
+    for path in older:
+        _delete_step(path)
+
+
+def restore(directory: str | Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Restores the newest complete checkpoint, bit for bit.
+
+    Args:
+      directory: as given to ``save``.
+      like: a state of the same structure, shapes and dtypes, concrete or abstract (``jax.eval_shape``); static fields
+        are taken from it.
+
+    Returns:
+      (state, meta), the state's arrays on the default device; None if there is no complete checkpoint.
+
+    Raises:
+      CheckpointError: the checkpoint does not fit ``like``, or it is damaged.
+    """
+    directory = Path(directory).resolve()
+    complete = [step for step in _steps(directory) if (step / "meta.json").exists()]
+    if not complete:
+        return None
+    step = complete[-1]
+    try:
+        stored = json.loads((step / "meta.json").read_text())
+        schema, saved, meta = stored["schema"], stored["leaves"], stored["meta"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{step}: meta.json is damaged ({error!r}); delete {directory}") from error
+    if schema != SCHEMA:
+        raise CheckpointError(f"{step}: schema is {schema!r}, not {SCHEMA}; delete {directory} to start afresh")
+    _check_fit(directory, saved, _layout(like))
+    try:
+        with _checkpointer() as checkpointer:
+            arrays = checkpointer.restore(step / "state", _host_targets(like))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{step}: state is damaged ({reason}); delete {directory} to start afresh") from error
+    leaves, treedef = jax.tree.flatten(like)
+    restored = [_device_array(arrays.get(_name(i)), x, saved[i].get("impl")) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, restored), meta
+
+
+def remove(directory: str | Path) -> None:
+    """Deletes a run's checkpoints; nothing happens if there are none."""
+    directory = Path(directory)
+    for step in _steps(directory):  # oldest first: a kill on the way cannot bring an older state back
+        _delete_step(step)
+    with contextlib.suppress(OSError):  # missing, or it holds files that are not ours
+        directory.rmdir()
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves: equal exactly if the states are, bit for bit."""
+    sha = hashlib.sha256()
+    for (path, leaf), described in zip(jax.tree_util.tree_leaves_with_path(tree), _layout(tree), strict=True):
+        sha.update(json.dumps([jax.tree_util.keystr(path), described]).encode())
+        sha.update(np.ascontiguousarray(_host(leaf)).tobytes())
+    return sha.hexdigest()
+
+
+def _checkpointer() -> contextlib.AbstractContextManager[ocp.StandardCheckpointer]:
+    """An orbax checkpointer for this process alone: others of the group neither take part nor are waited for."""
+    i = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=i, active_processes={i}, barrier_sync_key_prefix=f"process{i}"
+    )
+    # Orbax makes directories in the background only when all processes of the group take part.
+    in_order = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.StandardCheckpointer(multiprocessing_options=alone, async_options=in_order)
+
+
+def _steps(directory: Path) -> list[Path]:
+    """All step directories, complete or not, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def _delete_step(step: Path) -> None:
+    (step / "meta.json").unlink(missing_ok=True)  # first, so that a half-deleted step never looks complete
+    shutil.rmtree(step)
+
+
+# Orbax is handed host arrays under plain names: what is stored is then independent of devices and of the state's Python
+# classes, and the structure is checked here, with a message that names the leaf.
+
+
+def _name(i: int) -> str:
+    return f"leaf{i:04d}"
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _host(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _host_arrays(state: Any) -> dict[str, np.ndarray]:
+    """Host copies by name; empty arrays are left out, which orbax refuses and ``like`` determines."""
+    hosted = {_name(i): _host(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    return {name: array for name, array in hosted.items() if array.size}
+
+
+def _host_targets(like: Any) -> dict[str, np.ndarray]:
+    shapes = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in jax.tree.leaves(like)]
+    targets = {_name(i): np.empty(np.shape(x), np.dtype(x.dtype)) for i, x in enumerate(shapes)}
+    return {name: array for name, array in targets.items() if array.size}
+
+
+def _device_array(array: np.ndarray | None, like: Any, impl: str | None) -> jax.Array:
+    if array is None:
+        return jnp.zeros(like.shape, like.dtype)
+    return jax.random.wrap_key_data(jnp.asarray(array), impl=impl) if impl else jnp.asarray(array)
+
+
+def _layout(tree: Any) -> list[dict[str, Any]]:
+    """Path, shape and dtype of every leaf, and the generator of typed keys."""
+    described = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not hasattr(leaf, "dtype"):
+            raise CheckpointError(f"leaf {jax.tree_util.keystr(path)} is {leaf!r}, no array; wrap it in jnp.asarray")
+        entry = {"path": jax.tree_util.keystr(path), "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        if _is_key(leaf) and isinstance(leaf, jax.Array):
+            entry["impl"] = str(jax.random.key_impl(leaf))
+        described.append(entry)
+    return described
+
+
+def _check_fit(directory: Path, saved: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """Raises CheckpointError for the first leaf that differs."""
+    if [leaf["path"] for leaf in saved] != [leaf["path"] for leaf in wanted]:
+        differing = sorted({leaf["path"] for leaf in saved} ^ {leaf["path"] for leaf in wanted})
+        detail = f"leaves differ ({', '.join(differing[:3]) or 'in order'})"
+    else:
+        unequal = [
+            f"{s['path']} is {s['dtype']}{s['shape']}, wanted {w['dtype']}{w['shape']}"
+            for s, w in zip(saved, wanted, strict=True)
+            if (s["shape"], s["dtype"]) != (w["shape"], w["dtype"])
+        ]
+        if not unequal:
+            return
+        detail = unequal[0]
+    raise CheckpointError(f"{directory}: the checkpoint does not fit this run: {detail}; delete it to start afresh")
+
+
+def _listed(value: Any) -> Any:
+    """Numpy and jax values in ``meta`` as numbers and lists."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    raise TypeError(f"meta holds {value!r} of type {type(value).__name__}; give numbers, text, lists or dicts")

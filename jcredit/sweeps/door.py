@@ -1,0 +1,155 @@
+"""``jc.sweep``: configurations by label, seeds and settings to vary in, rows out."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jcredit.config import Config, change, paths_of
+from jcredit.parts import ConfigError
+from jcredit.report.rows import Row, Rows
+from jcredit.sweeps.layout import use_all_cores
+from jcredit.sweeps.record import as_line
+from jcredit.sweeps.run import Interrupted, run_sweep
+from jcredit.sweeps.variants import Folder, Variant
+
+PRESET = "sweep"
+"""The folder below the sweep's name, where an experiment has its presets."""
+
+
+def sweep(
+    configs: Mapping[str, Config],
+    seeds: Iterable[int] = range(3),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    results_dir: str | Path | None = None,
+    name: str = "sweep",
+    data_dir: str | Path | None = None,
+    seeds_per_batch: int | None = None,
+    progress: bool = True,
+) -> Rows:
+    """Runs every configuration with every seed, those of one static shape as one compiled program.
+
+        configs = {"dfa": jc.Config(credit=jc.dfa()), "bp": jc.Config()}
+        rows = jc.sweep(configs, seeds=range(8), vary={"learning_rate": [1e-3, 3e-3]})
+        print(rows.table())
+
+    Takes every core, unless JAX has been used before it is called.  The first interrupt stops it after an epoch.
+
+    Args:
+      configs: {label: configuration}.
+      seeds: whole numbers from 0; one run of each line per seed.
+      vary: {setting: values}: a field of ``Config``, a dotted path such as "credit.sigma", or the name of a setting of
+        any part.  Every line is run with every combination; the values become part of its label.
+      results_dir: where rows are kept, as <results_dir>/<name>/sweep/rows.jsonl, and found by the next call, which goes
+        on where this one was stopped; so are runs of any experiment there.  None: rows in memory alone.
+      name: of the sweep, for its folder.
+      data_dir: folder with prepared image data.
+      seeds_per_batch: runs vmapped together on a device (None: chosen for the hardware).
+      progress: whether to show a progress bar.
+
+    Returns:
+      A row for every label and seed, in the order of labels, then values, then seeds.
+
+    Raises:
+      ConfigError: a line that cannot run, or lacks a setting that is varied.
+      ResultsError: the folder's rows cannot be read; they are left as they are.
+      DataError: image data that can neither be found nor downloaded.
+      CheckpointError: the checkpoint of an interrupted call cannot be read.
+      Interrupted: on SIGINT or SIGTERM.
+    """
+    variants, seeds = _lines(configs, vary or {}), _checked_seeds(seeds)
+    if name != Path(name).name:
+        raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
+    use_all_cores()
+    options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
+    if results_dir is not None:
+        return _labelled(
+            run_sweep(variants, seeds, Folder(Path(results_dir), name, PRESET), **options), variants, seeds
+        )
+    with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
+        try:
+            rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)
+        except Interrupted as error:
+            stopped = str(error).partition(";")[0]
+            raise Interrupted(f"{stopped}; with results_dir the same call would go on from there") from None
+        return _labelled(rows, variants, seeds)
+
+
+def _labelled(rows: Sequence[Row], variants: Sequence[Variant], seeds: Sequence[int]) -> Rows:
+    """The row of every label and seed: lines with equal configurations share a run, and each has its row."""
+    by_key = {(row["config_hash"], row["seed"]): row for row in rows}
+    named = [(variant, variant.hash) for variant in variants]
+    return Rows(as_line(by_key[key, seed], variant) for variant, key in named for seed in seeds)
+
+
+def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """Every configuration with every combination of values.
+
+    Raises:
+      ConfigError: no configuration, something else than one, or a setting that a line lacks or cannot take.
+    """
+    if not isinstance(configs, Mapping) or not configs:
+        raise ConfigError("configs: give at least one configuration by its label, such as {'dfa': jc.Config(...)}")
+    for label, config in configs.items():
+        if not isinstance(label, str) or not isinstance(config, Config):
+            raise ConfigError(f"configs: {label!r}: {config!r} must be a label and a jc.Config")
+    values = {name: _values(name, given) for name, given in vary.items()}
+    return [
+        Variant(
+            "".join([label, *(f" {name}={_shown(value)}" for name, value in chosen)]), _varied(label, config, chosen)
+        )
+        for label, config in configs.items()
+        for chosen in (
+            tuple(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())
+        )
+    ]
+
+
+def _values(name: str, given: Any) -> list[Any]:
+    """The values of a varied setting; numbers as Python's own."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"vary: {name}={given!r} must be a list of values")
+    values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    repeated = [value for i, value in enumerate(values) if value in values[:i]]
+    if repeated or not values:
+        raise ConfigError(f"vary: {name} has {f'{repeated[0]!r} twice' if repeated else 'no values'}; give each once")
+    return values
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _varied(label: str, config: Config, chosen: Iterable[tuple[str, Any]]) -> Config:
+    for name, value in chosen:
+        try:
+            config = change(config, name, value)
+        except ConfigError as error:
+            lacks = "" if paths_of(config, name) else f"; sweep {label!r} without it"
+            raise ConfigError(f"vary: line {label!r}: {error}{lacks}") from None
+    return config
+
+
+def _checked_seeds(seeds: Iterable[int]) -> list[int]:
+    """Distinct whole numbers a key can be made of.
+
+    Raises:
+      ConfigError: anything else, or none.
+    """
+    if not isinstance(seeds, Iterable):
+        raise ConfigError(f"seeds={seeds!r} must be several, such as range({seeds})")
+    found = [seed.item() if isinstance(seed, np.generic) else seed for seed in seeds]
+    for i, seed in enumerate(found):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ConfigError(f"seed {seed!r} must be a whole number from 0 to {2**31 - 1}")
+        if seed in found[:i]:
+            raise ConfigError(f"seed {seed} is given more than once; give every seed once")
+    if not found:
+        raise ConfigError("seeds: give at least one")
+    return found

@@ -1,0 +1,115 @@
+"""Laying runs on hardware: shard the run axis over devices, then map or vmap within a device.
+
+``lax.map`` within a device gives every run the bits it has alone; ``vmap`` batches its matrix products, which wins on
+accelerators and agrees to rounding.  On CPU one device per core with ``lax.map`` is the faster of the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jcredit.files import cache_directory
+
+
+class Layout(NamedTuple):
+    """How the runs of one program lie on the hardware.
+
+    Attributes:
+      devices: devices the run axis is sharded over.
+      width: runs vmapped together within a device; 1 maps them one after the other.
+    """
+
+    devices: int = 1
+    width: int = 1
+
+    def padded(self, runs: int) -> int:
+        """The number of runs the program has: ``runs`` rounded up to fill every device evenly."""
+        unit = self.devices * self.width
+        return -(-runs // unit) * unit
+
+
+def use_all_cores() -> None:
+    """Makes one CPU device per core, each with one thread.  Must come before the first use of a device.
+
+    Has no effect where XLA is already running, or on other platforms.
+    """
+    flag = "--xla_cpu_multi_thread_eigen=false"
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    try:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    except RuntimeError:  # XLA runs already: keep the devices there are
+        return
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
+    """The layout for ``runs`` runs of one program.
+
+    Args:
+      runs: how many there are.
+      seeds_per_batch: vmap width; None chooses 1 on CPU and all runs of a device elsewhere.
+    """
+    # XLA simplifies a program for several devices further than one for a single device, which moves last bits: where
+    # there are several, even a single run takes two, so that its bits do not depend on its company.
+    devices = min(jax.local_device_count(), max(runs, 2))
+    share = -(-runs // devices)
+    width = seeds_per_batch or (1 if jax.default_backend() == "cpu" else share)
+    return Layout(devices, min(width, share))
+
+
+def mesh_of(layout: Layout) -> Mesh:
+    """The one-dimensional mesh of a layout, with the axis ``run``."""
+    used = jax.local_devices()[: layout.devices]
+    return jax.make_mesh((layout.devices,), ("run",), axis_types=(AxisType.Auto,), devices=used)
+
+
+def put(tree: Any, layout: Layout, per_run: bool) -> Any:
+    """Puts arrays on the devices of a layout: split along their leading run axis, or copied to every device."""
+    spec = PartitionSpec("run") if per_run else PartitionSpec()
+    return jax.device_put(tree, NamedSharding(mesh_of(layout), spec))
+
+
+def over_runs(fn: Callable, per_run: Sequence[bool], layout: Layout, donate: Sequence[int] = ()) -> Any:
+    """Lifts a function of one run to all runs of a layout, jit-compiled.
+
+    Args:
+      fn: function of one run's arguments.
+      per_run: for each argument, whether it has a leading run axis (else it is shared by all runs).
+      layout: devices and vmap width; the run axis must have ``layout.padded`` length.
+      donate: arguments whose buffers are reused.
+
+    Returns:
+      A jitted function of the stacked arguments; its results have a leading run axis.
+    """
+
+    def on_device(*args):
+        own = [arg for arg, varies in zip(args, per_run, strict=True) if varies]
+
+        def one(own_args):
+            rest = iter(own_args)
+            return fn(*(next(rest) if varies else arg for arg, varies in zip(args, per_run, strict=True)))
+
+        return jax.lax.map(one, own, batch_size=layout.width if layout.width > 1 else None)
+
+    specs = tuple(PartitionSpec("run") if varies else PartitionSpec() for varies in per_run)
+    sharded = jax.shard_map(
+        on_device, mesh=mesh_of(layout), in_specs=specs, out_specs=PartitionSpec("run"), check_vma=False
+    )
+    return jax.jit(sharded, donate_argnums=tuple(donate))
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stacks equal pytrees along a new leading run axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

@@ -1,0 +1,218 @@
+"""One program: the runs that share it are trained in lockstep, from what they kept, a checkpoint, or the start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jcredit.files import write_json
+from jcredit.report.rows import Row
+from jcredit.sweeps import checkpoints, plan, snapshots
+from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put, stack
+from jcredit.sweeps.record import Progress, make_row
+from jcredit.sweeps.variants import Folder, Request, labels_of
+from jcredit.training import Run, epoch_and_scores
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Interrupted(RuntimeError):
+    """The sweep was asked to stop; its checkpoint is on disk."""
+
+
+class Session(NamedTuple):
+    """What all programs of a sweep share.
+
+    Attributes:
+      results_dir: where runs keep what they have learned.
+      seeds_per_batch: vmap width (None: chosen for the hardware).
+      git_commit: of the code, when the sweep started.
+      bar: counts epochs of runs.
+      stop: not empty once the sweep is to stop.
+    """
+
+    results_dir: Path
+    seeds_per_batch: int | None
+    git_commit: str | None
+    bar: tqdm
+    stop: list[int]
+
+
+class Compiled(NamedTuple):
+    """The compiled programs of a group, and the seconds their compilation took."""
+
+    advance: Callable  # (state, hp, data) -> (state, metrics): one epoch and its evaluation
+    diagnose: Callable  # (state, hp, data) -> scores of the credit
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """Finished runs of a group.
+
+    Attributes:
+      progress: of each run alone.
+      layout: how they lie on the hardware.
+      args: their stacked (state, hp, data); None where nobody needs them.
+      compile_s: seconds their compilation took.
+    """
+
+    progress: list[Progress]
+    layout: Layout
+    args: tuple[Any, Any, Any] | None
+    compile_s: float
+
+
+def _compile(run: Run, layout: Layout, state, hp, data) -> Compiled:
+    start = time.perf_counter()
+    per_run = (True, True, not run.shared_data)
+    # Scores are taken once in many epochs: there, compiling quickly is worth more than running quickly.
+    unhurried = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    advance_all = over_runs(epoch_and_scores(run), per_run, layout, (0,)).lower(state, hp, data).compile()
+    diagnose_all = over_runs(run.diagnose, per_run, layout).lower(state, hp, data).compile(compiler_options=unhurried)
+    return Compiled(advance_all, diagnose_all, time.perf_counter() - start)
+
+
+def _start(group: Sequence[Request], run: Run, layout: Layout, results_dir: Path, is_finished: bool):
+    """Initial states, numbers and data of a group, laid out on the devices; the last run fills up the padding.
+
+    Not compiled: the few random arrays of an initial state take longer to compile than to draw.
+    """
+    padded = [*group, *[group[-1]] * (layout.padded(len(group)) - len(group))]
+    keys = [jax.random.key(r.seed) for r in padded]
+    hps = [run.hparams(r.variant.config) for r in padded]
+    states = [run.init(key, hp) for key, hp in zip(keys, hps, strict=True)]
+    states = [snapshots.begin(r, state, results_dir, is_finished) for r, state in zip(padded, states, strict=True)]
+    if run.shared_data:
+        data = put(run.data(keys[0], hps[0]), layout, per_run=False)
+    else:
+        data = put(stack([run.data(k, hp) for k, hp in zip(keys, hps, strict=True)]), layout, per_run=True)
+    return put(stack(states), layout, per_run=True), put(stack(hps), layout, per_run=True), data
+
+
+def train(group: Sequence[Request], run: Run, session: Session, folder: Folder) -> list[Row]:
+    """Trains the runs of one group, measures what is to be measured on them, and returns their rows."""
+    trained = advance(group, run, session, folder.unfinished)
+    progress, found = trained.progress, [{} for _ in group]
+    if group[0].variant.followup is not None:
+        found = _followed_up(group, run, trained)
+        progress = [p.continued_by(session.git_commit) for p in progress]
+    cost = {"compile_s": trained.compile_s, "runs_in_program": len(group)}
+    return [
+        make_row(request, run, own, folder, found=more, **cost)
+        for request, own, more in zip(group, progress, found, strict=True)
+    ]
+
+
+def _followed_up(group: Sequence[Request], run: Run, trained: Trained) -> list[dict[str, Any]]:
+    """What the followup of a group's variants finds on each of its runs."""
+    followup = group[0].variant.followup
+    assert followup is not None and trained.args is not None
+    per_run = (True, True, not run.shared_data)
+    found = over_runs(followup.build(run, followup.settings), per_run, trained.layout)(*trained.args)
+    found = jax.tree.map(np.asarray, found)
+    return [jax.tree.map(lambda x: x[i], found) for i in range(len(group))]  # noqa: B023
+
+
+def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Path) -> Trained:
+    """Brings the runs of one group to their last epoch: from what they kept, their checkpoint, or the start.
+
+    Args:
+      group: the runs.
+      run: their functions.
+      session: what all programs share.
+      unfinished: the folder of checkpoints; the group's has a folder of its own there.
+    """
+    kept = [p for r in group if (p := snapshots.finished(r, session.results_dir)) is not None]
+    if len(kept) == len(group):
+        return _as_kept(group, run, session, kept)
+    config, cache = group[0].variant.config, _cache_of(group, unfinished)
+    # The same bits need the same layout.
+    layout = _saved_layout(cache) or choose_layout(len(group), session.seeds_per_batch)
+    state, hp, data = _start(group, run, layout, session.results_dir, False)
+    progress = Progress(layout, session.git_commit)
+    if (restored := checkpoints.restore(cache / "checkpoint", state)) is not None:
+        state = put(restored[0], layout, per_run=True)
+        progress = Progress.from_json(restored[1]).continued_by(session.git_commit)
+        session.bar.update(progress.epoch * len(group))
+    compiled = _compile(run, layout, state, hp, data) if progress.epoch < config.epochs else None
+    if compiled is not None and progress.epoch == 0:
+        progress = progress._replace(initial=_host(compiled.diagnose(state, hp, data)["layers"], len(group)))
+    session.bar.set_description(plan.shown(labels_of(group)))
+    saved = time.perf_counter()
+    while compiled is not None and progress.epoch < config.epochs:
+        state, progress = _one_epoch(group, compiled, state, hp, data, progress)
+        session.bar.set_postfix(
+            epoch=f"{progress.epoch}/{config.epochs}", loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}"
+        )
+        session.bar.update(len(group))
+        snapshots.keep(group, state, progress, session.results_dir)
+        # Of several processes none keeps checkpoints: a program that was cut off is run again, finished ones are not.
+        if (session.stop or time.perf_counter() - saved > CHECKPOINT_SECONDS) and jax.process_count() == 1:
+            _save(cache, group, state, progress)
+            saved = time.perf_counter()
+        if session.stop:
+            raise Interrupted(
+                f"stopped at epoch {progress.epoch} of {config.epochs}; the same command goes on from there"
+            )
+    _forget(cache)
+    own = [progress.of_run(i) for i in range(len(group))]
+    return Trained(own, layout, (state, hp, data), compiled.seconds if compiled is not None else 0.0)
+
+
+def _as_kept(group: Sequence[Request], run: Run, session: Session, kept: list[Progress]) -> Trained:
+    """Runs that others have trained already; their states are read only for a followup."""
+    variant, layout = group[0].variant, choose_layout(len(group), session.seeds_per_batch)
+    args = None if variant.followup is None else _start(group, run, layout, session.results_dir, True)
+    session.bar.update(variant.config.epochs * len(group))
+    return Trained(kept, layout, args, 0.0)
+
+
+def _host(tree: Any, runs: int) -> Any:
+    """Stacked numbers as lists of those of the first ``runs``, without the padding."""
+    return jax.tree.map(lambda x: np.asarray(x)[:runs].tolist(), tree)
+
+
+def _one_epoch(group: Sequence[Request], compiled: Compiled, state, hp, data, progress: Progress):
+    """The stacked states and the progress of a group's runs, one epoch further."""
+    config, runs, start = group[0].variant.config, len(group), time.perf_counter()
+    state, metrics = compiled.advance(state, hp, data)
+    metrics, layers, epoch = _host(metrics, runs), {}, progress.epoch + 1
+    if epoch % config.diagnose_every == 0 or epoch == config.epochs:
+        scores = _host(compiled.diagnose(state, hp, data), runs)
+        metrics, layers = metrics | scores["metrics"], scores["layers"]
+    return state, progress.after(metrics, layers, time.perf_counter() - start)
+
+
+# --- programs that were cut off ---------------------------------------------------------------------------------------
+
+
+def _cache_of(group: Sequence[Request], unfinished: Path) -> Path:
+    name = hashlib.sha256(json.dumps([r.key for r in group]).encode()).hexdigest()[:12]
+    return unfinished / name
+
+
+def _save(cache: Path, group: Sequence[Request], state, progress: Progress) -> None:
+    checkpoints.save(cache / "checkpoint", state, progress.to_json())
+    write_json(cache / "program.json", {"runs": [r.key for r in group], "layout": progress.layout._asdict()})
+
+
+def _saved_layout(cache: Path) -> Layout | None:
+    """The layout of a checkpoint, if there is one that fits on the devices there are."""
+    path = cache / "program.json"
+    layout = Layout(**json.loads(path.read_text())["layout"]) if path.exists() else None
+    return layout if layout is not None and layout.devices <= jax.local_device_count() else None
+
+
+def _forget(cache: Path) -> None:
+    checkpoints.remove(cache / "checkpoint")
+    (cache / "program.json").unlink(missing_ok=True)
+    if cache.exists() and not any(cache.iterdir()):
+        cache.rmdir()

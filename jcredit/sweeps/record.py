@@ -1,0 +1,224 @@
+"""What runs have shown: their progress while they train, and the row of each finished one.
+
+A row says what its numbers depend on: the code that trained it, versions, device and layout.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+import subprocess
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jcredit.config import described
+from jcredit.files import plain
+from jcredit.report.rows import SCHEMA, ResultsError, Row, read_rows
+from jcredit.sweeps.layout import Layout
+from jcredit.sweeps.variants import Folder, Request, Variant
+from jcredit.training import Run
+
+BLOW_UP = 10.0
+RELATIVE_ERRORS = ("directional", "unexplained", "state_error")
+"""Metrics of estimators that are 1 for a credit, correction or prediction of zero."""
+log = logging.getLogger("jcredit")
+
+
+class Progress(NamedTuple):
+    """How far runs of one program have come; the innermost lists have a value for each of them.
+
+    Attributes:
+      layout: how they lie on the hardware.
+      git_commit: the code that trains them, or several where it changed in between; None outside jcredit's checkout.
+      history: for each epoch so far {metric: values}; scores of the credit only in some epochs.
+      layers: the latest scores of the credit by layer, {name: values}.
+      run_s: seconds they took so far, without compiling.
+      initial: scores of the credit by layer before the first step.
+    """
+
+    layout: Layout
+    git_commit: str | None
+    history: tuple[dict[str, list[Any]], ...] = ()
+    layers: dict[str, list[Any]] = {}  # noqa: RUF012
+    run_s: float = 0.0
+    initial: dict[str, list[Any]] = {}  # noqa: RUF012
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs they have run."""
+        return len(self.history)
+
+    def after(self, metrics: dict[str, list[Any]], layers: dict[str, list[Any]], seconds: float) -> Progress:
+        """One epoch further; ``layers`` is empty where the credit was not scored."""
+        history = (*self.history, metrics)
+        return self._replace(history=history, layers=layers or self.layers, run_s=self.run_s + seconds)
+
+    def continued_by(self, git_commit: str | None) -> Progress:
+        """The same where this code goes on with it."""
+        before, now = self.git_commit or "unknown", git_commit or "unknown"
+        return self if before.split(", ")[-1] == now else self._replace(git_commit=f"{before}, {now}")
+
+    def of_run(self, i: int) -> Progress:
+        """That of one run alone."""
+        pick = lambda values: {name: [value[i]] for name, value in values.items()}  # noqa: E731
+        return self._replace(
+            history=tuple(map(pick, self.history)), layers=pick(self.layers), initial=pick(self.initial)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; numbers that are not finite stay."""
+        return {**self._asdict(), "layout": self.layout._asdict(), "history": list(self.history)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        """What ``to_json`` gave.
+
+        Raises:
+          KeyError, TypeError: another value than that.
+        """
+        return cls(**{**value, "layout": Layout(**value["layout"]), "history": tuple(value["history"])})
+
+
+# --- divergence -------------------------------------------------------------------------------------------------------
+
+
+def first_bad_epoch(losses: Iterable[float], estimator_losses: Iterable[float]) -> int | None:
+    """The first epoch (from 1) whose mean loss or estimator loss is not finite."""
+    for epoch, values in enumerate(zip(losses, estimator_losses, strict=True), 1):
+        if not all(math.isfinite(v) for v in values):
+            return epoch
+    return None
+
+
+def estimator_blew_up(losses: Sequence[float]) -> bool:
+    """Whether an epoch-mean estimator loss ever exceeds ten times the smallest one before it."""
+    smallest = math.inf
+    for loss in losses:
+        if loss > BLOW_UP * smallest:
+            return True
+        smallest = min(smallest, loss)
+    return False
+
+
+def worse_than_nothing(curves: Mapping[str, Sequence[float]]) -> bool:
+    """Whether an estimator ends with a larger error than that of a credit, correction or prediction of zero."""
+    return any(curves[name][-1] > 1 for name in RELATIVE_ERRORS if name in curves)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def make_row(
+    request: Request, run: Run, progress: Progress, folder: Folder,
+    *, found: dict[str, Any], compile_s: float, runs_in_program: int,
+) -> Row:  # fmt: skip
+    """The row of one finished run.
+
+    Args:
+      request: which run.
+      run: its functions.
+      progress: of this run alone.
+      folder: where the row goes.
+      found: what its followup found: ``metrics`` and ``curves``.
+      compile_s: seconds its program took to compile (0: it was not trained now).
+      runs_in_program: how many runs shared that program.
+    """
+    variant, history = request.variant, progress.history
+    names = sorted({name for entry in history for name in entry})
+    curves: dict[str, list[Any]] = {
+        name: [entry[name][0] if name in entry else None for entry in history] for name in names
+    }
+    est_losses = curves.get("estimator_loss", [0.0] * len(history))
+    bad = first_bad_epoch(curves["train_loss"], est_losses)
+    flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
+    flags += ["worse_than_nothing"] if bad is None and worse_than_nothing(curves) else []
+    return plain({
+        "schema": SCHEMA, "experiment": folder.experiment, "preset": folder.preset,
+        "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
+        "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
+        "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
+        "metrics": {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {},
+        "initial": {name: value[0] for name, value in progress.initial.items()},
+        "layers": {name: value[0] for name, value in progress.layers.items()} if bad is None else {},
+        "curves": {name: curve[: bad or None] for name, curve in curves.items()} | found.get("curves", {}),
+        "timing": {
+            "compile_s": round(compile_s, 2), "run_s": round(progress.run_s, 2), "runs_in_program": runs_in_program,
+        },
+        "layout": progress.layout._asdict(), "versions": versions(), "git_commit": progress.git_commit,
+        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+    })  # fmt: skip
+
+
+def _origin(variant: Variant) -> dict[str, Any]:
+    """Where a run starts and what is measured on it, for its row."""
+    origin: dict[str, Any] = {}
+    if (start := variant.start) is not None:
+        origin["start"] = {"key": start.key, "epoch": start.epoch, "config": described(start.config)}
+    if variant.followup is not None:
+        origin["followup"] = variant.followup.described()
+    return origin
+
+
+def rows_elsewhere(folder: Folder) -> list[Row]:
+    """The rows of all other experiments and presets; files that cannot be read are named in one warning."""
+    rows: list[Row] = []
+    unread: list[ResultsError] = []
+    for path in sorted(Path(folder.results_dir).glob("*/*/rows.jsonl")):
+        if path == folder.rows:
+            continue
+        try:
+            rows += read_rows(path)
+        except ResultsError as error:
+            unread.append(error)
+    if unread:
+        others = f" (and {len(unread) - 1} more files)" if len(unread) > 1 else ""
+        log.warning("rows of other experiments are not used: %s%s", " ".join(str(unread[0]).split()), others)
+    return rows
+
+
+def as_line(row: Row, variant: Variant) -> Row:
+    """The row of a run under the name and the settings of a line that stands for it; the run may have had others."""
+    return {**row, "label": variant.label, "block": variant.block, "config": plain(described(variant.config))}
+
+
+def copied_row(row: Row, request: Request, folder: Folder) -> Row:
+    """The row of the same run in another experiment, as a row of this one that says where it was run."""
+    origin = row.get("from", f"{row['experiment']}/{row['preset']}")
+    home = {"experiment": folder.experiment, "preset": folder.preset}
+    return {**as_line(row, request.variant), **home, "from": origin}
+
+
+# --- the code that ran ------------------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of jcredit's own checkout, with ``+`` behind it where the work tree differs.
+
+    Args:
+      checkout: the folder that holds the package.
+
+    Returns:
+      None where that is no top of a repository with jcredit's pyproject: in somebody else's, or installed.
+    """
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", *args], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+        if project != "jcredit" or not Path(git("rev-parse", "--show-toplevel")).samefile(checkout):
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "jcredit", "experiments")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
+        return None

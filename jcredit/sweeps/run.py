@@ -1,0 +1,268 @@
+"""Sweeps: many runs (configuration x seed) as few programs, resumed by key, with a row written for each.
+
+Runs of one static shape form one program; its epochs advance in lockstep.  Nothing leaves the device inside an epoch.
+Between epochs curves are kept, progress is shown, and from time to time a checkpoint is written, from which a killed
+sweep goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from jcredit.config import static_key
+from jcredit.report.rows import Row, append_rows, finished, read_rows
+from jcredit.sweeps import hosts, plan, snapshots
+from jcredit.sweeps.program import Interrupted as Interrupted
+from jcredit.sweeps.program import Session, advance, train
+from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
+from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
+from jcredit.training import Run, check_run, make_run
+
+
+def run_sweep(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    folder: Folder,
+    *,
+    data_dir: str | Path | None = None,
+    seeds_per_batch: int | None = None,
+    progress: bool = True,
+    there: Sequence[Row] | None = None,
+) -> list[Row]:
+    """Runs every variant with every seed that has no row yet, and returns the rows of these runs, each once.
+
+    A run that another experiment under the same results directory has finished is not run again: its row is copied.
+    Lines with equal keys are one run, whose row bears the name of the first of them.
+
+    Args:
+      variants: what to run.
+      seeds: one run of each variant per seed.
+      folder: where rows and checkpoints go.
+      data_dir: folder with prepared image data.
+      seeds_per_batch: vmap width (None: chosen for the hardware).
+      progress: whether to show a progress bar.
+      there: the folder's rows, where they have been read already.
+
+    Raises:
+      ResultsError: earlier rows cannot be read; they are left as they are.
+      ConfigError: a run that cannot be built, or cannot start from its snapshot.
+      HostsError: several processes are to share runs that start from snapshots or keep what they learn.
+      Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+    """
+    commit = git_commit()
+    wanted = _requests(variants, seeds)
+    rows, copies, pending = _sort_out(wanted, folder, there)
+    # All programs are traced before the first one runs: what cannot run is said at once.
+    before, programs = _both(pending, folder, data_dir)
+    if hosts.is_lead():
+        append_rows(folder.rows, copies)
+    new: list[Row] = []
+    shares = hosts.shares([group for group, _ in programs], jax.process_count())
+    with _session(folder.results_dir, seeds_per_batch, commit, [*before, *programs], progress) as session:
+        for group, run in before:
+            advance(group, run, session, snapshots.unfinished(folder.results_dir))
+        for share, (_, run) in zip(shares, programs, strict=True):
+            mine = share[jax.process_index()]
+            gathered = hosts.gather(train(mine, run, session, folder) if mine else [])
+            if hosts.is_lead():
+                append_rows(folder.rows, gathered)
+            new += gathered
+    keys = {r.key for r in wanted}
+    return [row for row in (*rows, *copies, *new) if (row["config_hash"], row["seed"]) in keys]
+
+
+def plan_sweep(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    folder: Folder,
+    *,
+    data_dir: str | Path | None = None,
+    there: Sequence[Row] | None = None,
+) -> list[plan.Program]:
+    """What those runs would take that have no row yet, and the snapshots they start from, which count as runs.
+
+    Compiles their programs and runs nothing.
+
+    Raises:
+      ResultsError: earlier rows cannot be read.
+      ConfigError: a run that cannot be built, or cannot start from its snapshot.
+    """
+    _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
+    before, programs = _both(pending, folder, data_dir)
+    return [plan.program_of(run, labels_of(group), len(group)) for group, run in (*before, *programs)]
+
+
+def keep_runs(
+    requests: Sequence[Request],
+    results_dir: Path,
+    *,
+    data_dir: str | Path | None = None,
+    seeds_per_batch: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Trains those runs that have not yet kept what they have to keep; they leave no rows.
+
+    Args:
+      requests: what is wanted, with the epochs in ``variant.keep``.
+      results_dir: its ``cache/snapshots`` is where runs keep what they have learned.
+      data_dir: folder with prepared image data.
+      seeds_per_batch: vmap width (None: chosen for the hardware).
+      progress: whether to show a progress bar.
+
+    Raises:
+      ConfigError: a run that cannot be built.
+      CheckpointError: what was kept is damaged.
+      Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+    """
+    programs = _programs(_not_kept(requests, results_dir), snapshots.unfinished(results_dir), results_dir, data_dir)
+    with _session(results_dir, seeds_per_batch, git_commit(), programs, progress) as session:
+        for group, run in programs:
+            advance(group, run, session, snapshots.unfinished(results_dir))
+
+
+# --- which runs are wanted, and which of them share a program ---------------------------------------------------------
+
+
+def _requests(variants: Sequence[Variant], seeds: Sequence[int]) -> list[Request]:
+    """The distinct runs; what is wanted by several lines keeps what any of them wants kept, or what it has learned."""
+    lines: dict[str, Variant] = {}
+    keep: dict[str, set[int]] = {}
+    for variant in variants:
+        lines.setdefault(variant.hash, variant)
+        keep.setdefault(variant.run_hash, set()).update(variant.keep)
+    trained = [variant.run_hash for variant in lines.values()]
+    for variant in lines.values():
+        if trained.count(variant.run_hash) > 1:  # with one followup and another, or none
+            keep[variant.run_hash].add(variant.config.epochs)
+    kept = [variant._replace(keep=tuple(sorted(keep[variant.run_hash]))) for variant in lines.values()]
+    return [Request(variant, seed) for variant in kept for seed in dict.fromkeys(seeds)]
+
+
+def _sort_out(
+    wanted: Sequence[Request], folder: Folder, there: Sequence[Row] | None
+) -> tuple[list[Row], list[Row], list[Request]]:
+    """The folder's rows, rows of wanted runs copied from elsewhere, and the runs that are still to be run."""
+    rows = list(read_rows(folder.rows, folder.experiment, folder.preset) if there is None else there)
+    done = finished(rows)
+    missing = {r.key: r for r in wanted if r.key not in done}
+    copies = []
+    if missing and hosts.is_lead():
+        elsewhere = {(row["config_hash"], row["seed"]): row for row in rows_elsewhere(folder)}
+        copies = [copied_row(elsewhere[key], request, folder) for key, request in missing.items() if key in elsewhere]
+    copies = hosts.gather(copies)  # all processes agree, and nobody writes before all have read
+    done = finished(copies)
+    return rows, copies, [r for key, r in missing.items() if key not in done]
+
+
+def _not_kept(requests: Sequence[Request], results_dir: Path) -> list[Request]:
+    return [r for r in requests if not snapshots.has_kept(r, results_dir)]
+
+
+Programs = list[tuple[list[Request], Run]]
+"""Groups of runs that share a program, each with its traced run."""
+
+
+def _both(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> tuple[Programs, Programs]:
+    """The programs of the networks that pending runs start from and nobody has kept, and those of the runs."""
+    results_dir = folder.results_dir
+    starts = _not_kept(snapshots.starts(pending), results_dir)
+    before = _programs(starts, snapshots.unfinished(results_dir), results_dir, data_dir)
+    return before, _programs(pending, folder.unfinished, results_dir, data_dir, {r.run_key for r in starts})
+
+
+def _programs(
+    pending: Sequence[Request],
+    unfinished: Path,
+    results_dir: Path,
+    data_dir: str | Path | None,
+    claimed: Iterable[tuple[str, int]] = (),
+) -> Programs:
+    """Sorts runs into programs, and traces these.
+
+    Args:
+      pending: the runs.
+      unfinished: where programs that were cut off left their checkpoints.
+      results_dir: where runs keep what they have learned.
+      data_dir: folder with prepared image data.
+      claimed: keys of runs that will have been trained, and have kept all they learned, by then.
+    """
+    programs = []
+    for group in _groups(pending, unfinished, results_dir, set(claimed)):
+        run = make_run(group[0].variant.config, data_dir=data_dir)
+        check_run(run)
+        programs.append((group, run))
+    return programs
+
+
+def _groups(
+    pending: Sequence[Request], unfinished: Path, results_dir: Path, claimed: set[tuple[str, int]]
+) -> Iterator[list[Request]]:
+    """Runs that share a program; those of a checkpoint left by a killed sweep first, in its composition.
+
+    Runs that need not be trained come last: a run that two followups want is trained for the first of them.
+    """
+    by_key = {r.key: r for r in pending}
+    for path in sorted(unfinished.glob("*/program.json")):
+        keys = [(h, s) for h, s in json.loads(path.read_text())["runs"]]
+        if keys and all(key in by_key for key in keys):
+            group = [by_key.pop(key) for key in keys]
+            claimed |= {r.run_key for r in group}
+            yield group
+    groups: dict[Any, list[Request]] = {}
+    for request in by_key.values():
+        variant = request.variant
+        known = request.run_key in claimed or snapshots.finished(request, results_dir) is not None
+        claimed.add(request.run_key)
+        followup = json.dumps(variant.followup and variant.followup.described())
+        same = (known, static_key(variant.config), variant.config.epochs, followup)
+        groups.setdefault(same, []).append(request)
+    yield from (group for _, group in sorted(groups.items(), key=lambda item: item[0][0]))
+
+
+# --- while programs run ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _session(
+    results_dir: Path,
+    seeds_per_batch: int | None,
+    commit: str | None,
+    programs: Programs,
+    progress: bool,
+) -> Iterator[Session]:
+    """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
+    total = sum(r.variant.config.epochs for group, _ in programs for r in group)
+    quiet = not progress or not total or not hosts.is_lead()
+    with tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
+        yield Session(results_dir, seeds_per_batch, commit, bar, stop)
+
+
+@contextmanager
+def _stop_flag() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM makes non-empty; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def handler(number, frame):
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handler)
+    except ValueError:  # not in the main thread: signals are someone else's
+        pass
+    try:
+        yield caught
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,0 +1,164 @@
+"""What runs leave behind for other runs, and take from them: networks and fitted estimators, found by the key of a run.
+
+On disk, outside git: ``<results-dir>/cache/snapshots/<run hash>-<seed>-<epoch>/`` with the orbax checkpoints
+``network`` and ``estimator`` and a ``meta.json`` (the run's progress up to that epoch).  A directory appears by one
+rename, when it is complete.  It does not matter which experiment trained the run: every other one finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcredit.config import Config, config_hash
+from jcredit.files import write_text
+from jcredit.sweeps import checkpoints, hosts
+from jcredit.sweeps.checkpoints import CheckpointError
+from jcredit.sweeps.record import Progress
+from jcredit.sweeps.variants import Request, Variant, snapshot_request
+from jcredit.types import TrainState
+
+# --- one run's directory ----------------------------------------------------------------------------------------------
+
+
+def directory(results_dir: Path, run_key: tuple[str, int], epoch: int) -> Path:
+    """Where the run of this key keeps what it had learned after ``epoch`` epochs."""
+    run_hash, seed = run_key
+    return Path(results_dir) / "cache" / "snapshots" / f"{run_hash}-{seed}-{epoch}"
+
+
+def unfinished(results_dir: Path) -> Path:
+    """Checkpoints of programs that were cut off while they trained networks for others to start from."""
+    return Path(results_dir) / "cache" / "unfinished"
+
+
+def find(results_dir: Path, run_key: tuple[str, int], epoch: int) -> Progress | None:
+    """The progress of a run that kept what it had learned; None if there is nothing.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    path = directory(results_dir, run_key, epoch) / "meta.json"
+    try:
+        return Progress.from_json(json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete {path.parent}") from error
+
+
+def save(results_dir: Path, run_key: tuple[str, int], parts: dict[str, Any], progress: Progress) -> None:
+    """Keeps parts of a run's state (pytrees by name) after an epoch; what is there already stays as it is.
+
+    Raises:
+      CheckpointError: the directory cannot be written.
+    """
+    final = directory(results_dir, run_key, progress.epoch)
+    if final.exists():
+        return
+    draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        for name, tree in parts.items():
+            if jax.tree.leaves(tree):
+                checkpoints.save(draft / name, tree, {})
+        write_text(draft / "meta.json", json.dumps(progress.to_json()))  # nan is kept, unlike in rows
+        if not final.exists():  # else another process was faster, with the same bits
+            os.rename(draft, final)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load(results_dir: Path, run_key: tuple[str, int], epoch: int, part: str, like: Any) -> Any:
+    """One part of what a run kept, ``network`` or ``estimator``, shaped ``like`` this tree.
+
+    Raises:
+      CheckpointError: nothing is kept there, or it does not fit.
+    """
+    if not jax.tree.leaves(like):
+        return like
+    path = directory(results_dir, run_key, epoch) / part
+    restored = checkpoints.restore(path, like)
+    if restored is None:
+        raise CheckpointError(f"{path}: nothing is kept there; delete {path.parent} to make it again")
+    return restored[0]
+
+
+# --- what runs want of each other -------------------------------------------------------------------------------------
+
+
+def starts(pending: Iterable[Request]) -> list[Request]:
+    """The runs that other runs start from.
+
+    Raises:
+      ConfigError: a run cannot start from its snapshot.
+      HostsError: there are several processes.
+    """
+    epochs: dict[tuple[Config, int], set[int]] = {}
+    for variant, seed in pending:
+        if (variant.start or variant.keep or variant.followup) and jax.process_count() > 1:
+            raise hosts.HostsError(f"{variant.label!r} keeps or needs a snapshot: run it with one process")
+        if variant.start is not None:
+            variant.start.check(variant.config)
+            epochs.setdefault((variant.start.config, seed), set()).add(variant.start.epoch)
+    return [snapshot_request(config, seed, wanted) for (config, seed), wanted in epochs.items()]
+
+
+def has_kept(request: Request, results_dir: Path) -> bool:
+    """Whether a run has kept all that it is to keep."""
+    return all(find(results_dir, request.run_key, epoch) is not None for epoch in request.variant.keep)
+
+
+def finished(request: Request, results_dir: Path) -> Progress | None:
+    """The progress of a run that need not be trained: it has kept what it learned, whoever asked for that."""
+    last = find(results_dir, request.run_key, request.variant.config.epochs)
+    return last if last is not None and has_kept(request, results_dir) else None
+
+
+def begin(request: Request, state: TrainState, results_dir: Path, is_finished: bool) -> TrainState:
+    """The state a run begins with: its snapshot's network and, if it is finished, all it has learned."""
+    variant, seed = request
+    start, last = variant.start, variant.config.epochs
+    if start is not None:
+        key = config_hash(start.config), seed
+        state = state._replace(params=load(results_dir, key, start.epoch, "network", state.params))
+    if not is_finished:
+        return state
+    if variant.config.trains != "nothing":
+        state = state._replace(params=load(results_dir, request.run_key, last, "network", state.params))
+    return state._replace(estimator=load(results_dir, request.run_key, last, "estimator", state.estimator))
+
+
+def keep(group: Sequence[Request], state: TrainState, progress: Progress, results_dir: Path) -> None:
+    """Keeps those runs of a program that are wanted at this epoch: their networks, if trained, and estimators.
+
+    Args:
+      group: the runs, in the order of the run axis.
+      state: their stacked states.
+      progress: theirs.
+      results_dir: where results go.
+    """
+
+    def wanted(variant: Variant) -> bool:
+        at_end = variant.followup is not None and progress.epoch == variant.config.epochs
+        return at_end or progress.epoch in variant.keep
+
+    chosen = [i for i, request in enumerate(group) if wanted(request.variant)]
+    if not chosen:
+        return
+    learned = jax.tree.map(_host, {"network": state.params, "estimator": state.estimator})
+    for i in chosen:
+        parts = jax.tree.map(lambda leaf: leaf[i], learned)  # noqa: B023
+        if group[i].variant.config.trains == "nothing":
+            del parts["network"]  # it is its start's
+        save(results_dir, group[i].run_key, parts, progress.of_run(i))
+
+
+def _host(leaf):
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)

@@ -1,0 +1,87 @@
+"""Toy LQ control: linear dynamics whose costate is known in closed form (docs/method.md 7).
+
+The dynamics are never trained: the toy asks only whether an estimator recovers lambda_l.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jcredit import parts
+from jcredit.networks import lq_dynamics
+from jcredit.numerics import float_type
+from jcredit.parts import Added, Count, NonNegative
+from jcredit.types import Array, Data, NetParams, Sizes, Task
+
+
+def quadratic_loss(outputs_BxC: Array, target_BxC: Array) -> Array:
+    """0.5 ||y - y*||^2 for each sample.  Shape (B,)."""
+    return 0.5 * jnp.sum((outputs_BxC - target_BxC) ** 2, axis=-1)
+
+
+def costate(params: NetParams, error_BxC: Array) -> Array:
+    """The closed form lambda_l = A_l^T ... A_{L-1}^T W^T (y - y*).
+
+    Args:
+      params: parameters of ``lq_dynamics`` (row convention: h_{l+1} = h_l A_l, y = h_L W).
+      error_BxC: y - y*.
+
+    Returns:
+      lambda_0..lambda_L, shape (L+1, B, D).
+    """
+    last = error_BxC @ params.readout["w"].T
+    retreat = lambda lam, a: (lam @ a.T, lam @ a.T)  # noqa: E731
+    _, earlier = jax.lax.scan(retreat, last, params.blocks["a"], reverse=True)
+    return jnp.concatenate([earlier, last[None]])
+
+
+@parts.task(lq_dynamics())
+def lq(
+    state_size: Count = 64,
+    outputs: Count = 10,
+    process_noise: NonNegative = 0.03,
+    test_size: Count = 1024,
+    target: Annotated[Literal["independent", "fixed"], Added("independent")] = "independent",
+) -> Task:
+    """Fresh h_0 ~ N(0, I) in every step and y* ~ N(0, I); evaluation on samples never trained on.
+
+    With a y* of its own for each sample the error y - y* alone decides the loss, so a value function can fit it without
+    looking at h; with one y* for all, values inform gradients.  The study's reading is unknown.
+
+    Args:
+      state_size: width D of the state.
+      outputs: dimension C of the readout.
+      process_noise: standard deviation of the noise added to every new state.
+      test_size: evaluation samples.
+      target: y* is drawn for each sample, or once for each run.
+    """
+
+    def data(key, network):
+        del network
+        x_key, y_key = jax.random.split(key)
+        x = jax.random.normal(x_key, (test_size, state_size), float_type())
+        rows = test_size if target == "independent" else 1
+        y = jnp.broadcast_to(jax.random.normal(y_key, (rows, outputs), float_type()), (test_size, outputs))
+        return Data(x[:0], y[:0], x, y)
+
+    def batch(data, index_B, key):
+        x_key, y_key = jax.random.split(key)
+        shape = (index_B.shape[0], outputs)
+        x = jax.random.normal(x_key, (shape[0], state_size), float_type())
+        if target == "fixed":
+            return x, jnp.broadcast_to(data.test_y[:1], shape)
+        return x, jax.random.normal(y_key, shape, float_type())
+
+    return Task(
+        sizes=Sizes((state_size,), outputs),
+        loss=quadratic_loss,
+        accuracy=None,
+        data=data,
+        batch=batch,
+        prepare=lambda x: x,
+        train_size=None,
+        noise=lambda key, shape: process_noise * jax.random.normal(key, shape, float_type()),
+    )

@@ -1,0 +1,336 @@
+"""Checks an author can run on a part of their own; jcredit's contract suite is these functions over all of ours.
+
+    jc.testing.check_estimator(learned_feedback(rank=4))
+
+Each returns nothing, or raises ``CheckFailed`` with one line that says what is wrong.  They run real training steps of
+a tiny network, in a few seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jcredit import parts
+from jcredit.config import Config, Hparams
+from jcredit.estimators import bp, broadcast
+from jcredit.networks import image_mlp
+from jcredit.numerics import float_type
+from jcredit.parts import ConfigError, Factory, Part
+from jcredit.passes import depth_of, forward
+from jcredit.tasks import teacher
+from jcredit.training import Run, check_run, make_run, shapes_of
+from jcredit.types import Branch, Data, Network, Sizes, Task, TrainState
+
+BATCH = 32
+# Programs here run once: what is compiled quickly is done quickly.
+_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
+class CheckFailed(AssertionError):
+    """What is wrong with a part, in one line."""
+
+
+class HiddenBackprop(Exception):
+    """A reverse pass reached the input of a block."""
+
+
+# --- the poisoned backward pass ---------------------------------------------------------------------------------------
+
+_poison_p = Primitive("poison")
+_poison_p.def_impl(lambda x: x)
+_poison_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_poison_p, lambda ctx, x: [x])
+batching.primitive_batchers[_poison_p] = lambda args, dims: (_poison_p.bind(*args), dims[0])
+
+
+def _poison_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return _poison_p.bind(x), t if type(t) is ad.Zero else _poison_p.bind(t)
+
+
+def _poison_transpose(cotangent, x):
+    raise HiddenBackprop("a reverse pass reached the input of a block")
+
+
+ad.primitive_jvps[_poison_p] = _poison_jvp
+ad.primitive_transposes[_poison_p] = _poison_transpose
+
+
+@parts.network
+def poisoned(sizes: Sizes, /, of: Part) -> Network:
+    """The same network, whose blocks let forward mode and their own parameters' gradients through, and nothing back.
+
+    A ``custom_vjp`` that raises would not do: it rejects every jvp, and a block's permitted local gradient.
+
+    Args:
+      sizes: of the task.
+      of: the network.
+    """
+    inner: Network = of.build(sizes)
+    return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)))
+
+
+# --- shared pieces ----------------------------------------------------------------------------------------------------
+
+
+def tiny_config(**changes: Any) -> Config:
+    """A configuration that compiles and runs in moments: three blocks of width 16 on 64 samples of the ladder."""
+    task = teacher(classes=4, inputs=12, train_size=2 * BATCH, test_size=BATCH)
+    network = image_mlp(depth=3, width=16)
+    return Config(**{"task": task, "network": network, "batch_size": BATCH, "diagnostic_samples": BATCH, **changes})
+
+
+def _part(thing: Any, kind: str) -> Part:
+    part = _guarded(lambda: thing() if isinstance(thing, Factory) else thing, repr(thing))
+    if not isinstance(part, Part) or part.kind != kind:
+        raise CheckFailed(
+            f"{thing!r} is no {kind}: decorate its factory with @jc.{kind}, and pass it or what it returns"
+        )
+    return part
+
+
+def _guarded(call: Callable, name: str) -> Any:
+    """What ``call`` returns; what it raises is said in one line."""
+    try:
+        return call()
+    except HiddenBackprop:
+        raise CheckFailed(f"{name} back-propagates through a block") from None
+    except ConfigError as error:
+        raise CheckFailed(str(error)) from error
+    except jax.errors.ConcretizationTypeError as error:
+        raise CheckFailed(
+            f"{name} reads a traced number or array as a Python value; use jnp.where or make the setting static"
+        ) from error
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise CheckFailed(f"{name} does not run: {type(error).__name__}: {text[:200]}") from error
+
+
+def _finite(tree: Any, what: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf)).all():
+            raise CheckFailed(f"{what}{jax.tree_util.keystr(path)} is not finite")
+
+
+def _close(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two trees of numbers agree relative to the norm of each leaf."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    numbers = [(np.asarray(x), np.asarray(y)) for x, y in pairs if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return all(np.linalg.norm(x - y) <= tolerance * (np.linalg.norm(y) + 1e-6) for x, y in numbers)
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    host = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)  # noqa: E731
+    return all(
+        host(x).tobytes() == host(y).tobytes() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def _begin(run: Run, config: Config, seed: int = 0):
+    hp, key = run.hparams(config), jax.random.key(seed)
+    return run.init(key, hp), hp, run.data(key, hp)
+
+
+def _check_step(config: Config, name: str) -> tuple[TrainState, TrainState]:
+    """The state before and after a training step that runs, is finite, repeats its bits, maps over seeds, and takes
+    other swept numbers without being compiled anew."""
+    run = _guarded(lambda: make_run(config), name)
+    _guarded(lambda: check_run(run), name)
+    state, hp, data = _begin(run, config)
+    traces = []
+
+    def traced(*args):
+        traces.append(1)
+        return run.step(*args)
+
+    step, index = _jit(traced), jnp.arange(BATCH)
+    found = step(state, hp, data, index)
+    _finite(found[1], f"{name}: metric")
+    _finite(found[0], f"{name}: after one step, state")
+    if not _same_bits(found, step(state, hp, data, index)):
+        raise CheckFailed(f"{name} gives other bits when it is called again: draw from the key it is handed alone")
+    _check_mapped(run, state, hp, data, name)
+    halved = jax.tree.map(lambda x: 0.5 * x, hp)
+    step(state, halved, data, index)
+    if len(traces) != 1:
+        raise CheckFailed(f"{name} is compiled anew for other swept numbers")
+    return state, found[0]
+
+
+def _check_mapped(run: Run, state: TrainState, hp: Hparams, data: Data, name: str) -> None:
+    """The step maps over seeds, and the credit is the same under vmap as alone."""
+    task = run.built(hp).task
+    x, y = task.batch(data, jnp.arange(BATCH), jax.random.key(0))
+    credit = lambda s: run.credit(s, hp, x, y, jax.random.key(1))[1]  # noqa: E731
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    over_seeds = jax.vmap(run.step, (0, None, None, None))
+    _guarded(lambda: jax.eval_shape(over_seeds, both, hp, data, jnp.arange(BATCH)), f"{name} under vmap")
+    found, alone = _guarded(
+        lambda: _jit(lambda b, s: (jax.vmap(credit)(b), credit(s)))(both, state), f"{name} under vmap"
+    )
+    if not _close(found[0], alone, 1e-3):
+        raise CheckFailed(f"{name} gives other numbers under vmap than alone")
+
+
+# --- the four checks --------------------------------------------------------------------------------------------------
+
+
+def check_estimator(estimator: Factory | Part, *, network: Part | None = None, task: Part | None = None) -> None:
+    """Checks an estimator: shapes, finite numbers, vmap, no recompilation, and no hidden back-propagation.
+
+    Args:
+      estimator: its factory (settings at their defaults), or what it returned.
+      network: the network to try it on (None: a tiny residual MLP).
+      task: the task to try it on (None: a tiny teacher).
+
+    Raises:
+      CheckFailed: what is wrong, in one line.
+    """
+    part = _part(estimator, "estimator")
+    given = {name: value for name, value in (("network", network), ("task", task)) if value is not None}
+    config = _guarded(lambda: tiny_config(credit=part, **given), part.name)
+    built = part.build()
+    if not built.oracle:
+        hidden = config.replace(network=poisoned(of=config.network))
+        run = _guarded(lambda: make_run(hidden), part.name)
+        state, hp, data = _guarded(lambda: _begin(run, hidden), part.name)
+        _guarded(lambda: jax.eval_shape(run.step, state, hp, data, jnp.arange(BATCH)), part.name)
+    before, after = _check_step(config, part.name)
+    if built.loss is not None and not jax.tree.leaves(before.estimator.params):
+        raise CheckFailed(f"{part.name} has a loss, but its state.params hold nothing to train")
+    if built.loss is not None and _same_bits(before.estimator.params, after.estimator.params):
+        raise CheckFailed(f"{part.name}: its loss does not depend on state.params, so nothing is learned")
+
+
+def check_rule(rule: Factory | Part) -> None:
+    """Checks a local rule: shapes, finite numbers, a mean over the batch, and all that a training step asks.
+
+    Args:
+      rule: its factory (settings at their defaults), or what it returned.
+
+    Raises:
+      CheckFailed: what is wrong, in one line.
+    """
+    part = _part(rule, "rule")
+    built = _guarded(part.build, part.name)
+    h, after, a = (jax.random.normal(jax.random.key(i), (BATCH, 16), float_type()) for i in range(3))
+    signal = lambda *x: built.signal(*x[:2], built.goal(*x))  # noqa: E731
+    found = _guarded(lambda: signal(h, after, a), part.name)
+    if jnp.shape(found) != after.shape:
+        raise CheckFailed(f"{part.name}: signal has shape {jnp.shape(found)}, not {after.shape} as the block's output")
+    _finite({"signal": found}, f"{part.name}: ")
+    twice = signal(*(jnp.concatenate([x, x]) for x in (h, after, a)))
+    if not _close(twice[:BATCH] * 2, found, 1e-4):
+        raise CheckFailed(f"{part.name}: the objective is no mean over the batch: samples met twice change its size")
+    _check_step(tiny_config(credit=broadcast(), rule=part), part.name)
+
+
+def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
+    """Checks a network: shapes, samples that do not mix, a branch whose pull transposes its push, and BP through it.
+
+    Args:
+      network: its factory (settings at their defaults), or what it returned.
+      task: the task whose sizes it takes (None: a tiny teacher).
+
+    Raises:
+      CheckFailed: what is wrong, in one line.
+    """
+    part = _part(network, "network")
+    config = _guarded(
+        lambda: tiny_config(network=part, credit=bp(), **({} if task is None else {"task": task})), part.name
+    )
+    own_task: Task = config.task.build(None)
+    built: Network = _guarded(lambda: part.build(own_task.sizes), part.name)
+    params = _guarded(lambda: built.init(jax.random.key(0)), part.name)
+    if len({leaf.shape[:1] for leaf in jax.tree.leaves(params.blocks)}) != 1:
+        raise CheckFailed(f"{part.name}: parameters of the blocks do not share their leading axis, one entry a block")
+    x = jax.random.normal(jax.random.key(1), (BATCH, *own_task.sizes.inputs), float_type())
+    trace = _guarded(lambda: forward(built, params, x), part.name)
+    if trace.outputs_BxC.shape != (BATCH, own_task.sizes.outputs):
+        raise CheckFailed(
+            f"{part.name}: readout has shape {trace.outputs_BxC.shape}, not {(BATCH, own_task.sizes.outputs)}"
+        )
+    first = jax.tree.map(lambda p: p[0], params.blocks)
+    h = trace.h_KxBxD[0]
+    if not _close(built.block(first, h[:1]), built.block(first, h)[:1], 1e-4):
+        raise CheckFailed(f"{part.name}: a block mixes the samples of a batch")
+    if built.branch is not None:
+        _guarded(lambda: _check_branch(part.name, built.branch, first, h), part.name)  # type: ignore[arg-type]
+    _check_gradient(config, part.name)
+    _check_step(config, part.name)
+
+
+def _check_branch(name: str, branch: Branch, first: Any, h: jax.Array) -> None:
+    weights, m = branch.random(jax.random.key(2), 1.0), branch.gates(first, h)
+    v, a = (jax.random.normal(jax.random.key(i), h.shape, h.dtype) for i in (3, 4))
+    forth, back = branch.push(weights, m, h, v), branch.pull(weights, m, h, a)
+    if forth.shape != h.shape or back.shape != h.shape:
+        raise CheckFailed(f"{name}: branch push and pull have shapes {forth.shape} and {back.shape}, not {h.shape}")
+    if not _close(jnp.sum(forth * a, -1), jnp.sum(v * back, -1), 1e-3):
+        raise CheckFailed(f"{name}: branch.pull is not the transpose of branch.push")
+    zero = branch.push(branch.zero(jax.random.key(5)), m, h, v)
+    if np.asarray(zero).any():
+        raise CheckFailed(f"{name}: branch.zero gives weights whose branch is not zero")
+
+
+def _check_gradient(config: Config, name: str) -> None:
+    """The oracle's credit through the shared step is jax.grad of the whole network's loss."""
+    run = make_run(config.replace(optimizer="sgd", learning_rate=1.0))
+    state, hp, data = _begin(run, run.config)
+    task, network, *_ = run.built(hp)
+    index = jnp.arange(BATCH)
+    key = jax.random.split(jax.random.fold_in(state.key, state.step), 4)[0]
+    x, y = task.batch(data, index, key)
+    whole = jax.grad(lambda p: jnp.mean(task.loss(forward(network, p, x).outputs_BxC, y)))(state.params)
+    after, _ = _jit(run.step)(state, hp, data, index)
+    ours = jax.tree.map(lambda old, new: old - new, state.params, after.params)
+    if not _close(ours, whole, 2e-2):
+        raise CheckFailed(f"{name}: BP credit through the shared step is not the gradient of the whole network")
+
+
+def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
+    """Checks a task: sizes against its data, losses of samples, and all that a training step asks.
+
+    Args:
+      task: its factory (settings at their defaults), or what it returned.
+      network: the network it is given (None: its usual one).
+
+    Raises:
+      CheckFailed: what is wrong, in one line.
+    """
+    part = _part(task, "task")
+    given = {"steps_per_epoch": 1} if _guarded(lambda: part.build(None), part.name).train_size is None else {}
+    config = _guarded(lambda: tiny_config(task=part, network=network, **given), part.name)
+    run = _guarded(lambda: make_run(config), part.name)
+    state, hp, data = _guarded(lambda: _begin(run, config), part.name)
+    built: Task = run.built(hp).task
+    x, y = _guarded(lambda: built.batch(data, jnp.arange(BATCH), jax.random.key(0)), part.name)
+    stored = _guarded(lambda: built.prepare(data.test_x[:BATCH]), part.name)
+    for what, found in (("batch", x), ("prepare", stored)):
+        if found.shape[1:] != tuple(built.sizes.inputs):
+            raise CheckFailed(f"{part.name}: {what} gives samples {found.shape[1:]}, sizes say {built.sizes.inputs}")
+    network_ = run.built(hp).network
+    width = shapes_of(network_, state.params, built).width
+    outputs = forward(network_, state.params, x).outputs_BxC
+    for what, fn in (("loss", built.loss), ("accuracy", built.accuracy or built.loss)):
+        if (shape := jnp.shape(_guarded(lambda: fn(outputs, y), part.name))) != (BATCH,):  # noqa: B023
+            raise CheckFailed(f"{part.name}: {what} has shape {shape}, not {(BATCH,)}: one number a sample")
+    if jnp.issubdtype(y.dtype, jnp.integer) and (int(y.min()) < 0 or int(y.max()) >= built.sizes.outputs):
+        raise CheckFailed(
+            f"{part.name}: labels run from {int(y.min())} to {int(y.max())}, outputs are {built.sizes.outputs}"
+        )
+    if built.noise is not None:
+        shape = (depth_of(state.params), BATCH, width)
+        if (found := built.noise(jax.random.key(0), shape).shape) != shape:
+            raise CheckFailed(f"{part.name}: noise has shape {found}, not {shape}")
+    _check_step(config, part.name)

@@ -1,0 +1,42 @@
+"""What is committed under results/: every row has the key of its line of today's grid, every table is its rows'."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jcredit.__main__ import load_experiment
+from jcredit.config import described
+from jcredit.report.rows import read_rows
+from jcredit.study.experiment import in_grid, write_report
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "results").glob("*/*/rows.jsonl"))
+
+
+def holds(today, then):
+    """Whether a configuration of today says all that one of then said; settings may have been added since."""
+    if isinstance(then, dict):
+        return all(name in today and holds(today[name], value) for name, value in then.items())
+    return today == then
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(p.parts[-3:-1]))
+def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
+    name, preset = path.parts[-3:-1]
+    experiment = load_experiment(ROOT / "experiments" / f"{name}.py")
+    variants = {v.hash: v for v in experiment.presets[preset].variants}
+    rows = read_rows(path, name, preset)
+    for row in rows:
+        variant = variants[row["config_hash"]]
+        assert holds(json.loads(json.dumps(described(variant.config))), row["config"])
+        assert row["method"] == variant.config.credit.name
+        assert (row.get("start") or {}).get("key") == (variant.start and variant.start.key)
+    seeds = {row["seed"] for row in rows}
+    assert len(rows) == len(seeds) * len({row["config_hash"] for row in rows})  # every line at every seed
+    write_report(experiment, in_grid(rows, experiment.presets[preset].variants), tmp_path)
+    assert (path.parent / "table.md").read_bytes() == (tmp_path / "table.md").read_bytes()
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) >= 15

@@ -1,0 +1,199 @@
+"""One contract for all parts, ours and anybody's: ``jcredit.testing``; and that each of its checks can fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jcredit as jc
+from jcredit import estimators
+from jcredit.testing import CheckFailed, check_estimator, check_network, check_rule, check_task
+
+SMALL = jc.mlp(hidden=16, hidden_layers=1)
+ESTIMATORS = {
+    "bp": jc.bp(),
+    "frozen": jc.frozen(),
+    "broadcast": jc.broadcast(),
+    "dfa": jc.dfa(),
+    "fa": jc.fa(),
+    "state_bridge": jc.state_bridge(trunk=SMALL),
+    "state_bridge raw": jc.state_bridge("raw", jc.mlp(hidden=16, hidden_layers=1, code="deltaL_hL", projection_dim=4)),
+    "scalar_bridge": jc.scalar_bridge(trunk=SMALL, noise_samples=2),
+    "scalar_bridge present": jc.scalar_bridge("present", 2, "softmin", trunk=SMALL),
+    "scalar_bridge paired": jc.exact_terminal(of=jc.scalar_bridge("paired", 2, trunk=SMALL)),
+    "vector_field": jc.vector_field(2, trunk=SMALL),
+    "vector_field one-sided, all": jc.vector_field(2, "all", "one_sided", trunk=SMALL),
+    "vector_field jvp, shuffled": jc.vector_field(2, scheme="jvp", shuffled=True, trunk=SMALL),
+    "linear_field gate": jc.linear_field("gate", 8, 2),
+    "linear_field mask": jc.linear_field("mask", directions=2, layers="all", scheme="central"),
+    "linear_field chain": jc.unbiased_residual(of=jc.linear_field("chain", directions=2)),
+    "tangent_gate": jc.tangent_gate(8, 4),
+    "tangent_mask": jc.tangent_mask(4),
+    "tangent_chain": jc.tangent_chain(4, shuffled=True),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_keeps_the_contract(name):
+    check_estimator(ESTIMATORS[name])
+
+
+def test_every_estimator_is_among_them():
+    covered = {part.name for whole in ESTIMATORS.values() for _, part in whole.walk("credit")}
+    assert covered == set(estimators.__all__)
+
+
+@pytest.mark.parametrize("rule", [jc.inner_product, jc.target_shift(eta=0.3), jc.cosine_rule], ids=str)
+def test_every_rule_keeps_the_contract(rule):
+    check_rule(rule)
+
+
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        (jc.image_mlp(depth=2, width=8), None),
+        (jc.ladder_mlp(depth=2, width=8, alpha=0.6), None),
+        (jc.lq_dynamics(depth=2), jc.tasks.teacher(classes=4, inputs=8, train_size=32, test_size=32)),
+    ],
+    ids=["image_mlp", "ladder_mlp", "lq_dynamics"],
+)
+def test_every_network_keeps_the_contract(network, task):
+    check_network(network, task=task)
+
+
+def small_arrays(**changes):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 6)).astype(np.float32), np.arange(32) % 3
+    return jc.tasks.arrays(**{"x": x, "y": y, "x_test": x, "y_test": y, **changes})
+
+
+@pytest.mark.parametrize(
+    ("task", "network"),
+    [
+        (jc.tasks.teacher(classes=4, inputs=8, train_size=32, test_size=32), jc.ladder_mlp(depth=2, width=8)),
+        (jc.tasks.lq(state_size=8, outputs=3, test_size=32), jc.lq_dynamics(depth=2)),
+        (small_arrays(), jc.image_mlp(depth=2, width=8)),
+    ],
+    ids=["teacher", "lq", "arrays"],
+)
+def test_every_task_keeps_the_contract(task, network):
+    check_task(task, network=network)
+
+
+# --- each check can fail ----------------------------------------------------------------------------------------------
+
+
+def credit_of(function, **fields):
+    """An estimator factory whose credit is ``function`` of its arguments."""
+
+    @jc.estimator
+    def mine():
+        return jc.Estimator(lambda key, shapes: jc.EstState({}, {}), function, **fields)
+
+    return mine
+
+
+def fails(check, part, message):
+    with pytest.raises(CheckFailed, match=message) as raised:
+        check(part)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_plain_function_is_told_to_decorate_its_factory():
+    fails(check_estimator, lambda: None, "decorate its factory with @jc.estimator")
+    fails(check_rule, jc.dfa(), "is no rule")
+
+
+def test_shapes_and_types():
+    fails(check_estimator, credit_of(lambda s, ctx, env, key: ctx.trace.h_KxBxD[1:]), r"shape \(3, 32, 16\), not \(4")
+    nothing = credit_of(lambda s, ctx, env, key: None)
+    fails(check_estimator, nothing, "mine has shape NoneType, not")
+    crash = credit_of(lambda s, ctx, env, key: ctx.h)
+    fails(check_estimator, crash, "mine does not run: AttributeError: 'Context' object has no attribute 'h'")
+
+
+def test_what_is_not_finite():
+    fails(check_estimator, credit_of(lambda s, ctx, env, key: ctx.trace.h_KxBxD / 0.0), "is not finite")
+
+
+def test_a_reverse_pass_through_a_block():
+    def cheating(state, ctx, env, key):
+        h = ctx.trace.h_KxBxD
+        layers = jnp.zeros(h.shape[1], jnp.int32)
+        return h.at[0].set(jax.grad(lambda s: jnp.sum(env.loss_at(ctx, layers, s)))(h[0]))
+
+    fails(check_estimator, credit_of(cheating), "back-propagates through a block")
+
+
+def test_the_gradient_is_not_there_for_the_asking():
+    fails(check_estimator, credit_of(lambda s, ctx, env, key: ctx.delta_KxBxD), "no attribute 'delta_KxBxD'")
+
+
+def test_a_swept_number_read_as_a_python_value():
+    @jc.estimator
+    def mine(scale: jc.Positive = 1.0):
+        return jc.dfa().build() if scale > 2 else jc.broadcast().build()
+
+    fails(check_estimator, mine, "reads a traced number or array as a Python value")
+
+
+def test_random_numbers_from_elsewhere_and_numbers_that_vmap_changes():
+    calls = []
+
+    @jc.estimator
+    def mine():
+        def credit(state, ctx, env, key):
+            calls.append(1)
+            return ctx.trace.h_KxBxD * len(calls)
+
+        return jc.Estimator(lambda key, shapes: jc.EstState({}, {}), credit)
+
+    fails(check_estimator, mine, "other numbers under vmap")
+
+
+def test_losses():
+    def loss(state, ctx, env, key):
+        return jnp.mean(ctx.delta_BxD), {}
+
+    still = jc.Estimator(lambda k, s: jc.EstState({"w": jnp.ones(2)}, {}), jc.broadcast().build().credit, loss)
+
+    @jc.estimator
+    def mine():
+        return still
+
+    fails(check_estimator, mine, "does not depend on state.params")
+
+    @jc.estimator
+    def thief():
+        return still._replace(loss=lambda s, ctx, env, key: (jnp.sum(s.params["w"]), {"test_accuracy": jnp.ones(())}))
+
+    fails(check_estimator, thief, "returns a metric 'test_accuracy', which is a reported one")
+
+
+def test_rules_networks_and_tasks():
+    @jc.rule
+    def total():
+        return jc.LocalRule(lambda h, after, a: a, lambda h, after, goal: goal)
+
+    fails(check_rule, total, "no mean over the batch")
+
+    @jc.network
+    def mixing(sizes, /, depth: jc.Count = 2):
+        inner = jc.image_mlp(depth=depth, width=8).build(sizes)
+        return inner._replace(block=lambda p, h: inner.block(p, h) + jnp.mean(h, axis=0, keepdims=True))
+
+    fails(check_network, mixing, "mixes the samples of a batch")
+
+    @jc.network
+    def crooked(sizes, /, depth: jc.Count = 2):
+        inner = jc.image_mlp(depth=depth, width=8).build(sizes)
+        return inner._replace(branch=inner.branch._replace(pull=lambda w, m, h, a: inner.branch.push(w, m, h, a)))
+
+    fails(check_network, crooked, "pull is not the transpose of branch.push")
+
+    @jc.task(jc.image_mlp(depth=2, width=8))
+    def wrong():
+        inner = small_arrays().build(None)
+        return inner._replace(sizes=inner.sizes._replace(outputs=2))
+
+    fails(check_task, wrong, "labels run from 0 to 2, outputs are 2")

@@ -1,0 +1,201 @@
+"""``jc.sweep``, the one door: a user's own parts, seeds and settings in, rows out; resumed, labelled, refused."""
+
+import importlib
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+from helpers import small, tiny
+
+import jcredit as jc
+from jcredit.report.rows import read_rows
+from jcredit.sweeps import door, program
+from jcredit.sweeps.run import Interrupted
+
+pytest_plugins = ["sharing"]
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+NET = {"network.depth": 2}
+
+OWN_PARTS = '''
+"""A user's own estimator, rule and task, outside the package."""
+
+import jax
+import jax.numpy as jnp
+
+import jcredit as jc
+
+
+@jc.estimator
+def learned_feedback(directions: jc.Count = 2, gain: jc.Positive = 1.0) -> jc.Estimator:
+    """DFA with feedback that is fitted to measured effects of perturbations."""
+
+    def init(key, shapes):
+        m = 0.1 * jax.random.normal(key, (shapes.depth + 1, shapes.outputs, shapes.width))
+        return jc.EstState(params=m, extra={})
+
+    def credit(state, ctx, env, key):
+        return gain * jnp.einsum("bc,kcd->kbd", ctx.error_BxC, state.params)
+
+    def loss(state, ctx, env, key):
+        layer_key, v_key = jax.random.split(key)
+        probe = jc.random_layers(layer_key, ctx)
+        v = jax.random.normal(v_key, (directions, *probe.h_BxD.shape))
+        effect = jc.measure(env, probe, v, "jvp", 1e-2)
+        a = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, state.params[probe.layer_B])
+        return jc.directional_loss(a, v, effect), {}
+
+    return jc.Estimator(init, credit, loss, tier="2: loss under perturbation")
+
+
+@jc.rule
+def doubled(by: jc.Positive = 2.0) -> jc.LocalRule:
+    """The inner product, louder."""
+    return jc.LocalRule(lambda h, after, a: a, lambda h, after, a: by * a / h.shape[0])
+
+
+@jc.task(jc.image_mlp(depth=2, width=12))
+def rings(samples: jc.Count = 48, noise: jc.NonNegative = 0.1) -> jc.Task:
+    """Two rings in the plane."""
+
+    def data(key, network):
+        keys = jax.random.split(key, 3)
+        y = jax.random.bernoulli(keys[0], 0.5, (samples,)).astype(jnp.int32)
+        angle = 6.28 * jax.random.uniform(keys[1], (samples,))
+        x = (1 + y)[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+        x = x + noise * jax.random.normal(keys[2], x.shape)
+        return jc.Data(x, y, x[:16], y[:16])
+
+    def loss(outputs, target):
+        return -jnp.take_along_axis(jax.nn.log_softmax(outputs), target[:, None], 1)[:, 0]
+
+    return jc.Task(
+        sizes=jc.Sizes((2,), 2),
+        loss=loss,
+        accuracy=lambda outputs, target: (outputs.argmax(1) == target).astype(outputs.dtype),
+        data=data,
+        batch=lambda data, index, key: (data.train_x[index], data.train_y[index]),
+        prepare=lambda x: x,
+        train_size=samples,
+    )
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The module of a user, who knows ``jcredit`` by its front door alone."""
+    (tmp_path / "users_parts.py").write_text(OWN_PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("users_parts")
+
+
+def test_a_users_own_parts_are_swept_as_one_program_per_static_shape_and_found_again(own, tmp_path, compiled):
+    base = jc.Config(
+        task=own.rings(), rule=own.doubled(by=1.5), batch_size=16, epochs=2, diagnostic_samples=16, diagnose_every=2
+    )
+    configs = {"mine": base.replace(credit=own.learned_feedback()), "dfa": base.replace(credit=jc.dfa())}
+    vary = {"learning_rate": [1e-3, 3e-3, 1e-2]}
+    rows = jc.sweep(configs, range(8), vary, results_dir=tmp_path / "results", name="own", progress=False)
+    assert [credit.name for credit in compiled] == ["users_parts.learned_feedback", "dfa"]
+    assert {row["timing"]["runs_in_program"] for row in rows} == {24}
+    labels = [f"{label} learning_rate={rate}" for label in configs for rate in ("0.001", "0.003", "0.01")]
+    assert [(r["label"], r["seed"]) for r in rows] == [(label, seed) for label in labels for seed in range(8)]
+    assert all(r["status"] == "ok" and math.isfinite(r["metrics"]["gamma"]) for r in rows)
+    assert [rows[0]["config"][part][kind] for part, kind in (("credit", "estimator"), ("task", "task"))] == [
+        "users_parts.learned_feedback", "users_parts.rings",
+    ]  # fmt: skip
+    assert len({row["metrics"]["train_loss"] for row in rows}) == 48  # seeds and rates all tell
+
+    table, frame = rows.table(), rows.frame()
+    assert all(label in table for label in labels) and "2: loss under perturbation" in table
+    assert len(frame) == 48 and set(frame["learning_rate"]) == set(vary["learning_rate"])
+
+    again = jc.sweep(configs, range(8), vary, results_dir=tmp_path / "results", name="own", progress=False)
+    assert again == rows and len(compiled) == 2
+    # Swept settings of own parts are traced as well.
+    vary = {"by": [1.0, 2.0], "gain": [1.0, 2.0], "noise": [0.2]}
+    rows = jc.sweep({"mine": configs["mine"]}, range(6), vary, progress=False)
+    assert len(compiled) == 3
+    [quiet], [loud] = (rows.where(by=1.0, gain=gain, seed=0) for gain in (1.0, 2.0))
+    assert loud["layers"]["credit_norm"][0] == pytest.approx(2 * quiet["layers"]["credit_norm"][0], rel=1e-2)
+
+
+def test_rows_in_memory_leave_nothing_behind(tmp_path, monkeypatch, compiled):
+    monkeypatch.setattr(door.tempfile, "tempdir", str(tmp_path))
+    rows = jc.sweep({"dfa": tiny(jc.dfa(), **NET)}, [0], progress=False)
+    assert len(rows) == 1 and rows[0]["experiment"] == "sweep" and not list(tmp_path.iterdir())
+    jc.sweep({"dfa": tiny(jc.dfa(), **NET)}, [0], progress=False)
+    assert len(compiled) == 2  # nobody remembers
+
+
+def test_every_label_has_its_row_and_equal_configurations_are_one_run(tmp_path, compiled):
+    same = tiny(jc.dfa(), **NET)
+    # A setting that only an estimator of another kind reads makes no other run.
+    configs = {"a": same, "b": same.replace(warmup_ratio=0.5), "c": tiny(jc.bp(), **NET)}
+    rows = jc.sweep(configs, [1, 0], results_dir=tmp_path, progress=False)
+    assert [(r["label"], r["seed"]) for r in rows] == [("a", 1), ("a", 0), ("b", 1), ("b", 0), ("c", 1), ("c", 0)]
+    assert len(compiled) == 2 and [r["metrics"] for r in rows[:2]] == [r["metrics"] for r in rows[2:4]]
+    assert [r["config"]["warmup_ratio"] for r in rows] == [0, 0, 0.5, 0.5, 0, 0]
+    assert len(read_rows(tmp_path / "sweep/sweep/rows.jsonl")) == 4
+    renamed = jc.sweep({"other": same}, [0], results_dir=tmp_path, progress=False)
+    assert [r["label"] for r in renamed] == ["other"] and len(compiled) == 2
+    elsewhere = jc.sweep({"a": same}, [0], results_dir=tmp_path, name="elsewhere", progress=False)
+    assert elsewhere[0]["from"] == "sweep/sweep" and len(compiled) == 2
+
+
+def test_values_cross_in_order_and_reach_their_settings():
+    lines = door._lines(
+        {"x": tiny(small(jc.vector_field))}, {"credit.epsilon": np.array([1e-2, 1e-3]), "rule": [jc.target_shift()]}
+    )
+    assert [v.label for v in lines] == [
+        "x credit.epsilon=0.01 rule=target_shift()",
+        "x credit.epsilon=0.001 rule=target_shift()",
+    ]
+    assert [v.config.credit.settings["epsilon"] for v in lines] == [0.01, 0.001]
+    assert {v.config.rule.name for v in lines} == {"target_shift"}
+    assert len(door._lines({"x": tiny(), "y": tiny()}, {"learning_rate": [1, 2], "clip": [0, 1, 2]})) == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (({"bp": tiny()}, [0], {"credit.sigma": [0.1]}), "line 'bp': setting 'credit.sigma' is unknown.*without it"),
+        (({"bp": tiny()}, [0], {"learning_rat": [0.1]}), "did you mean 'learning_rate'"),
+        (({"bp": tiny()}, [0], {"learning_rate": [-1.0]}), "line 'bp': learning_rate=-1.0 must be positive"),
+        (({"bp": tiny()}, [0], {"learning_rate": 0.1}), "learning_rate=0.1 must be a list"),
+        (({"bp": tiny()}, [0], {"schedule": "cosine"}), "schedule='cosine' must be a list"),
+        (({"bp": tiny()}, [0], {"clip": []}), "clip has no values"),
+        (({"bp": tiny()}, [0], {"clip": [1, 1.0]}), "clip has 1.0 twice"),
+        (({"bp": tiny()}, 3), r"seeds=3 must be several, such as range\(3\)"),
+        (({"bp": tiny()}, [0, 0]), "seed 0 is given more than once"),
+        (({"bp": tiny()}, [-1]), "seed -1"),
+        (({"bp": tiny()}, []), "at least one"),
+        (({}, [0]), "at least one configuration"),
+        (({"bp": jc.bp()}, [0]), "'bp': bp.* must be a label and a jc.Config"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
+    with pytest.raises(jc.ConfigError, match=named) as raised:
+        jc.sweep(*arguments, progress=False)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_is_a_folder():
+    with pytest.raises(jc.ConfigError, match=r"name='a/b'"):
+        jc.sweep({"bp": tiny()}, [0], name="a/b")
+
+
+def test_an_interrupted_sweep_goes_on_where_rows_are_kept_and_says_so_where_not(tmp_path, monkeypatch, compiled):
+    configs = {"dfa": tiny(jc.dfa(), **NET)}
+    with monkeypatch.context() as patch:
+        real = program._compile
+        patch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), signal.SIGINT) or real(*a))
+        with pytest.raises(Interrupted, match="epoch 1 of 2; with results_dir"):
+            jc.sweep(configs, [0], progress=False)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            jc.sweep(configs, [0], results_dir=tmp_path, progress=False)
+    assert len(list((tmp_path / "sweep/sweep/cache").glob("*/program.json"))) == 1
+    [row] = jc.sweep(configs, [0], results_dir=tmp_path, progress=False)
+    assert row["epochs"] == 2 and not list((tmp_path / "sweep/sweep/cache").glob("*"))

@@ -1,0 +1,37 @@
+"""What the README shows is run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_ten_lines_of_python(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    shown = next(block for block in blocks if "jc.sweep(" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(shown, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    table, means = printed.split("label\n")
+    assert table.count("learning_rate=0.003") == 4 and "oracle: back-propagation" in table
+    assert means.count("learning_rate=") == 8
+    assert (tmp_path / "mine.png").read_bytes()[:4] == b"\x89PNG"
+    assert len((tmp_path / "runs/sweep/sweep/rows.jsonl").read_text().splitlines()) == 4 * 4 * 2
+
+
+@pytest.mark.parametrize("name", ["main", "test"])
+def test_its_commands_name_what_there_is(name):
+    text = (ROOT / "README.md").read_text()
+    command = re.search(rf"<!-- {name} command -->\n```bash\n(.*?)\n```", text, re.S)
+    assert command is not None and command[1].startswith("python3 -m venv .venv && ")
+    for script in re.findall(r"experiments/\w+\.py", command[1]):
+        assert (ROOT / script).exists()
+
+
+def test_every_link_into_the_repository_leads_somewhere():
+    for page in (ROOT / "README.md", ROOT / "docs/method.md", ROOT / "experiments/SCALING.md"):
+        links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        for link in links:
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
