@@ -14,7 +14,7 @@ from typing import Any
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CONTROLS, LADDER, lines, named
+from jcredit.study.settings import LADDER, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 CODES, WEIGHTS, WARMUPS = (
@@ -58,7 +58,7 @@ def blocks() -> dict[str, dict[str, dict[str, Any]]]:
         f"{code} {scale}": bridge(code, scale) for code in ("eT_hL", "deltaL_hL") for scale in ("unit", "fan_in")
     }
     return {
-        CODES: CONTROLS | named("dfa") | codes,
+        CODES: STUDY_CONTROLS | named("dfa") | codes,
         WEIGHTS: {f"tgw={w:g}": bridge(terminal_weight=w) for w in (0.0, 0.25, 4.0)},
         **{
             WARMUPS.format(code): {f"wr={r:g}": bridge(code, warmup_ratio=r) for r in (0.0, 0.05, 0.5)}

@@ -15,7 +15,7 @@ from typing import Any
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 WARMUPS, WEIGHTS = (0.0, 0.05, 0.2), (1.0, 4.0)
@@ -33,7 +33,7 @@ STUDY = {
 def table(warmups: tuple[float, ...] = WARMUPS) -> dict[str, dict[str, Any]]:
     """The lines: controls, DFA, the state bridge, and the scalar bridge with either code."""
     return {
-        **CONTROLS,
+        **STUDY_CONTROLS,
         **named("dfa"),
         **{f"sb wr={r:g}": {"credit": jc.state_bridge(), "warmup_ratio": r} for r in warmups},
         **{

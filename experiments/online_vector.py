@@ -12,21 +12,19 @@ Claims of the study (docs/method.md 10): OV1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
-    **CONTROLS,
+    **STUDY_CONTROLS,
     **named("dfa"),
     "cb_eT wr=0.2 tgw=1": {"credit": jc.scalar_bridge(), "warmup_ratio": 0.2},
     **{
         f"vec wr={r:g} tw={w:g}": {"credit": jc.vector_field(terminal_weight=w), "warmup_ratio": r}
         for r, w in ((0.0, 1.0), (0.2, 1.0), (0.2, 0.0))
     },
-    "vec shuffled wr=0.2 tw=0": {
-        "credit": jc.vector_field(shuffled=True, terminal_weight=0.0),
-        "warmup_ratio": 0.2,
-    },
+    "vec shuffled wr=0 tw=0": {"credit": jc.vector_field(shuffled=True, terminal_weight=0.0)},
+    "mended vec": {"credit": jc.exact_terminal(of=jc.vector_field(scale="delta", skip=True)), "state_penalty": 1e-4},
 }
 STUDY = {
     "dfa": {"accuracy": ".312", "Gamma": ".101", "rho": "-.005", "S1": "0", "S2": "0"},

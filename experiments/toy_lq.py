@@ -5,7 +5,8 @@
 Linear dynamics h_{l+1} = h_l A_l + noise over 12 steps, readout y = h_L W, loss 0.5 ||y - y*||^2: the costate is
 lambda_l = A_l^T .. A_{L-1}^T W^T (y - y*).  Nothing is learned but the estimator; Gamma is its cosine to lambda_l on
 samples never trained on.  The study found that state and scalar credit bridge recover it (cosine .945, .944; DFA .001)
-and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).
+and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).  It states neither the
+dynamics nor the goals y*: four readings are shown.
 
 Claims of the study (docs/method.md 10): LQ1-LQ3.
 """
@@ -35,9 +36,23 @@ STUDY = {
 }
 
 
-def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
-    """All lines, or some of them, with fields changed in each."""
-    return lines(TOY_LQ, LINES, only=only, **fields)
+READINGS = {
+    f"A near the {near}, {'a y* for each sample' if target == 'independent' else 'one y* for all'}": {
+        "near": near, "spread": 0.1 if near == "isometry" else 0.13, "target": target
+    }
+    for near in ("isometry", "identity")
+    for target in ("independent", "fixed")
+}  # fmt: skip
+"""What the study leaves open: the dynamics, and whether the goal differs from sample to sample."""
+
+
+def grid(only: tuple[str, ...] = (), readings: int = len(READINGS), **fields) -> tuple[Variant, ...]:
+    """A block for each reading (or the first ones), of all lines or some, with fields changed in each."""
+    return tuple(
+        variant
+        for block, reading in list(READINGS.items())[:readings]
+        for variant in lines(TOY_LQ, LINES, block, only, **reading, **fields)
+    )
 
 
 EXPERIMENT = Experiment(
@@ -50,6 +65,7 @@ EXPERIMENT = Experiment(
             (42, 123),
             grid(
                 ("broadcast", "dfa", "state_bridge", "scalar_bridge"),
+                readings=1,
                 depth=3,
                 state_size=16,
                 hidden=32,
@@ -60,8 +76,8 @@ EXPERIMENT = Experiment(
             ),
             "20 seconds",
         ),
-        "quick": Preset((42, 123, 456), grid(batch_size=64, steps_per_epoch=250, epochs=10), "9 minutes"),
-        "full": Preset((42, 123, 456), grid(), "40 minutes"),
+        "quick": Preset((42, 123, 456), grid(batch_size=64, steps_per_epoch=250, epochs=10), "25 minutes"),
+        "full": Preset((42, 123, 456), grid(), "3 hours"),
     },
     table=TableSpec(
         "Toy LQ: credit against the closed-form costate",
@@ -71,6 +87,8 @@ EXPERIMENT = Experiment(
             "Gamma is the cosine to the costate; mean ± sd over seeds.",
             "The study ran 8,000 steps of batch 256 (preset full); quick runs 2,500 of batch 64.",
             "frozen and broadcast are the controls: no credit, and delta_L = W^T (y - y*) at every layer.",
+            "A_l is a random orthogonal matrix or the identity, plus N(0, .1^2 / D) or N(0, .13^2 / D) entries; with a"
+            " y* for each sample e_T alone fixes the loss: values inform no gradient. The study states neither.",
         ),
     ),
     figure=default_figure("Toy LQ: credit against the closed-form costate", ("gamma", "rho", "nudge"), "gamma"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from jcredit import estimators
 from jcredit.config import Config, change, paths_of
-from jcredit.estimators import exact_terminal, scalar_bridge, vector_field
+from jcredit.estimators import bp, exact_terminal, scalar_bridge, vector_field
 from jcredit.networks import image_mlp, ladder_mlp, lq_dynamics
 from jcredit.parts import Part
 from jcredit.sweeps.variants import Variant
@@ -91,20 +91,39 @@ def _set_by(own: Mapping[str, Any]) -> Iterator[str]:
 CONTROLS = named("bp", "frozen", "broadcast")
 """The lines every table has: what is to be reached, and what a credit has to beat (docs/method.md 10)."""
 
+ORACLE = "oracle, RMS rule"
+STUDY_CONTROLS = {ORACLE: {"credit": bp()}} | named("frozen", "broadcast")
+"""The same under the study's rule, which takes the gradient through per-sample RMS and a clip: that is not BP."""
+
+WARMUP = {"warmup_ratio": 0.2}
+"""DFA's credit for the first fifth of the steps, as the study trained its scalar bridge and vector field."""
+
+PLAIN_FIELD = exact_terminal(of=vector_field(scheme="jvp"))
+"""The vector field as the study describes it, measured exactly: online it explodes."""
+
+MENDED_FIELD: dict[str, Any] = {
+    "credit": exact_terminal(of=vector_field(scheme="jvp", scale="delta", skip=True)), "state_penalty": 1e-4
+}  # fmt: skip
+"""The vector field with the scale of each sample's delta_L, delta_L itself added, and a pull lam h on the states."""
+
 STUDY_BLOCK = "the study's rule: per-sample RMS credit, clip 1"
 RAW_BLOCK = "jcredit's rule: raw credit"
 
 
 def both_rules(study: Config, raw: Config, only: Sequence[str] = (), **fields) -> tuple[Variant, ...]:
-    """Two blocks, one per local rule, with every kind of credit in each."""
-    study_lines = named("bp", "dfa", "state_bridge") | {
-        "scalar_bridge": {"credit": scalar_bridge(), "warmup_ratio": 0.2},
-        "vector_field": {"credit": vector_field(), "warmup_ratio": 0.2},
-    }
-    raw_lines = named("bp", "frozen", "broadcast", "dfa") | {
-        "vector_field": {"credit": exact_terminal(of=vector_field(scheme="jvp"))},
-        **named("tangent_gate", "tangent_mask", "tangent_chain"),
-    }
+    """Two blocks, one per local rule, with every kind of credit in each; controls, shuffled ones too, beside them."""
+    study_lines = STUDY_CONTROLS | named("dfa", "fa", "state_bridge") | {
+        "scalar_bridge": {"credit": scalar_bridge()} | WARMUP,
+        "vector_field, plain": {"credit": vector_field()} | WARMUP,
+        **named("tangent_chain"),
+    }  # fmt: skip
+    tangents = ("tangent_gate", "tangent_mask", "tangent_chain")
+    raw_lines = CONTROLS | named("dfa", "fa", "state_bridge", "scalar_bridge") | {
+        "vector_field, plain": {"credit": PLAIN_FIELD},
+        "vector_field, mended": MENDED_FIELD,
+        **named(*tangents),
+        **{f"{name}, shuffled": {"credit": getattr(estimators, name)(shuffled=True)} for name in tangents},
+    }  # fmt: skip
     return (
         *lines(study, study_lines, STUDY_BLOCK, only, **fields),
         *lines(raw, raw_lines, RAW_BLOCK, only, **fields),
