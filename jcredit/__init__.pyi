@@ -43,6 +43,9 @@ from .estimators import (
     tangent_mask as tangent_mask,
 )
 from .estimators import (
+    tangent_sweeps as tangent_sweeps,
+)
+from .estimators import (
     unbiased_residual as unbiased_residual,
 )
 from .estimators import (

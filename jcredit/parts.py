@@ -57,6 +57,12 @@ class Added(NamedTuple):
     value: Any
 
 
+class Kind(NamedTuple):
+    """Marks a setting that is a part of this kind."""
+
+    name: str
+
+
 Number: TypeAlias = float | jax.Array
 Swept: TypeAlias = Annotated[Number, Bound(swept=True)]
 """A swept number of any sign."""
@@ -105,6 +111,7 @@ class Setting(NamedTuple):
     default: Any
     doc: str
     added: Added | None = None
+    kind: Kind | None = None
 
     @property
     def swept(self) -> bool:
@@ -138,6 +145,8 @@ class Setting(NamedTuple):
                 raise ConfigError(f"{name}={value!r} must be True or False")
         elif kind in (int, float):
             return self._number(value)
+        elif isinstance(value, Part) and self.kind is not None and value.kind != self.kind.name:
+            raise ConfigError(f"{name}={value!r} is no {self.kind.name} but a part of kind {value.kind}")
         elif not isinstance(value, kind):
             wanted = getattr(kind, "__name__", str(kind))
             raise ConfigError(f"{name}={value!r} must be of type {wanted}{'; call its factory' * callable(value)}")
@@ -181,16 +190,17 @@ class Setting(NamedTuple):
 
 
 def _declared(name: str, annotation: Any, default: Any, doc: str) -> Setting:
-    bound, added = Bound(), None
+    bound, added, part = Bound(), None, None
     if get_origin(annotation) is Annotated:
         annotation, *marks = get_args(annotation)
         bound = next((m for m in marks if isinstance(m, Bound)), bound)
         added = next((m for m in marks if isinstance(m, Added)), None)
+        part = next((m for m in marks if isinstance(m, Kind)), None)
     if annotation == Number:
         annotation = float
     if get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = tuple(get_args(annotation))
-    return Setting(name, annotation, bound, default, doc, added)
+    return Setting(name, annotation, bound, default, doc, added, part)
 
 
 def _argument_docs(doc: str | None) -> dict[str, str]:
@@ -357,6 +367,14 @@ class Part:
         for name, value in self.bound:
             if isinstance(value, Part):
                 yield from value.walk(f"{path}.{name}")
+
+
+EstimatorPart: TypeAlias = Annotated[Part, Kind("estimator")]
+"""A setting that is an estimator."""
+NetworkPart: TypeAlias = Annotated[Part, Kind("network")]
+"""A setting that is a network."""
+TrunkPart: TypeAlias = Annotated[Part, Kind("trunk")]
+"""A setting that is a trunk."""
 
 
 def change_part(part: Part, path: str, value: Any) -> Part:

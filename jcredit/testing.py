@@ -23,7 +23,7 @@ from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import ConfigError, Factory, Part
+from jcredit.parts import ConfigError, Factory, NetworkPart, Part
 from jcredit.passes import depth_of, forward
 from jcredit.tasks import teacher
 from jcredit.training import Run, check_run, make_run, shapes_of
@@ -67,7 +67,7 @@ ad.primitive_transposes[_poison_p] = _poison_transpose
 
 
 @parts.network
-def poisoned(sizes: Sizes, /, of: Part) -> Network:
+def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
     """The same network, whose blocks let forward mode and their own parameters' gradients through, and nothing back.
 
     A ``custom_vjp`` that raises would not do: it rejects every jvp, and a block's permitted local gradient.

@@ -30,6 +30,8 @@ ESTIMATORS = {
     "tangent_gate": jc.tangent_gate(8, 4),
     "tangent_mask": jc.tangent_mask(4),
     "tangent_chain": jc.tangent_chain(4, shuffled=True),
+    "tangent_sweeps": jc.tangent_sweeps(2, samples=4),
+    "tangent_sweeps jacobi": jc.tangent_sweeps(2, "jacobi", samples=4),
 }
 
 

@@ -27,7 +27,7 @@ from helpers import (
 )  # fmt: skip
 
 import jcredit as jc
-from jcredit.estimators.linear_maps import chain_map, gate_map, make_map, mask_map
+from jcredit.estimators.linear_maps import chain_map, gate_map, make_map, mask_map, sweeps_map
 from jcredit.types import EstState, OracleContext
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -191,6 +191,39 @@ def test_fa_and_chain_with_the_true_weights_are_back_propagation(x64, kind):
     found, pulled = credits(branch_weights_of(scene), scene.ctx)
     assert relative(found, scene.delta_KxBxD) < 1e-10
     assert relative(pulled, scene.delta_KxBxD) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["image", "ladder"])
+@pytest.mark.parametrize("relaxation", ["jacobi", "neumann"])
+def test_sweeps_with_the_true_weights_become_back_propagation_in_as_many_as_there_are_blocks_above(
+    x64, kind, relaxation
+):
+    scene = make_scene(kind)
+    h, delta, weights = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, branch_weights_of(scene)
+    found = {k: np.asarray(sweeps_map(k, relaxation).pull(weights, scene.env, h, delta)) for k in (1, 2, 3, 5)}
+    exact, chained = np.asarray(scene.delta_KxBxD), chain_map().pull(weights, scene.env, h, delta)
+    assert relative(found[3], exact) < 1e-10 and relative(found[3], chained) < 1e-12
+    assert relative(found[5], exact) < 1e-10  # more sweeps change nothing
+    for k in (1, 2):
+        assert relative(found[k][3 - k :], exact[3 - k :]) < 1e-10
+    errors = [np.linalg.norm(found[k][0] - exact[0]) for k in (1, 2, 3)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_sweeps_by_hand(x64):
+    # F_j^T at h_j: one sweep is (I + F_0^T) delta_L (jacobi), or (I + F_0^T + F_1^T + F_2^T) delta_L (neumann), and
+    # two of the latter add every ordered pair of branches
+    scene = make_scene("image")
+    h, delta, weights = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, branch_weights_of(scene)
+    m = scene.env.gates(h)
+    f = [lambda a, j=j: scene.env.branch.pull(jax.tree.map(lambda w: w[j], weights), m[j], h[j], a) for j in range(3)]
+    at_0 = lambda k, how: sweeps_map(k, how).pull(weights, scene.env, h, delta)[0]  # noqa: E731
+    first = delta + f[0](delta) + f[1](delta) + f[2](delta)
+    np.testing.assert_allclose(at_0(1, "jacobi"), delta + f[0](delta), rtol=1e-9)
+    np.testing.assert_allclose(at_0(2, "jacobi"), (g := delta + f[1](delta)) + f[0](g), rtol=1e-9)
+    np.testing.assert_allclose(at_0(1, "neumann"), first, rtol=1e-9)
+    pairs = f[0](f[1](delta)) + f[0](f[2](delta)) + f[1](f[2](delta))
+    np.testing.assert_allclose(at_0(2, "neumann"), first + pairs, rtol=1e-9)
 
 
 # --- linear maps ------------------------------------------------------------------------------------------------------

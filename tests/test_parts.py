@@ -469,3 +469,17 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
 
 def test_an_own_part_of_another_kind_is_refused():
     refused(lambda: jc.Config(credit=as_part(jc.rule, None)), "is no estimator; give a factory's result")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jc.vector_field(trunk=jc.dfa()), r"trunk=dfa\(\) is no trunk but a part of kind estimator"),
+        (lambda: jc.exact_terminal(of=jc.mlp()), r"of=mlp\(\) is no estimator but a part of kind trunk"),
+        (lambda: jc.tasks.teacher(teacher_network=jc.dfa()), "teacher_network=dfa.* is no network"),
+        (lambda: jc.vector_field(trunk=jc.mlp), "must be of type Part; call its factory"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused_where_it_is_given(make, message):
+    with pytest.raises(jc.ConfigError, match=message):
+        make()

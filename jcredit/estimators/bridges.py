@@ -16,14 +16,14 @@ from jcredit.losses.bridge import (
     terminal_gradient_loss,
     terminal_value_loss,
 )
-from jcredit.parts import Added, Count, Fraction, NonNegative, Part, Positive
+from jcredit.parts import Added, Count, Fraction, NonNegative, Positive, TrunkPart
 from jcredit.types import Estimator, EstState, adam
 
 
 @parts.estimator
 def state_bridge(
     state_loss: Literal["normalised", "raw"] = "normalised",
-    trunk: Part = mlp(),  # noqa: B008
+    trunk: TrunkPart = mlp(),  # noqa: B008
     learning_rate: Positive = 1e-3,
     clip: NonNegative = 1.0,
 ) -> Estimator:
@@ -71,7 +71,7 @@ def scalar_bridge(
     value_weight: NonNegative = 1.0,
     terminal_weight: NonNegative = 1.0,
     terminal_scale: Annotated[Literal["relative", "raw"], Added("relative")] = "relative",
-    trunk: Part = mlp(),  # noqa: B008
+    trunk: TrunkPart = mlp(),  # noqa: B008
     learning_rate: Positive = 1e-3,
     clip: NonNegative = 1.0,
 ) -> Estimator:

@@ -13,7 +13,7 @@ from jcredit.estimators.linear_maps import MapForm, TangentMap, make_map
 from jcredit.estimators.trunk import Trunk, layer_times, mlp
 from jcredit.losses.bridge import terminal_gradient_loss
 from jcredit.losses.perturbation import all_layers, directional_loss, measure, random_layers, shuffled_order
-from jcredit.parts import Added, Count, NonNegative, Part, Positive
+from jcredit.parts import Added, Count, NonNegative, Positive, TrunkPart
 from jcredit.types import Array, Context, Env, Estimator, EstState, adam
 
 Layers = Literal["one", "all"]
@@ -114,7 +114,7 @@ def vector_field(
     terminal_weight: NonNegative = 1.0,
     scale: Annotated[Scale, Added("free")] = "free",
     skip: Annotated[bool, Added(False)] = False,
-    trunk: Part = mlp(),  # noqa: B008
+    trunk: TrunkPart = mlp(),  # noqa: B008
     learning_rate: Positive = 1e-3,
     clip: NonNegative = 1.0,
 ) -> Estimator:
@@ -176,5 +176,5 @@ def linear_field(
     """
     tangent_map = make_map(form, rank)
     how = _Effects(directions, layers, scheme, epsilon, shuffled)
-    tier = "2: loss under perturbation" + (", sequential" if tangent_map.chained else "")
+    tier = "2: loss under perturbation" + (f", {tangent_map.path}" if tangent_map.path else "")
     return _fitted(_linear_field(tangent_map), how, 0.0, adam(learning_rate, clip), tier)

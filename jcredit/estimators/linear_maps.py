@@ -19,6 +19,7 @@ from jcredit.passes import branch_of
 from jcredit.types import Array, Branch, Env, Key, Params, Shapes
 
 MapForm = Literal["gate", "mask", "chain"]
+Relaxation = Literal["jacobi", "neumann"]
 
 
 class TangentMap(NamedTuple):
@@ -28,7 +29,8 @@ class TangentMap(NamedTuple):
       init: (key, Shapes) -> params.
       push: (params, env, h_LxBxD, v_LxBxD) -> (P_l - I) v_l, the learned correction, for l = 0..L-1.
       pull: (params, env, h_LxBxD, delta_BxD) -> a_0..a_L.
-      chained: whether P_l spans one block only, and a_l is pulled through all blocks above.
+      chained: whether P_l spans one block only, fitted to that block alone.
+      path: how a credit passes from block to block, for the tier; "" where every layer's comes at once.
       relative_to: what an error of ``push`` is measured against: the ``input`` v, or the change P_l v - v (``moved``).
     """
 
@@ -36,6 +38,7 @@ class TangentMap(NamedTuple):
     push: Callable[[Params, Env, Array, Array], Array]
     pull: Callable[[Params, Env, Array, Array], Array]
     chained: bool
+    path: str = ""
     relative_to: Literal["input", "moved"] = "moved"
 
 
@@ -138,7 +141,37 @@ def chain_map() -> TangentMap:
     def pull(params, env, h_LxBxD, delta_BxD):
         return chain_pull(branch_of(env, "chain map"), params, env.gates(h_LxBxD), h_LxBxD, delta_BxD)
 
-    return TangentMap(init, push, pull, chained=True)
+    return TangentMap(init, push, pull, chained=True, path="sequential")
+
+
+def sweeps_map(sweeps: int, relaxation: Relaxation) -> TangentMap:
+    """The chain's learned branches F_l, applied to all layers at once, K times, from a^(0) = delta_L everywhere.
+
+    jacobi    a_l^(k+1) = a_{l+1}^(k) + F_l^T a_{l+1}^(k): the K blocks above, those further up read as the identity.
+    neumann   a_l^(k+1) = delta_L + sum_{j >= l} F_j^T a_{j+1}^(k): every product of up to K branches of all blocks
+              above, the terms of the Neumann series of the chain; the sums over layers are one cumulative sum.
+
+    Both are the chain at K = L, with its parameters and its fit, and their critical path is K whatever L is.
+    Layer-parallel training relaxes the exact adjoint in the first way (Guenther et al. 2020).
+    """
+    chain = chain_map()
+
+    def pull(params, env, h_LxBxD, delta_BxD):
+        branch, m_LxBxH = branch_of(env, "sweeps map"), env.gates(h_LxBxD)
+
+        def sweep(a_KxBxD, _):
+            above_LxBxD = a_KxBxD[1:]
+            branches_LxBxD = jax.vmap(branch.pull)(params, m_LxBxH, h_LxBxD, above_LxBxD)
+            if relaxation == "jacobi":
+                below_LxBxD = above_LxBxD + branches_LxBxD
+            else:
+                below_LxBxD = delta_BxD[None] + jax.lax.cumsum(branches_LxBxD, reverse=True)
+            return jnp.concatenate([below_LxBxD, delta_BxD[None]]), None
+
+        start = jnp.broadcast_to(delta_BxD[None], (h_LxBxD.shape[0] + 1, *delta_BxD.shape))
+        return jax.lax.scan(sweep, start, None, length=sweeps)[0]
+
+    return chain._replace(pull=pull, path=f"{sweeps} sweep{'s' * (sweeps > 1)}")
 
 
 def make_map(form: MapForm, rank: int) -> TangentMap:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.estimators.linear_maps import TangentMap, chain_map, gate_map, mask_map
+from jcredit.estimators.linear_maps import Relaxation, TangentMap, chain_map, gate_map, mask_map, sweeps_map
 from jcredit.losses.perturbation import shuffled_order
 from jcredit.numerics import scale_free
 from jcredit.parts import ConfigError, Count, NonNegative, Positive
@@ -54,7 +54,7 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
         credit=lambda state, ctx, env, key: tangent_map.pull(state.params, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD),
         loss=loss,
         optimizer=optimizer,
-        tier="3: tangents" + (", sequential" if tangent_map.chained else ""),
+        tier="3: tangents" + (f", {tangent_map.path}" if tangent_map.path else ""),
     )
 
 
@@ -106,3 +106,28 @@ def tangent_chain(
       clip: global-norm clip of the maps' gradient (0: off).
     """
     return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip))
+
+
+@parts.estimator
+def tangent_sweeps(
+    sweeps: Count = 1,
+    relaxation: Relaxation = "neumann",
+    samples: Count = 32,
+    shuffled: bool = False,
+    learning_rate: Positive = 3e-3,
+    clip: NonNegative = 0.0,
+) -> Estimator:
+    """Between direct and chained: the chain's learned maps, applied to all layers at once, K times.
+
+    L sweeps are the chain; the critical path of the credit is K whatever L is, the cost of a sweep that of the chain.
+
+    Args:
+      sweeps: K.
+      relaxation: neumann sums the branches of all blocks above, so that one sweep is of first order in all of them;
+        jacobi takes the K blocks above and reads the others as the identity.
+      samples: leading samples of the batch whose tangents are measured.
+      shuffled: control; every sample is given the measured tangent of another.
+      learning_rate: Adam's step size for the maps.
+      clip: global-norm clip of the maps' gradient (0: off).
+    """
+    return tangent_bridge(sweeps_map(sweeps, relaxation), samples, shuffled, adam(learning_rate, clip))

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.losses.perturbation import unbiased_residual as measured_away
-from jcredit.parts import Count, Part
+from jcredit.parts import Count, EstimatorPart
 from jcredit.types import Estimator
 
 
 @parts.estimator
-def exact_terminal(of: Part) -> Estimator:
+def exact_terminal(of: EstimatorPart) -> Estimator:
     """The same estimator with a_L = delta_L.
 
     Args:
@@ -28,7 +28,7 @@ def exact_terminal(of: Part) -> Estimator:
 
 
 @parts.estimator
-def unbiased_residual(of: Part, directions: Count = 2) -> Estimator:
+def unbiased_residual(of: EstimatorPart, directions: Count = 2) -> Estimator:
     """The same estimator with its bias measured away along fresh directions (docs/method.md 4).
 
     Args:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.networks import ladder_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import Count, Part
+from jcredit.parts import Count, Kind, Part
 from jcredit.passes import forward
 from jcredit.tasks.classification import Classes, correct, cross_entropy, gather
 from jcredit.types import Data, Sizes, Task
@@ -20,7 +22,7 @@ def teacher(
     inputs: Count = 128,
     train_size: Count = 8192,
     test_size: Count = 1024,
-    teacher_network: Part | None = None,
+    teacher_network: Annotated[Part | None, Kind("network")] = None,
 ) -> Task:
     """x ~ N(0, I); the teacher is of the student's form, and each run draws its own.
 
