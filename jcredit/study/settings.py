@@ -7,7 +7,7 @@ from typing import Any
 
 from jcredit import estimators
 from jcredit.config import Config, change, paths_of
-from jcredit.estimators import bp, exact_terminal, scalar_bridge, vector_field
+from jcredit.estimators import bp, exact_terminal, scalar_bridge, tangent_sweeps, vector_field
 from jcredit.networks import image_mlp, ladder_mlp, lq_dynamics
 from jcredit.parts import Part
 from jcredit.sweeps.variants import Variant
@@ -122,6 +122,10 @@ def both_rules(study: Config, raw: Config, only: Sequence[str] = (), **fields) -
         "vector_field, plain": {"credit": PLAIN_FIELD},
         "vector_field, mended": MENDED_FIELD,
         **named(*tangents),
+        **{
+            f"tangent_sweeps K={k}, {how}": {"credit": tangent_sweeps(k, how)}
+            for k, how in ((1, "jacobi"), (1, "neumann"), (2, "neumann"))
+        },
         **{f"{name}, shuffled": {"credit": getattr(estimators, name)(shuffled=True)} for name in tangents},
     }  # fmt: skip
     return (
