@@ -92,7 +92,7 @@ EXPERIMENT = Experiment(
         credit_columns(),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; Gamma and rho are means over l = 0..L-1.",
+            "At the last epoch; Gamma and rho are means over l = 0..L-1.",
             "The reference of the lower blocks stands in the first one: tgw=1 and wr=0.2 with eT are its line eT,"
             " wr=0.2 with deltaL is its line deltaL. The study's tgw and warm-up tables have for it Gamma .458,"
             " rho .532, accuracy .558 (eT) and .558, .498, .442 (deltaL).",

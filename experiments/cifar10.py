@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
         credit_columns(),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch, random crops and flips; accuracy on the 10,000 test images.",
+            "At the last epoch, random crops and flips; accuracy on the 10,000 test images.",
             "Depth utility is accuracy minus that of frozen blocks at the same seed; frozen has no credit to score.",
             "Study: its 100-epoch figures, seed 42 at L = 4, D = 256 (ON1, ON3, OV1), or from its 12-block network"
             " where marked (CF1; Gamma, rho, nudge of bp: CF2, whose .940 for BP's own cosine is a fault of the study's"

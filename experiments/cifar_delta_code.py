@@ -54,7 +54,7 @@ EXPERIMENT = Experiment(
         credit_columns(),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; the study's rule (per-sample RMS credit, clip 1); warm-up .2.",
+            "At the last epoch; the study's rule (per-sample RMS credit, clip 1); warm-up .2.",
             "Study: 100 epochs, seed 42 where stated; deltaL from its test (DL1), eT and dfa from its depth scan (DS1,"
             " DS2). Quick takes 400 steps.",
         ),

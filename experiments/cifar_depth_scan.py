@@ -87,7 +87,7 @@ EXPERIMENT = Experiment(
         columns(),
         study_figures(),
         (
-            "Mean ± sd over seeds at the last epoch, the study's rule (per-sample RMS credit, clip 1), D = 512; quick:"
+            "At the last epoch, the study's rule (per-sample RMS credit, clip 1), D = 512; quick:"
             " D = 128, L = 2, 4, 8, and 800 steps.",
             "Gamma is the mean over l = 0..L-1, deep over l = 1..L-1; the figure shows every layer. If Gamma falls as"
             " 1/L while l = 0 stays level and deep is near zero, depth only averages layer 0 away.",

@@ -36,7 +36,7 @@ EXPERIMENT = Experiment(
         "Fashion-MNIST, residual MLP with L = 4",
         credit_columns(),
         notes=(
-            "Mean ± sd over seeds at the last epoch, no augmentation; accuracy on the 10,000 test images. D = 256 and"
+            "At the last epoch, no augmentation; accuracy on the 10,000 test images. D = 256 and"
             " 20 epochs (full), D = 128 and 1,200 steps (quick).",
             "Depth utility is accuracy minus that of frozen blocks at the same seed; frozen has no credit to score.",
             "The study reports no figures for its Fashion-MNIST runs, which were smoke tests.",

@@ -67,7 +67,7 @@ EXPERIMENT = Experiment(
         (*credit_columns(accuracy=False), Column("network accuracy", "metrics.test_accuracy")),
         STUDY,
         (
-            "Mean ± sd over seeds, each with a network of its own; Gamma, rho and nudge are means over l = 0..L-1 on"
+            "Each seed has a network of its own; Gamma, rho and nudge are means over l = 0..L-1 on"
             " test images.",
             "Nudge moves h_l by .003 along unit-RMS credit. bp is the oracle, frozen the credit that is zero below h_L,"
             " broadcast a_l = delta_L.",

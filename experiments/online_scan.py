@@ -72,7 +72,7 @@ EXPERIMENT = Experiment(
         (*credit_columns(), *gain_columns()),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; the study's rule (per-sample RMS credit, clip 1).",
+            "At the last epoch; the study's rule (per-sample RMS credit, clip 1).",
             "S1 = Gamma - Gamma of dfa, S2 = rho - rho of dfa, each at the same seed; the figure has a dot per seed.",
             "sb has no terminal gradient loss, so tgw does not apply to it.",
             "Study: seed 42 after 100 epochs (ON1, ON3; dfa: OV1); S1 and S2 of cb_eT wr=0.2 tgw=1 for seeds 42, 123,"

@@ -58,7 +58,7 @@ EXPERIMENT = Experiment(
         (*credit_columns(), *gain_columns()),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; the study's rule (per-sample RMS credit, clip 1); M = 4 central"
+            "At the last epoch; the study's rule (per-sample RMS credit, clip 1); M = 4 central"
             " differences, each sample at one random hidden layer per step.",
             "S1 = Gamma - Gamma of dfa, S2 = rho - rho of dfa, each at the same seed; the figure has a dot per seed.",
             "A Gamma near 1 with a large RMS(h_L) is trivial: the blocks hardly matter then, delta_l is near delta_L.",

@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
         "Every kind of credit under every scale of it",
         (*credit_columns(), Column("weight cosine", "metrics.weight_cosine")),
         notes=(
-            "Mean ± sd over seeds, last epoch; CIFAR-10: L = 4, D = 256, crops and flips; ladder: L = 4, D = 128.",
+            "At the last epoch; CIFAR-10: L = 4, D = 256, crops and flips; ladder: L = 4, D = 128.",
             "RMS: each sample's credit to unit RMS; batch: one scale for the batch; clip: each block's gradient to norm"
             " 1. bp under any of them but raw is the oracle through that rule.",
             "vector_field: its output times the RMS of the sample's delta_L, plus delta_L, fitted to exact effects.",

@@ -11,7 +11,7 @@ Claims of the study (docs/method.md 10): LD1-LD5, VP1.
 
 import jcredit as jc
 from jcredit.report.tables import TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main, ratio_columns
 from jcredit.study.settings import LADDER, ORACLE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
@@ -21,6 +21,8 @@ GAMMA = {"dfa": (".03", ".05", ".06", ".07"), "state_bridge": (".52", ".34", ".2
 RHO = {"dfa": (".03", ".06", ".07", ".07"), "state_bridge": (".47", ".32", ".23", ".21"),
        "scalar_bridge": (".57", ".51", ".42", ".32"), "vector_field": (None, ".96±.01", ".95±.01", None)}  # fmt: skip
 ACCURACY = {("scalar_bridge", 4): ".523"}
+BRIDGE_RATIOS = {0: "1/7 to 1/3", 0.25: "1/5 to 1/2", 0.5: "1/3 to 1/1.5"}  # of Gamma, CB over SB
+BRIDGES = {"SB": "state_bridge", "DFA": "dfa"}
 RAW = {"normalise": "raw", "clip": 0.0}
 LINES = {
     **STUDY_CONTROLS,
@@ -38,7 +40,7 @@ def block_name(alpha: float, depth: int) -> str:
 
 
 def study_figures() -> dict[str, dict[str, str]]:
-    """The study's tables at alpha = 1 (LD1; vector field: VP1; accuracy: BA1)."""
+    """The study's tables at alpha = 1 (LD1; vector field: VP1; accuracy: BA1), and its ratios of CB (LD2, LD3)."""
     study: dict[str, dict[str, str]] = {}
     for column, table in (("Gamma", GAMMA), ("rho", RHO)):
         for label, figures in table.items():
@@ -47,6 +49,16 @@ def study_figures() -> dict[str, dict[str, str]]:
                     study.setdefault(f"{block_name(1, depth)} | {label}", {})[column] = figure
     for (label, depth), figure in ACCURACY.items():
         study[f"{block_name(1, depth)} | {label}"]["accuracy"] = figure
+    for i, depth in enumerate(DEPTHS):
+        for alpha, figure in BRIDGE_RATIOS.items():
+            study[f"{block_name(alpha, depth)} | scalar_bridge"] = {"Gamma / SB": figure}
+        study[f"{block_name(0, depth)} | scalar_bridge"] |= {"rho / SB": "1/2 to 1/1.5", "rho / DFA": "2 to 6"}
+        study[f"{block_name(1, depth)} | scalar_bridge"] |= {
+            f"{title} / {short}": f"{float(table['scalar_bridge'][i] or 0) / float(table[label][i] or 1):.1f}"
+            for title, table in (("Gamma", GAMMA), ("rho", RHO))
+            for short, label in BRIDGES.items()
+        }
+    study[f"{block_name(0.5, 4)} | scalar_bridge"]["rho / SB"] = "≈1"
     return study
 
 
@@ -80,11 +92,13 @@ EXPERIMENT = Experiment(
     },
     table=TableSpec(
         "Synthetic ladder: credit quality against nonlinearity and depth",
-        credit_columns(),
+        (*credit_columns(nudge=False), *ratio_columns(BRIDGES)),
         study_figures(),
         (
-            "Mean ± sd over seeds at the last epoch; Gamma and rho are means over l = 0..L-1.",
+            "At the last epoch; Gamma and rho are means over l = 0..L-1.",
             "Study: its tables at alpha = 1 after 80 epochs (LD1; vector field VP1; accuracy BA1). Quick stops at 16.",
+            "SB: state_bridge, DFA: dfa. The study's ratios of its scalar bridge: ranges over depths at alpha below 1"
+            " (LD2, LD3), ratios of its means at alpha = 1.",
             "Lines marked raw take credit as it is; all others the study's rule (per-sample RMS credit, clip 1), scalar"
             " bridge and vector field after 20% DFA warm-up, as the study trained them. oracle, RMS rule: the exact"
             " gradient through that rule.",

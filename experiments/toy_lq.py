@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
         credit_columns(accuracy=False),
         STUDY,
         (
-            "Gamma is the cosine to the costate; mean ± sd over seeds.",
+            "Gamma is the cosine to the costate.",
             "The study ran 8,000 steps of batch 256 (preset full); quick runs 2,500 of batch 64.",
             "frozen and broadcast are the controls: no credit, and delta_L = W^T (y - y*) at every layer.",
             "A_l is a random orthogonal matrix or the identity, plus N(0, .1^2 / D) or N(0, .13^2 / D) entries; with a"

@@ -73,7 +73,7 @@ EXPERIMENT = Experiment(
         (*credit_columns(), *gain_columns("scalar_bridge", ("Gamma - CB", "rho - CB"))),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; Gamma and rho are means over l = 0..L-1.",
+            "At the last epoch; Gamma and rho are means over l = 0..L-1.",
             "Fresh evaluation directions: rho (jvp: exact effects) is scored on 32 unit directions per sample and"
             " layer, drawn independently of training, on samples never trained on, here as in all tables.",
             "Shuffled: measured effects are moved to other samples of the same batch, each sample keeps its directions."

@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
         credit_columns(),
         STUDY,
         (
-            "Mean ± sd over seeds at the last epoch; Gamma and rho are means over l = 0..L-1.",
+            "At the last epoch; Gamma and rho are means over l = 0..L-1.",
             "Every sample is perturbed at every hidden layer in each step (central differences); warm-up .2.",
             "Study: 80 epochs, three seeds (VP1). Quick stops at 20 and leaves out M = 8 at L = 8.",
         ),

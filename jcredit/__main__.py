@@ -1,22 +1,37 @@
-"""All experiments at once: what there is, and every table and figure anew from its rows.
+"""All experiments at once: what there is, the study reproduced, and every table and figure anew from its rows.
 
 python -m jcredit list
+python -m jcredit reproduce --hours 8
 python -m jcredit report --results-dir results --experiments DIR
+python -m jcredit report --check
+python -m jcredit claims
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import json
+import math
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
+from jcredit.files import write_json, write_text
+from jcredit.parts import known
 from jcredit.report.rows import read_rows
+from jcredit.study import quotes, reproduce
 from jcredit.study.command import Parser
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
+from jcredit.sweeps.run import Interrupted
+
+QUOTES = Path("docs/quotes.toml")
+DRAWN_BY = "matplotlib.txt"
+"""File under the results that says which version of Matplotlib drew the figures."""
 
 # --- finding experiments ----------------------------------------------------------------------------------------------
 
@@ -73,9 +88,9 @@ def description(experiment: Experiment) -> str:
 
 
 class Outcome(NamedTuple):
-    """What became of one directory of rows."""
+    """What became of one directory of rows, or of one page."""
 
-    directory: Path
+    where: str
     text: str
     failed: bool = False
 
@@ -86,16 +101,33 @@ def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Ou
     Raises:
       ConfigError: a results directory that does not exist.
     """
+    found = False
+    for directory in _directories(results_dir):
+        where, found = str(directory.relative_to(results_dir)), True
+        try:
+            yield Outcome(where, _rebuilt(directory, experiments, directory))
+        except USER_ERRORS as error:
+            yield Outcome(where, _said(error), failed=True)
+    if found:
+        write_text(results_dir / DRAWN_BY, _matplotlib() + "\n")
+
+
+def _directories(results_dir: Path) -> list[Path]:
     if not results_dir.is_dir():
         raise ConfigError(f"results directory {results_dir} does not exist; give one with --results-dir DIR")
-    for path in sorted(results_dir.glob("*/*/rows.jsonl")):
-        try:
-            yield Outcome(path.parent, _rebuild(path.parent, experiments))
-        except USER_ERRORS as error:
-            yield Outcome(path.parent, f"error: {' '.join(str(error).split())}", failed=True)
+    return [path.parent for path in sorted(results_dir.glob("*/*/rows.jsonl"))]
 
 
-def _rebuild(directory: Path, experiments: dict[str, Experiment]) -> str:
+def _said(error: Exception) -> str:
+    return f"error: {' '.join(str(error).split())}"
+
+
+def _matplotlib() -> str:
+    return importlib.import_module("matplotlib").__version__
+
+
+def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:
+    """Writes table and figure of a directory's rows into another one, or the same; what they were made of."""
     experiment = experiments.get(directory.parent.name)
     if experiment is None:
         raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
@@ -107,7 +139,7 @@ def _rebuild(directory: Path, experiments: dict[str, Experiment]) -> str:
         raise ConfigError(
             f"none of its {len(rows)} rows belongs to the present grid, which has changed since; left as it is"
         )
-    write_report(experiment, mine, directory)
+    write_report(experiment, mine, into)
     missing = sum(v.hash not in {row["config_hash"] for row in mine} for v in grid)
     return f"rebuilt from {len(rows) - strangers} rows" + "".join((
         f"; {strangers} rows do not belong to the present grid and are left out" if strangers else "",
@@ -129,41 +161,205 @@ def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
         ) from error
 
 
+# --- the check --------------------------------------------------------------------------------------------------------
+
+
+def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | None) -> Iterator[Outcome]:
+    """Makes everything anew in a folder of its own and compares: what differs is a failed outcome.
+
+    Figures are compared, byte by byte, where the installed Matplotlib is the one that ``report`` noted; other versions
+    draw other bytes.
+
+    Args:
+      results_dir: what is checked.
+      experiments: all of them.
+      quoted: the file of quoted numbers (None: none are checked).
+
+    Raises:
+      ConfigError: a results directory that does not exist, or a file of quoted numbers that cannot be read.
+    """
+    record = results_dir / DRAWN_BY
+    drawn_by, here = record.read_text(encoding="utf-8").strip() if record.exists() else "?", _matplotlib()
+    directories = _directories(results_dir)
+    for directory in directories:
+        yield from _checked(directory, str(directory.relative_to(results_dir)), experiments, drawn_by == here)
+    yield from _claims_checked(results_dir, experiments)
+    texts = quotes.read_quotes(quoted) if quoted else []
+    differing = list(quotes.differences(texts, results_dir, experiments))
+    yield from (Outcome("quoted", text, failed=True) for text in differing)
+    figures = "figures" if drawn_by == here else f"no figures (drawn by Matplotlib {drawn_by}, here is {here})"
+    numbers = sum(len(quote.numbers) for quote in texts)
+    yield Outcome("checked", f"{len(directories)} tables, {figures}, {numbers} quoted numbers")
+
+
+def _checked(directory: Path, where: str, experiments: dict[str, Experiment], figures: bool) -> Iterator[Outcome]:
+    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
+        try:
+            _rebuilt(directory, experiments, Path(scratch))
+        except USER_ERRORS as error:
+            yield Outcome(where, _said(error), failed=True)
+            return
+        for name in ("table.md", "figure.png") if figures else ("table.md",):
+            if difference := _difference(directory / name, Path(scratch, name).read_bytes()):
+                yield Outcome(where, difference, failed=True)
+
+
+def _difference(path: Path, expected: bytes) -> str:
+    """How a file differs from what it should hold, in one line; empty if it does not."""
+    if not path.exists():
+        return f"{path.name} is missing; python -m jcredit report makes it"
+    if (found := path.read_bytes()) == expected:
+        return ""
+    if path.suffix == ".png":
+        return f"{path.name} is not what its rows give"
+    old, new = found.decode(errors="replace").split("\n"), expected.decode().split("\n")
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    texts = (lines[same].strip() if same < len(lines) else "nothing" for lines in (old, new))
+    return "{} line {}: has {!r}, its rows give {!r}".format(path.name, same + 1, *texts)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+LEDGER = ("CLAIMS.md", "claims.json")
+
+
+def write_claims(results_dir: Path, experiments: dict[str, Experiment], into: Path) -> int:
+    """Writes the verdict on every claim, made of the rows, and returns how many there are.
+
+    Raises:
+      ConfigError: this jcredit has no claims.
+    """
+    try:
+        ledger: Any = importlib.import_module("jcredit.study.claims")
+    except ModuleNotFoundError as error:
+        if error.name != "jcredit.study.claims":
+            raise
+        raise ConfigError("jcredit.study.claims is not there: no claims to judge") from None
+    verdicts = ledger.claims(results_dir, experiments)
+    write_text(into / LEDGER[0], ledger.render_markdown(verdicts))
+    write_json(into / LEDGER[1], ledger.to_json(verdicts))
+    return len(verdicts)
+
+
+def _claims_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
+    """Failed outcomes for the ledger's files, if any are there, that are not what the rows give."""
+    there = [results_dir / name for name in LEDGER if (results_dir / name).exists()]
+    if not there:
+        return
+    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
+        try:
+            write_claims(results_dir, experiments, Path(scratch))
+        except USER_ERRORS as error:
+            yield Outcome("claims", _said(error), failed=True)
+            return
+        for path in there:
+            if difference := _difference(path, Path(scratch, path.name).read_bytes()):
+                yield Outcome("claims", difference, failed=True)
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 <= hours < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of hours from 0")
+    return hours
 
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m jcredit", description=__doc__.splitlines()[0] if __doc__ else "")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|report")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|reproduce|report|claims")
     listing = commands.add_parser("list", help="every experiment: question, phase, runs and minutes of each preset")
+    reproducing = commands.add_parser(
+        "reproduce", help="run the study, in order of value per hour; can be stopped and started at any time",
+        description="Walks the items of reproduce.toml, which lies beside the scripts: resumes, shares runs between"
+        " experiments, writes rows as programs finish, and says what is left.",
+        epilog=reproduce.HOURS_NOTE,
+    )  # fmt: skip
     rebuilding = commands.add_parser("report", help="rebuild every table.md and figure.png from the rows alone")
-    rebuilding.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
-    for command in (listing, rebuilding):
+    judging = commands.add_parser("claims", help="judge every claim of the study by the rows: CLAIMS.md, claims.json")
+    for command in (reproducing, rebuilding, judging):
+        command.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
+    for command in (listing, reproducing, rebuilding, judging):
         command.add_argument(
             "--experiments", type=Path, metavar="DIR", help="folder of the scripts (default: ./experiments)"
         )
+    reproducing.add_argument(
+        "--hours", type=_hours, metavar="H",
+        help="stop after these, with a checkpoint; 0 shows the list and what is left (default: run to the end)",
+    )  # fmt: skip
+    reproducing.add_argument("--only", nargs="+", metavar="NAME", help="only these items of the list")
+    reproducing.add_argument("--data-dir", type=Path, metavar="DIR", help="prepared image data")
+    reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
+    rebuilding.add_argument(
+        "--check", action="store_true",
+        help="write nothing; compare tables, the ledger of claims and quoted numbers with what the rows give, and"
+        f" figures too if {DRAWN_BY} under the results names the Matplotlib that is installed; exits with 2 and a line"
+        " for each difference",
+    )  # fmt: skip
+    rebuilding.add_argument(
+        "--quotes", type=Path, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
+    )
     return parser
 
 
+def _reproduce(args: argparse.Namespace, experiments: dict[str, Experiment]) -> bool:
+    """The command ``reproduce``; whether all went well."""
+    items = reproduce.read_list((args.experiments or Path("experiments")) / reproduce.LIST, experiments)
+    for name in args.only or ():
+        known("item", name, [item.name for item in items])
+    if args.hours == 0:
+        done = reproduce.all_finished(args.results_dir)
+        print(reproduce.shown(reproduce.what_is_left(items, done, args.only)))
+        return True
+    return reproduce.walk(
+        items, args.results_dir, hours=args.hours, data_dir=args.data_dir, only=args.only,
+        progress=not args.no_progress,
+    )  # fmt: skip
+
+
+def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> bool:
+    """The command ``report``; whether all went well."""
+    if args.check:
+        quoted = args.quotes or (QUOTES if QUOTES.exists() else None)
+        outcomes = check(args.results_dir, experiments, quoted)
+    else:
+        outcomes = report(args.results_dir, experiments)
+    good, none = True, True
+    for outcome in outcomes:
+        none, good = False, good and not outcome.failed
+        print(f"{outcome.where}: {outcome.text}", file=sys.stderr if outcome.failed else sys.stdout)
+    if none:
+        print(f"no rows under {args.results_dir}")
+    return good
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; exits with 2 if anything could not be read, after doing all the rest."""
+    """The command; exits with 2 if anything could not be read or differs, after doing all the rest."""
     args = _parser().parse_args(argv)
+    good = True
     try:
         experiments = load_experiments(args.experiments)
         if args.command == "list":
             print("\n\n".join([*map(description, experiments.values()), CLAIMS_NOTE]))
-            return
-        outcomes = []
-        for outcome in report(args.results_dir, experiments):
-            outcomes.append(outcome)
-            where = outcome.directory.relative_to(args.results_dir)
-            print(f"{where}: {outcome.text}", file=sys.stderr if outcome.failed else sys.stdout)
+        elif args.command == "reproduce":
+            good = _reproduce(args, experiments)
+        elif args.command == "report":
+            good = _report(args, experiments)
+        else:
+            count = write_claims(args.results_dir, experiments, args.results_dir)
+            print(f"{count} claims: {args.results_dir / LEDGER[0]}")
     except USER_ERRORS as error:
-        print(f"python -m jcredit: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"python -m jcredit: {_said(error)}", file=sys.stderr)
         sys.exit(2)
-    if not outcomes:
-        print(f"no rows under {args.results_dir}")
-    if any(outcome.failed for outcome in outcomes):
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)
+    if not good:
         sys.exit(2)
 
 

@@ -75,6 +75,31 @@ def test_profiles_end_at_depth_one():
     assert plots._profile(make_row(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
 
 
+def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    rows = [
+        {**row, "study": {"gamma": 0.45}} if row["label"] == "BP" and row["block"] == "L=2" else row for row in ROWS
+    ]
+    plots.overview(rows, tmp_path / "a.png")
+    plots.bars(rows, ["gamma"], tmp_path / "b.png")
+    plots.overview(ROWS, tmp_path / "c.png")
+
+    def marks(figure):
+        lines = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "D"]
+        return [(*line.get_xdata(), *line.get_ydata()) for line in lines]
+
+    assert list(map(marks, figures)) == [[(0.45, 0)], [(0.45, 0)], []]
+    legends = [[text.get_text() for legend in figure.legends for text in legend.get_texts()] for figure in figures]
+    assert legends == [["the study"], ["the study"], []]
+
+
+def test_a_logarithmic_axis_has_no_mark_at_zero():
+    row = {**make_row(), "study": {"h_rms_last": 0.0, "gamma": 0.0}}
+    assert plots.study_mark([row], "h_rms_last") is None and plots.study_mark([row], "gamma") == 0.0
+    assert plots.study_mark([make_row()], "gamma") is None
+
+
 def test_labels_of_one_block_differ_and_keep_their_style():
     blocks = {"L=2": [f"v{i}" for i in range(12)], "L=4": ["v3", "new"], "L=8": ["BP L=8"]}
     rows = [make_row(label, block=block) for block, labels in blocks.items() for label in labels]

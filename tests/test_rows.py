@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 
 import jcredit as jc
 from jcredit import files
+from jcredit.__main__ import load_experiment
 from jcredit.config import config_hash, described
 from jcredit.report import rows as results
 from jcredit.report.rows import ResultsError, Rows
-from jcredit.report.tables import Column, TableSpec, render_table
+from jcredit.report.tables import INTERVAL_NOTE, P_NOTE, RATIO_NOTE, Column, TableSpec, render_table, with_study
 
 
 def make_row(label="DFA", seed=0, block="", status="ok", flags=(), config_hash=None, config=None, **metrics):
@@ -209,6 +211,12 @@ def test_reference_is_the_same_seed_and_the_same_block_first():
     # Seed 0 of L=8 has its own reference, seed 1 only that of L=4, seed 2 none; the last row has no number of its own.
     assert [r["metrics"].get("S1") for r in out[4:]] == [0.875, 0.5, None, None]
     assert out[0]["metrics"]["S1"] == 0.0
+    ratios = results.with_reference(rows, "metrics.gamma", "DFA", "ratio", ratio=True)
+    assert [r["metrics"].get("ratio") for r in ratios] == [1.0, 1.0, 1.0, None, 8.0, 2.0, None, None]
+    zero = [make_row("DFA", gamma=0.0), make_row("CB", gamma=1.0)]
+    assert all(
+        "ratio" not in r["metrics"] for r in results.with_reference(zero, "metrics.gamma", "DFA", "ratio", ratio=True)
+    )
     assert all("S1" not in r["metrics"] for r in rows)
 
 
@@ -234,13 +242,109 @@ def test_table_by_hand():
     table = render_table(rows, spec)
     assert table.startswith("# Ladder\n\n| label")
     assert cells(table, 2) == ["label", "tier", "seeds", "accuracy", "Gamma", "study", "S1"]
-    assert cells(table, 3) == ["-----", "------", "----:", "----------:", "------------:", "----:", "----------:"]
-    # sd of two values is their distance over sqrt 2: 10 / 1.41421 = 7.1, .2 / 1.41421 = .141, 20 / 1.41421 = 14.1
-    assert cells(table, 4) == ["BP", "tier 0", "2", "60.0 ± 14.1", "1.000 ± 0.000", "–", "0.80 ± 0.14"]  # noqa: RUF001
-    assert cells(table, 5) == ["DFA", "tier 0", "2", "30.0 ± 7.1", "0.200 ± 0.141", ".03", "0.00 ± 0.00"]
+    assert [rule[-1] for rule in cells(table, 3)] == ["-", "-", ":", ":", ":", ":", ":"]
+    # The half width of two values is half their distance times t(1) = 12.706: 10 -> 127.1, 5 -> 63.5, .1 -> 1.27.
+    # Three digits of it are shown, so Gamma loses a decimal; signs that agree at two seeds have p = 2 / 2^2.
+    assert cells(table, 4)[3:] == ["60 ± 127", "1.000 ± 0.000", "–", "0.80 ± 1.27, p=.50"]  # noqa: RUF001
+    assert cells(table, 5)[3:] == ["30.0 ± 63.5", "0.20 ± 1.27", ".03", "reference"]
     assert cells(table, 6) == ["CB", "tier 0", "1", "40.0", "–", "–", "–"]  # noqa: RUF001
-    assert table.endswith("\n\n- two seeds\n")
+    assert table.endswith(f"\n\n- {INTERVAL_NOTE}\n- {P_NOTE}\n- two seeds\n")
     assert len({len(line) for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("format", "values", "cell"),
+    [
+        (".3f", [1, 2, 3], "2.00 ± 2.48"),  # t(2) = 4.303, sd 1: 4.303 / sqrt 3 = 2.484
+        (".3f", [0.1, 0.2, 0.3], "0.200 ± 0.248"),
+        (".2f", [90, 110], "100 ± 127"),
+        (".2f", [8000, 13000], "1.0e+04 ± 3.2e+04"),
+        (".2f", [1000, 2000], "1.5e+03 ± 6.4e+03"),
+        (".2f", [12345.678], "1.2e+04"),
+        (".2f", [1767.73], "1768"),
+        (".2f", [5, 5], "5.00 ± 0.00"),
+        ("+.1e", [0.01, 0.03], "+2.0e-02 ± 1.3e-01"),
+        ("+.4f", [0.0], "+0.0000"),
+        (",.1f", [1234.5, 1234.5], "1,234.5 ± 0.0"),  # other formats are taken as they are
+    ],
+)
+def test_cells_are_compact(format, values, cell):
+    rows = [make_row(seed=i, x=v) for i, v in enumerate(values)]
+    assert cells(render_table(rows, TableSpec("", (Column("x", "metrics.x", format),))), 2)[-1] == cell
+
+
+def test_differences_have_an_exact_p():
+    # Differences 3, 1, -2: six of eight sign patterns reach the observed 2. The half width is 4.303 x 2.517 / sqrt 3.
+    column = (Column("S1", "metrics.gamma", "+.3f", paired_with="DFA"),)
+    rows = [make_row("DFA", i, gamma=0.5) for i in range(4)]
+    rows += [make_row("CB", i, gamma=g) for i, g in enumerate((3.5, 1.5, -1.5, None))]
+    assert cells(render_table(rows, TableSpec("", column)), 3)[-1] == "+0.67 ± 6.25, p=.75 (n=3)"
+    agree = [make_row(label, i, gamma=g) for i in range(6) for label, g in (("DFA", 0.0), ("CB", 1.0 + i))]
+    assert ", p=.031" in render_table(agree, TableSpec("", column))
+    many = [make_row(label, i, gamma=g) for i in range(21) for label, g in (("DFA", 0.0), ("CB", 1.0))]
+    assert cells(render_table(many[:40], TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000, p<.001"
+    assert cells(render_table(many, TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000"  # 2^21 patterns: no p
+
+
+def test_ratios_are_taken_at_each_seed():
+    rows = [make_row("SB", i, gamma=g) for i, g in enumerate((0.5, 0.25, 0.2))]
+    rows += [make_row("CB", i, gamma=g) for i, g in enumerate((0.5, 0.5, 0.6))]
+    table = render_table(
+        rows, TableSpec("", (Column("CB / SB", "metrics.gamma", ".2f", paired_with="SB", ratio=True),))
+    )
+    assert cells(table, 2)[-1] == "reference"
+    assert cells(table, 3)[-1] == "2.00 ± 2.48"  # of 1, 2, 3; the ratio of the means would be 1.68
+    assert RATIO_NOTE in table and P_NOTE not in table
+
+
+def test_groups_of_columns_are_tables_of_each_block():
+    rows = [make_row(label, 0, block, flags=["slow"], gamma=0.1) for block in ("L=4", "L=8") for label in ("DFA", "CB")]
+    columns = {
+        "Credit": (Column("Gamma", "metrics.gamma"),),
+        "Gains": (Column("S1", "metrics.gamma", paired_with="DFA"),),
+    }
+    spec = TableSpec("T", columns, study={"L=8 | CB": {"S1": ".2"}})
+    headings = [line for line in render_table(rows, spec).splitlines() if line.startswith("#")]
+    assert headings == ["# T", "## L=4", "### Credit", "### Gains", "## L=8", "### Credit", "### Gains"]
+    tables = [cells(part.lstrip(), 0) for part in render_table(rows, spec).split("###")[1:]]
+    assert len(tables) == 4
+    titles = [cells(line, 0)[3:] for line in render_table(rows, spec).splitlines() if line.startswith("| label")]
+    assert titles == [["Gamma", "flags"], ["S1"], ["Gamma", "flags"], ["S1", "study"]]  # flags are counted once
+    plain = render_table([make_row(gamma=0.1)], TableSpec("T", columns))
+    assert "\n## Credit\n" in plain and "±" not in plain  # one seed: nothing to explain
+
+
+@pytest.mark.parametrize(
+    ("figure", "number"),
+    [
+        (".592±.004 (12 blocks)", 0.592), (".945±.002", 0.945), ("-2.2e-05", -2.2e-5), ("+.042", 0.042), ("0", 0.0),
+        ("1.000", 1.0), (".34 ± .10", 0.34), (".006 / .005", None), ("+.079, +.059, +.135", None), ("≈0", None),
+        ("near .1", None), ("as M=4", None), ("(0.39)", None), ("2 to 6", None), ("1/7 to 1/3", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_figure_of_the_study_that_is_one_number_can_be_marked(figure, number):
+    columns = (
+        Column("accuracy", "metrics.test_accuracy", ".1f", 100),
+        Column("S1", "metrics.gamma", paired_with="DFA"),
+    )
+    spec = TableSpec("T", columns, {"L=4 | CB": {"accuracy": figure, "S1": figure}})
+    rows = [make_row("CB", block="L=4"), make_row("CB", block="L=8")]
+    marked, other = with_study(rows, spec)
+    expected = {} if number is None else {"test_accuracy": number / 100, "S1": number}
+    assert marked["study"] == pytest.approx(expected) and other["study"] == {} and "study" not in rows[0]
+
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_tables_of_scripts_can_be_read(path):
+    spec = load_experiment(path).table
+    groups = list(spec.columns.values()) if isinstance(spec.columns, dict) else [spec.columns]
+    assert max(map(len, groups)) <= 10
+    titles = [column.title for group in groups for column in group]
+    assert len(set(titles)) == len(titles)
+    assert {title for figures in spec.study.values() for title in figures} <= set(titles)
 
 
 def test_blocks_have_tables_of_their_own():

@@ -1,5 +1,7 @@
 """Figures from rows: bars with a dot per seed, lines and layer profiles with a band over the range of the seeds.
 
+Bars have a black diamond at the study's own number where row["study"] holds one (``tables.with_study``).
+
 All figures use matplotlib's object interface (no global state), are written atomically, and are the same bytes for the
 same rows.  A label keeps its colour in all panels and blocks.  Missing numbers are left out; diverged runs are counted
 in the label.
@@ -15,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jcredit.files import write_bytes
@@ -33,6 +36,7 @@ TITLES = {
 }
 LOGARITHMIC = ("h_rms_last",)
 HIDDEN_SCORES = ("gamma", "rho", "nudge", "credit_norm", "delta_norm")  # of h_0 .. h_{L-1}
+STUDY_MARK: dict[str, Any] = {"marker": "D", "ms": 4.2, "color": "black", "mec": "white", "mew": 0.6, "ls": "none"}
 DPI = 130
 
 
@@ -63,6 +67,7 @@ def bars(rows: Sequence[Row], metrics: Sequence[str], path: str | Path, title: s
     blocks = grouped(rows)
     figure, axes = _panels(blocks, [3.6] * len(metrics), title)
     _bar_panels(axes, blocks, metrics, label_styles(blocks))
+    _study_legend(figure, rows, metrics)
     _write(figure, path)
 
 
@@ -100,6 +105,7 @@ def overview(
     figure, axes = _panels(blocks, [2.6] * len(metrics) + [4.0] * has_curve, title)
     styles = label_styles(blocks)
     _bar_panels(axes, blocks, metrics, styles)
+    _study_legend(figure, rows, metrics)
     for i, (block, labels) in enumerate(blocks.items() if has_curve else ()):
         axis = axes[i][-1]
         _line_panel(axis, labels, styles, lambda row: _curve(row, curve), counted=labels)
@@ -136,6 +142,12 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Series:
     xs = sorted({x for points in seeds for x in points})
     at = [[points[x] for points in seeds if x in points] for x in xs]
     return Series(xs, [stats.mean(v) for v in at], [min(v) for v in at], [max(v) for v in at])
+
+
+def study_mark(rows: Sequence[Row], metric: str) -> float | None:
+    """The study's number for a line of a table; None where there is none, or none that a logarithmic axis has."""
+    value = number_at(rows[0], f"study.{metric}")
+    return None if value is None or (value <= 0 and metric in LOGARITHMIC) else value
 
 
 def _curve(row: Row, name: str) -> dict[float, float]:
@@ -196,6 +208,8 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Mapping[str, Sty
             axis.annotate(
                 "no value", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7, color="0.4"
             )
+        if (study := study_mark(rows, metric)) is not None:
+            axis.plot(study, y, **STUDY_MARK, clip_on=False, zorder=4)
     axis.set_yticks(range(len(labels)), [_named(k, v) for k, v in labels.items()] if names else [""] * len(labels))
     axis.set_ylim(len(labels) - 0.4, -0.6)
     if metric in LOGARITHMIC:
@@ -205,6 +219,13 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Mapping[str, Sty
         axis.axvline(0, color="0.3", lw=0.8)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4))  # small numbers are wide
     axis.tick_params(axis="y", length=0)
+
+
+def _study_legend(figure: Figure, rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """Names the diamond below the panels, where there is one."""
+    if any(study_mark([row], metric) is not None for row in rows for metric in metrics):
+        mark = Line2D([], [], **STUDY_MARK, label="the study")
+        figure.legend(handles=[mark], loc="outside lower left", fontsize=7.5, frameon=False)
 
 
 def _line_panel(axis: Axes, labels: Labels, styles: Mapping[str, Style], points: Points, counted: Labels) -> None:

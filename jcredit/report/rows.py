@@ -102,7 +102,7 @@ class Rows(Sequence[Row]):
         return Rows(row for row, values in described if all(v in _values(values, n) for n, v in fields.items()))
 
     def table(self, spec: TableSpec | None = None) -> str:
-        """A GitHub markdown table that also reads as plain text: one line per label, mean ± sd over seeds.
+        """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
 
         Args:
           spec: what it shows; None: accuracy if there is any, depth utility if a line is called ``frozen``, Gamma, rho,

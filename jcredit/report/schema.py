@@ -170,8 +170,10 @@ def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     return groups
 
 
-def with_reference(rows: Sequence[Row], metric: str, reference_label: str, name: str) -> list[Row]:
-    """Adds to each row how far a number lies above the reference variant's at the same seed.
+def with_reference(
+    rows: Sequence[Row], metric: str, reference_label: str, name: str, *, ratio: bool = False
+) -> list[Row]:
+    """Adds to each row how far a number lies above the reference variant's at the same seed, or their ratio.
 
     So are made depth utility (accuracy above the frozen network's) and S1, S2 (Gamma, rho above DFA's).
 
@@ -179,7 +181,8 @@ def with_reference(rows: Sequence[Row], metric: str, reference_label: str, name:
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
       reference_label: the variant that is subtracted; its row in the same block if there is one, else in any block.
-      name: metrics[name] holds the difference; it is absent where either number is missing.
+      name: metrics[name] holds the result; it is absent where either number is missing.
+      ratio: divide by the reference's number instead; absent where that is zero.
 
     Returns:
       Copies of the rows, in order.
@@ -194,8 +197,8 @@ def with_reference(rows: Sequence[Row], metric: str, reference_label: str, name:
     def added(row: Row) -> Row:
         own = number_at(row, metric)
         reference = in_block.get((row.get("block") or "", row["seed"]), anywhere.get(row["seed"]))
-        if own is None or reference is None:
+        if own is None or reference is None or (ratio and reference == 0):
             return dict(row)
-        return {**row, "metrics": {**row["metrics"], name: own - reference}}
+        return {**row, "metrics": {**row["metrics"], name: own / reference if ratio else own - reference}}
 
     return [added(row) for row in rows]

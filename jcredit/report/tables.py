@@ -1,20 +1,30 @@
-"""Tables made from rows alone: mean and spread over seeds, with the study's own figures beside ours."""
+"""Tables made from rows alone: mean and 95% interval over seeds, with the study's own figures beside ours."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jcredit.report import stats
 from jcredit.report.schema import ResultsError, Row, grouped, number_at, with_reference
 
 MISSING = "\N{EN DASH}"
+REFERENCE = "reference"
 SHOWN_LABELS = 5
+INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t); one seed has no interval."
+P_NOTE = (
+    "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
+    " .031 for six."
+)
+RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
+ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
+FIXED_POINT = re.compile(r"(\+?)\.(\d+)f")  # formats that lose decimals where the interval has none to spare
 
 
 class Column(NamedTuple):
-    """One column of a table: mean and sd over seeds of ``scale`` times a number of the row."""
+    """One column of a table: mean and 95% interval over seeds of ``scale`` times a number of the row."""
 
     title: str
     metric: str
@@ -23,13 +33,16 @@ class Column(NamedTuple):
     scale: float = 1.0
     paired_with: str | None = None
     """If given, the label whose number at the same seed is subtracted first (see ``with_reference``)."""
+    ratio: bool = False
+    """Divide by that label's number instead."""
 
 
 class TableSpec(NamedTuple):
     """What a table shows."""
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...] | Mapping[str, tuple[Column, ...]]
+    """The columns, or {heading: columns} where one table per block would be too wide; titles differ in all of them."""
     study: Mapping[str, Mapping[str, str]] = {}
     """The study's own figures as text: {label: {column title: figure}}; a label that occurs in several blocks can be
     given as "block | label"."""
@@ -54,29 +67,77 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
 def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
     """Renders rows as GitHub markdown that also reads as plain text: one table per block, one line per label.
 
-    A cell is "mean ± sd" over seeds, the value alone for one seed, "–" where nothing was measured, and says "(n=…)"
-    where some seeds have no value.  Diverged runs and flags are counted in a last column.  Notes below the table say
-    when its rows come from more than one commit of the code, and which were copied from another experiment.
+    A cell is "mean ± half width of the 95% t interval" over seeds, the value alone for one seed, "–" where nothing was
+    measured, and says "(n=…)" where some seeds have no value.  Differences to a reference carry the p of the exact
+    sign-flip test (up to 20 seeds); the reference's own line has none.  Diverged runs and flags are counted in a last
+    column.  Notes below the table say what its signs mean, when its rows come from more than one commit of the code,
+    and which were copied from another experiment.
 
     Raises:
       ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
     """
-    for i, column in enumerate(spec.columns):
-        if column.paired_with is not None:
-            rows = with_reference(rows, column.metric, column.paired_with, _paired_name(i))
+    groups: dict[str, list[_Shown]] = {}
+    for heading, columns in _groups(spec).items():
+        for column in columns:
+            path = column.metric
+            if column.paired_with is not None:
+                name = f"{column.title} of {heading}".replace(".", " ")  # dots part paths
+                rows = with_reference(rows, path, column.paired_with, name, ratio=column.ratio)
+                path = f"metrics.{name}"
+            groups.setdefault(heading, []).append(_Shown(column, path))
     parts = [f"# {spec.title}"] if spec.title else []
     for block, labels in grouped(rows).items():
         for label, label_rows in labels.items():
             _check_variant(block, label, label_rows)
         parts += [f"## {block}"] if block else []
-        parts.append(_aligned(_block_cells(block, labels, spec)))
-    notes = (*spec.notes, *_commits_note(rows), *_copies_note(rows))
+        for i, (heading, columns) in enumerate(groups.items()):
+            parts += [f"{'###' if block else '##'} {heading}"] if heading else []
+            parts.append(_aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
+    notes = (*_signs_notes("\n".join(parts), spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
 
 
-def _paired_name(i: int) -> str:
-    return f"column {i} minus its reference"
+def with_study(rows: Sequence[Row], spec: TableSpec) -> list[Row]:
+    """Adds the study's figures to rows, as numbers that a figure can mark.
+
+    row["study"] is {name in row["metrics"]: number}; {title: number} for a column that is paired with a reference.  A
+    figure of the study that is not one number (a range, a list, a word) is left out.
+    """
+    columns = [column for group in _groups(spec).values() for column in group]
+
+    def numbers(row: Row) -> dict[str, float]:
+        texts = _study_of(spec, row.get("block") or "", [row["label"]])[row["label"]]
+        found = ((c, ONE_FIGURE.fullmatch(texts[c.title])) for c in columns if c.title in texts)
+        return {
+            c.metric.removeprefix("metrics.") if c.paired_with is None else c.title: float(match[1]) / c.scale
+            for c, match in found
+            if match
+        }
+
+    return [{**row, "study": numbers(row)} for row in rows]
+
+
+class _Shown(NamedTuple):
+    """A column and the path of its numbers, which for a paired one are made for this table."""
+
+    column: Column
+    path: str
+
+
+def _groups(spec: TableSpec) -> Mapping[str, tuple[Column, ...]]:
+    return spec.columns if isinstance(spec.columns, Mapping) else {"": spec.columns}
+
+
+def _study_of(spec: TableSpec, block: str, labels: Iterable[str]) -> dict[str, Mapping[str, str]]:
+    return {label: spec.study.get(f"{block} | {label}", spec.study.get(label, {})) for label in labels}
+
+
+def _signs_notes(text: str, spec: TableSpec) -> list[str]:
+    """What ±, p and ratios are, each where the tables have it."""
+    ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
+    said = {INTERVAL_NOTE: " ± " in text, P_NOTE: ", p=" in text or ", p<" in text, RATIO_NOTE: ratios}
+    return [note for note, needed in said.items() if needed]
 
 
 def _check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
@@ -89,34 +150,60 @@ def _check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
         raise ResultsError(f"{where} has {count} rows for seed {seed}; leave out the duplicates")
 
 
-def _block_cells(block: str, labels: Mapping[str, Sequence[Row]], spec: TableSpec) -> list[list[str]]:
-    """Header and lines of one block; the first two columns are text, the last one too if it is "flags"."""
-    study = {label: spec.study.get(f"{block} | {label}", spec.study.get(label, {})) for label in labels}
-    beside = {c.title for c in spec.columns if any(c.title in figures for figures in study.values())}
-    flags = {label: _flags(label_rows) for label, label_rows in labels.items()}
+def _block_cells(
+    labels: Mapping[str, Sequence[Row]], columns: Sequence[_Shown], study: Mapping[str, Mapping[str, str]], flags: bool
+) -> list[list[str]]:
+    """Header and lines of one table; the first two columns are text, the last one too if it is "flags"."""
+    beside = {c.title for c, _ in columns if any(c.title in figures for figures in study.values())}
+    counted = {label: _flags(label_rows) if flags else "" for label, label_rows in labels.items()}
     cells = [["label", "tier", "seeds"]]
-    for column in spec.columns:
+    for column, _ in columns:
         cells[0] += [column.title, "study"] if column.title in beside else [column.title]
     for label, label_rows in labels.items():
         line = [label, str(label_rows[0].get("tier") or MISSING), str(len(label_rows))]
-        for i, column in enumerate(spec.columns):
-            line.append(_cell(label_rows, column, i))
+        for column, path in columns:
+            line.append(REFERENCE if label == column.paired_with else _cell(label_rows, column, path))
             if column.title in beside:
                 line.append(study[label].get(column.title, MISSING))
         cells.append(line)
-    if any(flags.values()):
-        cells = [[*cells[0], "flags"]] + [[*line, flags[label]] for line, label in zip(cells[1:], labels, strict=True)]
+    if any(counted.values()):
+        cells = [[*cells[0], "flags"]] + [[*line, counted[k]] for line, k in zip(cells[1:], labels, strict=True)]
     return cells
 
 
-def _cell(rows: Sequence[Row], column: Column, i: int) -> str:
-    path = column.metric if column.paired_with is None else f"metrics.{_paired_name(i)}"
-    values = [number_at(row, path) for row in rows]
-    s = stats.summary(None if v is None else v * column.scale for v in values)
+def _cell(rows: Sequence[Row], column: Column, path: str) -> str:
+    numbers = [number_at(row, path) for row in rows]
+    values = [None if v is None else v * column.scale for v in numbers]
+    s = stats.summary(values)
     if s.n == 0:
         return MISSING
-    text = f"{s.mean:{column.format}}" + (f" ± {s.sd:{column.format.lstrip('+')}}" if s.n > 1 else "")
+    text = _estimate(s.mean, s.high - s.mean if s.n > 1 else None, column.format)
+    if column.paired_with is not None and not column.ratio and 1 < s.n <= stats.MAX_SIGN_FLIPS:
+        text += f", {_probability(stats.sign_flip_p(values))}"
     return text if s.n == len(rows) else f"{text} (n={s.n})"
+
+
+def _estimate(mean: float, half: float | None, format: str) -> str:
+    """Mean and half width in a column's format, with fewer decimals where the half width has over three digits."""
+    if fixed := FIXED_POINT.fullmatch(format):
+        sign, decimals = fixed[1], int(fixed[2])
+        if half:
+            decimals = min(decimals, 2 - _exponent(half))
+        elif abs(mean) >= 100:
+            decimals = min(decimals, 3 - _exponent(mean))
+        format = f"{sign}.{decimals}f" if decimals >= 0 and abs(mean) < 9999.5 else f"{sign}.1e"
+    return f"{mean:{format}}" + ("" if half is None else f" ± {half:{format.lstrip('+')}}")
+
+
+def _exponent(value: float) -> int:
+    """The power of ten of a number rounded to three digits; 0 for zero."""
+    return int(f"{value:.2e}".partition("e")[2])
+
+
+def _probability(p: float) -> str:
+    if p < 0.0005:
+        return "p<.001"
+    return "p=1" if p > 0.995 else "p=" + f"{p:.{2 if p >= 0.1 else 3}f}".lstrip("0")
 
 
 def _flags(rows: Sequence[Row]) -> str:

@@ -17,7 +17,7 @@ from jcredit.files import write_json, write_text
 from jcredit.parts import known
 from jcredit.report import plots
 from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
-from jcredit.report.tables import Column, TableSpec, render_table
+from jcredit.report.tables import Column, TableSpec, render_table, with_study
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import own_estimator
 from jcredit.sweeps import hosts, plan
@@ -71,8 +71,8 @@ class Experiment(NamedTuple):
 # --- usual columns and figures ----------------------------------------------------------------------------------------
 
 
-def credit_columns(*, accuracy: bool = True) -> tuple[Column, ...]:
-    """The columns every table has: accuracy and its depth utility, Gamma, rho, nudge, RMS(h_L)."""
+def credit_columns(*, accuracy: bool = True, nudge: bool = True) -> tuple[Column, ...]:
+    """The usual columns: accuracy and its depth utility, Gamma, rho, nudge, RMS(h_L)."""
     learned = (
         Column("accuracy", "metrics.test_accuracy"),
         Column("depth utility", "metrics.test_accuracy", format="+.3f", paired_with="frozen"),
@@ -81,7 +81,7 @@ def credit_columns(*, accuracy: bool = True) -> tuple[Column, ...]:
         *(learned if accuracy else ()),
         Column("Gamma", "metrics.gamma"),
         Column("rho", "metrics.rho"),
-        Column("nudge", "metrics.nudge", format="+.1e"),
+        *((Column("nudge", "metrics.nudge", format="+.1e"),) if nudge else ()),
         Column("RMS(h_L)", "metrics.h_rms_last", format=".2f"),
     )
 
@@ -91,6 +91,19 @@ def gain_columns(reference: str = "dfa", titles: tuple[str, str] = ("S1", "S2"))
     return tuple(
         Column(title, f"metrics.{name}", format="+.3f", paired_with=reference)
         for title, name in zip(titles, ("gamma", "rho"), strict=True)
+    )
+
+
+def ratio_columns(references: Mapping[str, str]) -> tuple[Column, ...]:
+    """Gamma, then rho, divided by reference lines' at the same seed.
+
+    Args:
+      references: {short name for the title: label}.
+    """
+    return tuple(
+        Column(f"{title} / {short}", f"metrics.{name}", format=".2f", paired_with=label, ratio=True)
+        for title, name in (("Gamma", "gamma"), ("rho", "rho"))
+        for short, label in references.items()
     )
 
 
@@ -105,10 +118,16 @@ def gains_figure(title: str, curve: str = "test_accuracy"):
 
     def figure(rows: Sequence[Row], path: Path) -> None:
         for name, metric in gains.items():
-            rows = with_reference(rows, metric, "dfa", name)
+            rows = [_marked(row, name[:2], name) for row in with_reference(rows, metric, "dfa", name)]
         plots.overview(rows, path, title, ("test_accuracy", *gains), curve)
 
     return figure
+
+
+def _marked(row: Row, title: str, name: str) -> Row:
+    """The row with the study's figure of a paired column under the name of a metric."""
+    study = row.get("study") or {}
+    return {**row, "study": {**study, name: study.get(title)}}
 
 
 # --- the grid that is asked for ---------------------------------------------------------------------------------------
@@ -190,7 +209,7 @@ def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -
         spec = spec._replace(notes=(*spec.notes, CLAIMS_NOTE))
     table = render_table(rows, spec)
     write_text(directory / "table.md", table)
-    experiment.figure(rows, directory / "figure.png")
+    experiment.figure(with_study(rows, experiment.table), directory / "figure.png")
     return table
 
 
@@ -230,7 +249,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     )  # fmt: skip
     if not hosts.is_lead():
         return ""
-    write_json(folder.directory / "config.json", _described(experiment, args, overrides, grid))
+    write_json(folder.directory / "config.json", describe_sweep(experiment, args, overrides, grid))
     new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
     table = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
     again = "" if new else "; every run was there already, --results-dir DIR starts afresh"
@@ -271,7 +290,7 @@ def _device(args: argparse.Namespace) -> plan.Device:
     )
 
 
-def _described(
+def describe_sweep(
     experiment: Experiment, args: argparse.Namespace, overrides: Mapping[str, Any], grid: Sequence[Variant]
 ) -> dict[str, Any]:
     """What a directory holds, for readers and for ``python -m jcredit report``."""

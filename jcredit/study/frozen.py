@@ -75,7 +75,12 @@ def change_figure(title: str, panels: Mapping[str, str]) -> Callable[[Sequence[R
 
     def figure(rows: Sequence[Row], path: Path) -> None:
         renamed = [
-            {**row, "metrics": {name: row["metrics"].get(metric) for name, metric in panels.items()}} for row in rows
+            {
+                **row,
+                "metrics": {name: row["metrics"].get(metric) for name, metric in panels.items()},
+                "study": {name: row.get("study", {}).get(metric) for name, metric in panels.items()},
+            }
+            for row in rows
         ]
         plots.bars(renamed, tuple(panels), path, title)
 

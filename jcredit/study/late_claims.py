@@ -1,0 +1,157 @@
+"""The claims of phases 4 to 6: frozen networks, online learning, the vector field, what credit is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jcredit.study.predicates import above, best, mean_of, monotone, near, negative, not_below, paired, same
+from jcredit.study.settings import ORACLE
+from jcredit.study.statements import ACC, TOL, Claim, Reading, each, gamma_rho, metrics, one, over
+
+SHUFFLED = ("shuffled", "shuffled, alone")
+"""Controls that are there to fail."""
+
+# --- phases 4 and 5: frozen networks, online, the vector field --------------------------------------------------------
+
+NET = "L = 4, D = 256 | "
+
+
+def phase4() -> Iterator[Claim]:
+    """FZ1, ON1-ON3, VP1."""
+    order = [NET + x for x in ("state_bridge eT", "scalar_bridge eT", "scalar_bridge deltaL", "dfa")]
+    yield Claim(
+        "FZ1", "4A", "frozen net: SB > CB eT > CB deltaL >> DFA",
+        "Gamma .287 .115 .070 .006, rho .246 .125 .062 .005", "frozen_recovery",
+        one((over(a, b, by, m) for m in ("gamma", "rho") for a, b, by in zip(order, order[1:], (0.06, 0.02, 0.03),
+                                                                          strict=False)),
+            each(order), each((NET + "broadcast",))),
+    )  # fmt: skip
+    tgw1, tgw4 = "cb_eT wr=0.2 tgw=1", "cb_eT wr=0.2 tgw=4"
+    gains = (paired(x, "dfa", m) for x in (tgw1, tgw4) for m in ("gamma", "rho"))
+    controls = (mean_of("broadcast"), *each(("frozen", "broadcast", ORACLE), ACC))
+    yield Claim(
+        "ON1", "4B", "online: two settings with S1, S2 > 0 (Gamma, rho above DFA's)",
+        "CB eT, w_r .2: S1 +.079, S2 +.014 (tgw 1), +.087, +.007 (tgw 4)", "online_scan",
+        one((over(x, "dfa", metric=m) for x in (tgw1, tgw4) for m in ("gamma", "rho")), gains, controls),
+    )  # fmt: skip
+    yield Claim(
+        "ON2", "4B", "tgw 1: S1 holds, S2 marginal", "S1 +.079 +.059 +.135, S2 +.014 -.004 +.003", "online_scan",
+        one((near(paired(tgw1, "dfa"), (0.059, 0.135), TOL), near(paired(tgw1, "dfa", "rho"), (-0.004, 0.014), 0.02)),
+            (paired(tgw1, "dfa"), paired(tgw1, "dfa", "rho")), controls),
+    )  # fmt: skip
+    yield Claim(
+        "ON3", "4B", "CB deltaL near chance, SB fails online", "SB Gamma .025, rho -.013; CB deltaL near .1",
+        "online_scan",
+        {
+            f"warm-up {r}": Reading(
+                (*gamma_rho(f"sb wr={r}", 0.025, -0.013),
+                 *(near(mean_of(f"cb_deltaL wr={r} tgw={w}", ACC), 0.1, TOL) for w in (1, 4)),
+                 *(near(mean_of(f"cb_deltaL wr={r} tgw={w}"), 0.0, TOL) for w in (1, 4))),
+                (*metrics(f"sb wr={r}", "gamma", "rho", ACC), *metrics(f"cb_deltaL wr={r} tgw=1", ACC, "gamma")),
+                controls)
+            for r in ("0", "0.2")
+        },
+    )  # fmt: skip
+    fields = {depth: f"L = {depth} | vector M=4" for depth in (4, 8)}
+    yield Claim(
+        "VP1", "4C", "ladder, alpha = 1, L = 4 and 8: vector field far above CB",
+        "Gamma / rho: M = 4 .91 / .96, .96 / .95; CB .34 / .33, .26 / .29; M = 8 (L = 4) .84 / .92", "vector_pilot",
+        one((*gamma_rho(fields[4], (0.847, 0.91), (0.951, 0.96)), *gamma_rho(fields[8], 0.96, 0.95),
+             *(over(fields[d], f"L = {d} | scalar_bridge", by, m) for d in (4, 8)
+               for m, by in (("gamma", 0.3), ("rho", 0.3))),
+             over("L = 4 | vector M=8", "L = 4 | scalar_bridge", 0.25)),
+            (*each(n for d in (4, 8) for n in (fields[d], f"L = {d} | scalar_bridge")), *each(fields.values(), "rho")),
+            each(f"L = {d} | broadcast" for d in (4, 8))),
+    )  # fmt: skip
+
+
+def phase5() -> Iterator[Claim]:
+    """VA1, FV1, OV1."""
+    m4, shuffled, alone = "L = 4 | vector M=4", "L = 4 | shuffled", "L = 4 | shuffled, alone"
+    plain, single, cb = "L = 4 | no terminal", "L = 4 | one-sided", "L = 4 | scalar_bridge"
+    yield Claim(
+        "VA1", "5A", "shuffled collapses, no terminal loss needed, one-sided as good as central (L = 4)",
+        "Gamma / rho: M = 4 .847 / .951, shuffled .051 / .068, no tw .955 / .971, one-sided .832 / .943"
+        "; CB .224 / .210",
+        "vector_audit",
+        one((near(mean_of(shuffled), 0.051, TOL), near(mean_of(shuffled, "rho"), 0.068, TOL),
+             *gamma_rho(alone, 0.0, 0.0),
+             *(not_below(mean_of(plain, m), mean_of(m4, m), TOL) for m in ("gamma", "rho")),
+             *(same(mean_of(single, m), mean_of(m4, m), TOL) for m in ("gamma", "rho")),
+             over(m4, cb, 0.49), over(m4, cb, 0.55, "rho")),
+            each((m4, shuffled, alone, plain, single, cb)), each(("L = 4 | broadcast",))),
+        may_fail=SHUFFLED,
+    )  # fmt: skip
+    field, sb, scalar = NET + "vector_field M=4", NET + "state_bridge eT", NET + "scalar_bridge eT"
+    more = [NET + f"vector_field M={m}" for m in (8, 16)]
+    yield Claim(
+        "FV1", "5B", "frozen net: vector field best, M = 4 enough",
+        "Gamma / rho: .364 / .426; SB .287 / .264, CB .115 / .120", "frozen_recovery",
+        one((*(best(mean_of(field, m), each((sb, scalar), m)) for m in ("gamma", "rho")),
+             *(not_below(mean_of(field), mean_of(x), TOL) for x in more)),
+            each((field, *more, sb, scalar)), each((NET + "broadcast",))),
+    )  # fmt: skip
+    vec = "vec wr=0.2 tw=1"
+    yield Claim(
+        "OV1", "5C", "vector field fails online", "accuracy .243 (DFA .312), Gamma / rho .001 / .000 (.101 / -.005)",
+        "online_vector",
+        one((over("dfa", vec, 0.035, ACC), *gamma_rho(vec, 0.0, 0.0)),
+            (*metrics(vec, ACC, "gamma", "rho"), mean_of("dfa", ACC)),
+            (*each(("frozen", "broadcast", "mended vec"), ACC), mean_of("mended vec"))),
+    )  # fmt: skip
+
+
+# --- phase 6: what credit is worth ------------------------------------------------------------------------------------
+
+FIELD, CB6 = "vector_field M=4", "scalar_bridge eT"
+ON_ALL = ("dfa", CB6, FIELD, "bp")
+
+
+def phase6() -> Iterator[Claim]:
+    """SX1, US1, LS1-LS3; negative changes of the loss are good."""
+    held = "dl_held_inner_product_eta1e-02_k5"
+    yield Claim(
+        "SX1", "6A", "held-out loss, 5 steps: better credit, worse; the oracle too",
+        "DFA -.0001, CB +.042, field +.057, oracle +.011", "snapshot_exploit",
+        one((over(CB6, "dfa", 0.02, held), over(FIELD, CB6, metric=held), over(CB6, "bp", metric=held),
+             *(above(mean_of(x, held), 0.0) for x in (CB6, FIELD, "bp"))),
+            each(ON_ALL, held), each(("broadcast",), held)),
+    )  # fmt: skip
+    shift, cosine = "dl_held_target_shift1e-01_eta1e-02_k5", "dl_held_cosine_eta1e-02_k5"
+    yield Claim(
+        "US1", "6C", "target shift shrinks that, cosine near zero, only DFA below 0",
+        "field +.057 to +.002 (shift .1), cosine about 0, DFA -.0001", "update_swap",
+        one((above(mean_of(FIELD, held), mean_of(FIELD, shift), 0.025), near(mean_of(FIELD, shift), 0.002, 0.01),
+             *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, FIELD, "bp")),
+             negative(mean_of("dfa", held))),
+            (mean_of(FIELD, held), mean_of(FIELD, shift), *each((FIELD, "bp"), cosine), mean_of("dfa", held)),
+            (mean_of("broadcast", held), mean_of("bp", held), mean_of("bp", shift))),
+    )  # fmt: skip
+    last = "epoch 100 | "
+    lines = [last + x for x in ON_ALL]
+    same_, held_, raw = "dl_same_rms_all", "dl_held_rms_all", "dl_same_raw_all"
+    quick = {"epoch 100": "epoch 3"}
+    control = each((last + "broadcast",), same_) + each((last + "broadcast",), held_)
+    yield Claim(
+        "LS1", "6.5A", "same-batch decrease monotone in credit (RMS credit, all blocks)",
+        "DFA -.003, CB -.025, field -.135, oracle -.406", "exploit_linesearch",
+        one((monotone(each(lines, same_), rising=False),), each(lines, same_), control), quick,
+    )  # fmt: skip
+    yield Claim(
+        "LS2", "6.5A", "held-out loss rises for all (case D)", "DFA +.004, CB +.027, field +.045, oracle +.094",
+        "exploit_linesearch",
+        one((above(x, 0.0) for x in each(lines, held_)), each(lines, held_), control), quick,
+    )  # fmt: skip
+    yield Claim(
+        "LS3", "6.5A", "raw credit gives tiny steps", "same batch: field -.005 raw, -.135 RMS", "exploit_linesearch",
+        one((above(mean_of(last + FIELD, raw), mean_of(last + FIELD, same_), 0.065),
+             near(mean_of(last + FIELD, raw), -0.005, 0.01)),
+            (mean_of(last + FIELD, raw), mean_of(last + FIELD, same_), mean_of(last + "bp", raw)),
+            each((last + "broadcast",), raw)), quick,
+    )  # fmt: skip
+
+
+def late() -> Iterator[Claim]:
+    """All of them, in order."""
+    for phase in (phase4, phase5, phase6):
+        yield from phase()

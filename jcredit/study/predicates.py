@@ -1,0 +1,299 @@
+"""Small pure predicates on rows, of which the ledger's verdicts are made.
+
+A ``Number`` is a quantity with a value at every seed; a ``Check`` judges numbers.  Its answer is *yes*, *no*,
+*opposite* (an order that is significantly the other way round) or *unknown* (no rows, no interval, or too few seeds).
+Each carries the sentence that a reader can judge it by.  Lines are named "block | label", or "label" where there are no
+blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from jcredit.report import stats
+from jcredit.report.schema import Row, number_at
+
+Rows = Mapping[tuple[str, str], Sequence[Row]]
+"""Rows of one experiment and preset by (block, label)."""
+
+Answer = Literal["yes", "no", "opposite", "unknown"]
+SEEDS_NEEDED = 6
+"""Paired seeds below which no exact sign-flip test can reach p = .05."""
+LEVEL = 0.05
+WIDE = "interval too wide"
+UNMEASURED = "not measured in these rows"
+_WORST: tuple[Answer, ...] = ("opposite", "no", "unknown", "yes")
+NAMES = {
+    "gamma": "Gamma", "gamma_clamped": "clamped Gamma", "rho": "rho", "test_accuracy": "accuracy",
+    "test_state_error": "state error",
+    "dl_held_inner_product_eta1e-02_k5": "held-out loss change in 5 steps",
+    "dl_held_target_shift1e-01_eta1e-02_k5": "held-out loss change in 5 steps of target shift .1",
+    "dl_held_cosine_eta1e-02_k5": "held-out loss change in 5 steps of the cosine rule",
+    "dl_same_rms_all": "same-batch loss change, RMS credit", "dl_held_rms_all": "held-out loss change, RMS credit",
+    "dl_same_raw_all": "same-batch loss change, raw credit",
+}  # fmt: skip
+
+
+class Number(NamedTuple):
+    """A quantity with a value at each seed.
+
+    Attributes:
+      text: what it is.
+      lines: the lines it needs.
+      at: rows -> {seed: value}; a seed without a finite value is absent.
+    """
+
+    text: str
+    lines: tuple[str, ...]
+    at: Callable[[Rows], dict[int, float]]
+
+
+class Outcome(NamedTuple):
+    """What a check found.
+
+    Attributes:
+      answer: see ``Answer``.
+      why: the figures it rests on, or what is missing.
+      n: seeds it rests on.
+      lack: what an unknown answer lacks, without figures.
+      absent: lines that have no rows.
+    """
+
+    answer: Answer
+    why: str
+    n: int
+    lack: str = ""
+    absent: tuple[str, ...] = ()
+
+
+class Check(NamedTuple):
+    """A predicate.
+
+    Attributes:
+      text: what it asks.
+      lines: the lines it needs.
+      judge: rows -> outcome.
+    """
+
+    text: str
+    lines: tuple[str, ...]
+    judge: Callable[[Rows], Outcome]
+
+
+def key_of(line: str) -> tuple[str, str]:
+    """(block, label) of a line's name."""
+    block, _, label = line.rpartition(" | ")
+    return block, label
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def mean_of(line: str, metric: str = "gamma") -> Number:
+    """A metric of a line; the mean over seeds is what is judged."""
+    path = metric if "." in metric else f"metrics.{metric}"
+
+    def at(rows: Rows) -> dict[int, float]:
+        values = {row["seed"]: number_at(row, path) for row in rows.get(key_of(line), ())}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    return Number(f"{NAMES.get(metric, metric)} of {_short(line)}", (line,), at)
+
+
+def paired(a: str, b: str, metric: str = "gamma") -> Number:
+    """A metric of line a minus that of line b at the same seed."""
+    d = difference(mean_of(a, metric), mean_of(b, metric))
+    return d._replace(text=f"{NAMES.get(metric, metric)} of {_short(a)} - {_short(b)}")
+
+
+def difference(x: Number, y: Number | float) -> Number:
+    """One number minus another at equal seeds, or minus a constant."""
+    if isinstance(y, float | int):
+        return Number(f"{x.text} - {y:g}", x.lines, lambda rows: {s: v - y for s, v in x.at(rows).items()})
+    return Number(f"{x.text} - {y.text}", _all(x, y), _seedwise(x, y, lambda a, b: a - b))
+
+
+def ratio(a: str, b: str, metric: str = "gamma") -> Number:
+    """A metric of line a divided by that of line b at the same seed."""
+    x, y = mean_of(a, metric), mean_of(b, metric)
+    text = f"{NAMES.get(metric, metric)} of {_short(a)} / {_short(b)}"
+    return Number(text, _all(x, y), _seedwise(x, y, lambda u, v: u / v if v else float("nan")))
+
+
+def _seedwise(x: Number, y: Number, of: Callable[[float, float], float]) -> Callable[[Rows], dict[int, float]]:
+    def at(rows: Rows) -> dict[int, float]:
+        left, right = x.at(rows), y.at(rows)
+        return {seed: of(left[seed], right[seed]) for seed in left if seed in right}
+
+    return at
+
+
+def _all(*numbers: Number) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(line for number in numbers for line in number.lines))
+
+
+def _short(line: str) -> str:
+    """A line's name without a heading that is a sentence."""
+    block, label = key_of(line)
+    return f"{label} ({block})" if block and len(block) <= 20 else label
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def near(x: Number, figure: float | tuple[float, float], tolerance: float) -> Check:
+    """Whether the 95% interval of the mean meets the study's figure, or range, widened by a tolerance.
+
+    An interval wider than that band, and more than touching it, is *unknown*: what is vague agrees with everything.
+    """
+    low, high = figure if isinstance(figure, tuple) else (figure, figure)
+    shown = f"{_num(low)}" if low == high else f"{_num(low)} to {_num(high)}"
+    low, high = low - tolerance, high + tolerance
+
+    def judge(rows: Rows) -> Outcome:
+        s = stats.summary(x.at(rows).values())
+        if s.n < 2:
+            return _missing(x.lines, rows, s.n, 2)
+        if s.high < low or s.low > high:
+            return Outcome("no", f"{_interval(s)} is outside [{_num(low)}, {_num(high)}]", s.n)
+        if s.high - s.low > high - low:
+            return Outcome("unknown", f"{_interval(s)} is too wide for [{_num(low)}, {_num(high)}]", s.n, WIDE)
+        return Outcome("yes", f"{_interval(s)} meets [{_num(low)}, {_num(high)}]", s.n)
+
+    return Check(f"{x.text} is near {shown}, tolerance {_num(tolerance)}", x.lines, judge)
+
+
+def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
+    """Whether x exceeds y at equal seeds: exact sign-flip test, six seeds at least, p <= .05.
+
+    ``by`` is the smallest difference that the claim can mean: a significant but smaller one is *no*, and so is, at any
+    number of seeds, a 95% interval that lies below it.  Where ``by`` is 0 that still takes six seeds.
+    """
+    d = difference(x, y)
+    other = f"{y:g}" if isinstance(y, float | int) else y.text
+
+    def judge(rows: Rows) -> Outcome:
+        values = list(d.at(rows).values())
+        s = stats.summary(values)
+        if by > 0 and 2 <= s.n < SEEDS_NEEDED and s.high < by:
+            return Outcome("no", f"difference {_interval(s, sign=True)} is below {_num(by)}", s.n)
+        if s.n < SEEDS_NEEDED:
+            return _missing(d.lines, rows, s.n, SEEDS_NEEDED, f"difference {_interval(s, sign=True)}" if s.n else "")
+        p = stats.sign_flip_p(values[: stats.MAX_SIGN_FLIPS])
+        why = f"difference {_interval(s, sign=True)}, p = {p:.3f}"
+        if p > LEVEL:
+            return Outcome("no", why, s.n) if s.high < by else Outcome("unknown", why, s.n, f"p > {LEVEL:g}")
+        if s.mean < 0:
+            return Outcome("opposite", f"{why}: the other way round", s.n)
+        if s.mean < by:
+            return Outcome("no", f"{why}, less than {_num(by)}", s.n)
+        return Outcome("yes", why, s.n)
+
+    return Check(f"{x.text} > {other}" + (f" by {_num(by)} or more" if by else ""), d.lines, judge)
+
+
+def negative(x: Number) -> Check:
+    """Whether x is below zero, tested as in ``above``."""
+    minus = Number(f"-({x.text})", x.lines, lambda rows: {seed: -value for seed, value in x.at(rows).items()})
+    return above(minus, 0.0)._replace(text=f"{x.text} < 0")
+
+
+def best(x: Number, others: Sequence[Number]) -> Check:
+    """Whether x is above all others; *opposite* if one of them is above x."""
+    checks = [above(x, other) for other in others]
+
+    def judge(rows: Rows) -> Outcome:
+        found = [check.judge(rows) for check in checks]
+        worst = min(found, key=lambda outcome: _WORST.index(outcome.answer))
+        why = "; ".join(f"to {y.text}: {o.why}" for y, o in zip(others, found, strict=True))
+        absent = tuple(dict.fromkeys(line for outcome in found for line in outcome.absent))
+        return Outcome(worst.answer, why, min(o.n for o in found), worst.lack, absent)
+
+    return Check(f"{x.text} > {', '.join(y.text for y in others)}", _all(x, *others), judge)
+
+
+def same(x: Number, y: Number, tolerance: float) -> Check:
+    """Whether the interval of the paired difference meets zero, within a tolerance."""
+    check = near(difference(x, y), 0.0, tolerance)
+    return check._replace(text=f"{x.text} = {y.text}, tolerance {_num(tolerance)}")
+
+
+def not_below(x: Number, y: Number, margin: float) -> Check:
+    """Whether x is no more than a margin below y: the interval of the paired difference decides."""
+    d = difference(x, y)
+
+    def judge(rows: Rows) -> Outcome:
+        s = stats.summary(d.at(rows).values())
+        if s.n < 2:
+            return _missing(d.lines, rows, s.n, 2)
+        why = f"difference {_interval(s, sign=True)}"
+        if s.low > -margin or s.high < -margin:
+            return Outcome("yes" if s.low > -margin else "no", why, s.n)
+        return Outcome("unknown", f"{why} contains {_num(-margin)}", s.n, WIDE)
+
+    return Check(f"{x.text} is at most {_num(margin)} below {y.text}", d.lines, judge)
+
+
+def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
+    """Whether numbers rise, or fall, along a list: their ends as in ``above``, and no step significantly against it."""
+    lines = _all(*numbers)
+    up = [above(b, a) for a, b in pairwise(numbers)] if rising else [above(a, b) for a, b in pairwise(numbers)]
+    ends = above(numbers[-1], numbers[0]) if rising else above(numbers[0], numbers[-1])
+
+    def judge(rows: Rows) -> Outcome:
+        outcome = ends.judge(rows)
+        absent = [line for line in lines if not rows.get(key_of(line))]
+        if absent:
+            return _missing(lines, rows, 0, SEEDS_NEEDED)
+        means = " ".join(_num(stats.mean(x.at(rows).values())) for x in numbers)
+        why = f"means {means}; ends: {outcome.why}"
+        if outcome.answer == "yes" and any(step.judge(rows).answer == "opposite" for step in up):
+            return Outcome("no", f"{why}; one step goes the other way", outcome.n)
+        return outcome._replace(why=why)
+
+    text = " < ".join(x.text for x in (numbers if rising else numbers[::-1]))
+    return Check(f"in this order, no step against it: {text}", lines, judge)
+
+
+def _missing(lines: Sequence[str], rows: Rows, n: int, needed: int, why: str = "") -> Outcome:
+    """Unknown, and what would have to be there."""
+    absent = tuple(_short(line) for line in lines if not rows.get(key_of(line)))
+    if absent:
+        return Outcome("unknown", f"no rows: {', '.join(absent)}", 0, absent=absent)
+    if not n:
+        return Outcome("unknown", UNMEASURED, 0, UNMEASURED)
+    lack = f"n = {n}; needs {needed}"
+    return Outcome("unknown", f"{lack}{f' ({why})' if why else ''}", n, lack)
+
+
+# --- figures as text --------------------------------------------------------------------------------------------------
+
+
+def _num(value: float, sign: bool = False) -> str:
+    """A figure with three decimals, four below .01, and two significant digits where those would show little."""
+    plus, size = "+" if sign else "", abs(value)
+    if 0 < size < 5e-4:
+        return f"{value:{plus}.1e}"
+    text = f"{value:{plus}.{4 if size < 0.01 else 3 if size < 10 else 1}f}"
+    return text if sign else text.rstrip("0").rstrip(".")
+
+
+def _interval(s: stats.Summary, sign: bool = False) -> str:
+    if s.n < 2:
+        return _num(s.mean, sign)
+    return f"{_num(s.mean, sign)} [{_num(s.low, sign)}, {_num(s.high, sign)}]"
+
+
+def figures(numbers: Sequence[Number], rows: Rows) -> str:
+    """Means and 95% intervals of numbers, those of one metric together, and their n."""
+    summaries = [stats.summary(x.at(rows).values()) for x in numbers]
+    seeds = sorted({s.n for s in summaries})
+    groups: dict[str, list[str]] = {}
+    for x, s in zip(numbers, summaries, strict=True):
+        metric, of, line = x.text.partition(" of ")
+        several = f" (n = {s.n})" if len(seeds) > 1 else ""
+        groups.setdefault(metric if of else "", []).append(f"{line or x.text} {_interval(s)}{several}")
+    text = "; ".join(f"{metric}: {', '.join(parts)}" for metric, parts in groups.items())
+    return f"{text}; n = {seeds[0]}" if len(seeds) == 1 else text

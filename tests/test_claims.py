@@ -1,0 +1,429 @@
+"""The ledger: every predicate on made-up rows, every claim on the study's own figures, and the committed rows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from jcredit.__main__ import load_experiments
+from jcredit.study import claims as ledger
+from jcredit.study.early_claims import CODES as BOUNDARY
+from jcredit.study.early_claims import LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
+from jcredit.study.late_claims import NET
+from jcredit.study.predicates import (
+    above,
+    best,
+    figures,
+    key_of,
+    mean_of,
+    monotone,
+    near,
+    negative,
+    not_below,
+    paired,
+    ratio,
+    same,
+)
+
+ROOT = Path(__file__).parent.parent
+SIX = (42, 123, 456, 7, 8, 9)
+BY_ID = {claim.id: claim for claim in ledger.CLAIMS}
+NOISE = (-2, 1, 3, -3, 2, -1)
+
+
+def made_up(table, seeds=SIX, noise=1e-4, flags=(), status="ok"):
+    """Rows of {line: {metric: mean}}, nearly the same at every seed; lists are values at each seed."""
+    rows = {}
+    for line, metrics in table.items():
+        block, label = key_of(line)
+        rows[block, label] = [
+            {
+                "block": block, "label": label, "seed": seed, "config_hash": line, "status": status,
+                "flags": list(flags),
+                "metrics": {m: v[i] if isinstance(v, list) else v + noise * NOISE[i] for m, v in metrics.items()},
+            }
+            for i, seed in enumerate(seeds)
+        ]  # fmt: skip
+    return rows
+
+
+def gammas(**values):
+    return made_up({label: {"gamma": value} for label, value in values.items()})
+
+
+X, Y, Z = mean_of("x"), mean_of("y"), mean_of("z")
+WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "answer"),
+    [
+        (near(X, 0.5, 0.05), {"x": 0.54}, "yes"),
+        (near(X, 0.5, 0.05), {"x": 0.56}, "no"),
+        (near(X, 0.5, 0.05), {"x": WIDE}, "unknown"),
+        (near(X, (0.2, 0.5), 0.05), {"x": 0.3}, "yes"),
+        (near(X, (0.2, 0.5), 0.0), {"x": 0.1}, "no"),
+        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.5, "y": 0.1}, "yes"),
+        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.1, "y": 0.1}, "no"),
+        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.1, "y": 0}, "unknown"),  # about zero, of either sign
+        (near(paired("x", "y"), 0.1, 0.01), {"x": 0.5, "y": 0.4}, "yes"),
+        (above(X, Y), {"x": 0.50, "y": 0.49}, "yes"),
+        (above(X, Y), {"x": 0.49, "y": 0.50}, "opposite"),
+        (above(X, Y), {"x": WIDE, "y": 0.5}, "unknown"),
+        (above(X, Y, by=0.1), {"x": 0.55, "y": 0.5}, "no"),
+        (above(X, Y, by=0.1), {"x": 0.65, "y": 0.5}, "yes"),
+        (above(X, Y, by=0.1), {"x": 0.45, "y": 0.5}, "opposite"),
+        (above(X, Y, by=0.1), {"x": [0.52, 0.47, 0.51, 0.48, 0.53, 0.49], "y": 0.5}, "no"),  # p > .05, surely < .1
+        (above(X, 0.3), {"x": 0.4}, "yes"),
+        (above(X, 0.0), {"x": -0.4}, "opposite"),
+        (negative(X), {"x": -0.4}, "yes"),
+        (negative(X), {"x": 0.4}, "opposite"),
+        (best(X, [Y, Z]), {"x": 0.5, "y": 0.4, "z": 0.3}, "yes"),
+        (best(X, [Y, Z]), {"x": 0.5, "y": 0.6, "z": 0.3}, "opposite"),
+        (best(X, [Y, Z]), {"x": 0.5, "y": 0.4, "z": WIDE}, "unknown"),
+        (same(X, Y, 0.05), {"x": 0.5, "y": 0.53}, "yes"),
+        (same(X, Y, 0.05), {"x": 0.5, "y": 0.6}, "no"),
+        (same(X, Y, 0.05), {"x": WIDE, "y": 0.5}, "unknown"),
+        (not_below(X, Y, 0.05), {"x": 0.9, "y": 0.5}, "yes"),
+        (not_below(X, Y, 0.05), {"x": 0.47, "y": 0.5}, "yes"),
+        (not_below(X, Y, 0.05), {"x": 0.4, "y": 0.5}, "no"),
+        (not_below(X, Y, 0.05), {"x": WIDE, "y": 0.5}, "unknown"),
+        (monotone([X, Y, Z]), {"x": 0.1, "y": 0.2, "z": 0.3}, "yes"),
+        (monotone([X, Y, Z], rising=False), {"x": 0.1, "y": 0.2, "z": 0.3}, "opposite"),
+        (monotone([X, Y, Z]), {"x": 0.1, "y": 0.05, "z": 0.3}, "no"),
+        (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.3}, "yes"),  # its middle is open, not against it
+        (monotone([X, Y, Z]), {"x": WIDE, "y": 0.2, "z": 0.5}, "unknown"),
+    ],
+    ids=lambda value: value.text if hasattr(value, "text") else None,
+)
+def test_predicates(check, values, answer):
+    assert check.judge(gammas(**values)).answer == answer
+    nothing = check.judge({})
+    assert (nothing.answer, nothing.n, set(nothing.absent)) == ("unknown", 0, set(check.lines))
+    assert "no rows: " in nothing.why
+    unmeasured = check.judge({key_of(line): [{"seed": s, "metrics": {}} for s in SIX] for line in check.lines})
+    assert (unmeasured.answer, unmeasured.n, unmeasured.lack) == ("unknown", 0, "not measured in these rows")
+
+
+@pytest.mark.parametrize("check", [above(X, Y), best(X, [Y]), monotone([Y, X])], ids=["above", "best", "monotone"])
+def test_an_order_needs_six_seeds(check):
+    table = {"x": {"gamma": 0.9}, "y": {"gamma": 0.1}}
+    assert check.judge(made_up(table)).answer == "yes"
+    for n in (1, 2, 3, 5):
+        outcome = check.judge(made_up(table, SIX[:n]))
+        assert (outcome.answer, outcome.lack, outcome.n) == ("unknown", f"n = {n}; needs 6", n)
+
+
+def test_no_answer_without_an_interval():
+    one = made_up({"x": {"gamma": 0.5}, "y": {"gamma": 0.5}}, SIX[:1])
+    for check in (near(X, 0.5, 0.1), same(X, Y, 0.1), not_below(X, Y, 0.1)):
+        assert check.judge(one).lack == "n = 1; needs 2"
+
+
+def test_pairs_are_made_at_equal_seeds():
+    rows = made_up({"x": {"gamma": 0.9}}) | made_up({"y": {"gamma": 0.1}}, (456, 7, 8, 9, 10, 11))
+    assert above(X, Y).judge(rows).lack == "n = 4; needs 6"
+    assert set(paired("x", "y").at(rows)) == {456, 7, 8, 9}
+
+
+def test_a_size_can_be_excluded_with_few_seeds_but_not_an_order():
+    rows = made_up({"x": {"gamma": 0.51}, "y": {"gamma": 0.5}}, SIX[:3])
+    assert above(X, Y, by=0.3).judge(rows).answer == "no"
+    assert above(X, Y).judge(rows).answer == "unknown"
+
+
+def test_figures_name_a_metric_once():
+    rows = gammas(x=0.5, y=0.25)
+    assert re.fullmatch(r"Gamma: x 0\.5 \[.*?\], y 0\.25 \[.*?\]; n = 6", figures([X, Y], rows))
+    rows["", "y"] = rows["", "y"][:1]
+    assert figures([X, Y], rows).endswith("(n = 6), y 0.25 (n = 1)")
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def table(names, **columns):
+    """{line: {metric: figure}} of columns."""
+    return {name: {m: column[i] for m, column in columns.items()} for i, name in enumerate(names)}
+
+
+def in_blocks(blocks, inner):
+    return {f"{block} | {line}": metrics for block in blocks for line, metrics in inner.items()}
+
+
+def depths(label, gamma, rho, alpha=1.0):
+    return table([ladder(alpha, d, label) for d in (2, 4, 8, 12)], gamma=gamma, rho=rho)
+
+
+LADDER = (
+    depths("dfa", (0.03, 0.05, 0.06, 0.07), (0.03, 0.06, 0.07, 0.07))
+    | depths("state_bridge", (0.52, 0.34, 0.25, 0.22), (0.47, 0.32, 0.23, 0.21))
+    | depths("scalar_bridge", (0.53, 0.45, 0.36, 0.24), (0.57, 0.51, 0.42, 0.32))
+)
+LINEAR = (
+    depths("dfa", (0.05,) * 4, (0.1,) * 4, 0.0)
+    | depths("state_bridge", (0.5,) * 4, (0.7,) * 4, 0.0)
+    | depths("scalar_bridge", (0.1,) * 4, (0.4,) * 4, 0.0)
+)
+LQ = in_blocks(
+    LQ_READINGS,
+    table(
+        ("dfa", "state_bridge", "scalar_bridge", "scalar_bridge tgw=0", "state_bridge raw"),
+        gamma=(0.001, 0.945, 0.944, 0.03, 0.5), rho=(0.001, 0.931, 0.930, 0.03, 0.5),
+    ),
+)  # fmt: skip
+CIFAR12 = {
+    RAW12 + "bp": {"test_accuracy": 0.592, "gamma_clamped": 0.94, "rho": 0.99},
+    RMS12 + "dfa": {"test_accuracy": 0.3, "gamma_clamped": 0.03, "rho": 0.005},
+    RMS12 + "scalar_bridge": {"test_accuracy": 0.296, "gamma_clamped": 0.056, "rho": 0.0},
+    RMS12 + "state_bridge": {"test_accuracy": 0.185, "gamma_clamped": 0.021, "rho": 0.004, "test_state_error": 2e-5},
+}
+DEPTH = table(
+    [f"L = {d} | {x}" for x in ("dfa", "scalar_bridge") for d in (2, 8)], test_accuracy=(0.312, 0.306, 0.311, 0.288),
+    gamma=(0.196, 0.047, 0.175, 0.045), rho=(0.001, 0.002, 0.031, 0.005),
+)  # fmt: skip
+eT, deltaL = "warm-up (eT, tgw 1) | ", "warm-up (deltaL, tgw 1) | "
+CODES = table(
+    [BOUNDARY + x for x in ("eT", "deltaL", "eT_hL unit", "eT_hL fan_in", "deltaL_hL unit", "deltaL_hL fan_in")],
+    gamma=(0.452, 0.562, 0.002, 0.002, 0.018, 0.018), rho=(0.509, 0.51, 0.016, 0.016, 0.026, 0.026),
+    test_accuracy=(0.523, 0.448, 0.559, 0.559, 0.564, 0.564),
+)  # fmt: skip
+SWEEPS = (
+    CODES
+    | table([WEIGHTS + x for x in ("tgw=0", "tgw=0.25", "tgw=4")], gamma=(0.12, 0.227, 0.574),
+            rho=(0.161, 0.268, 0.595), test_accuracy=(0.532, 0.558, 0.394))
+    | table([eT + x for x in ("wr=0", "wr=0.05", "wr=0.5")], gamma=(0.676, 0.456, 0.233), rho=(0.667, 0.505, 0.34),
+            test_accuracy=(0.459, 0.45, 0.663))
+    | table([deltaL + x for x in ("wr=0", "wr=0.05", "wr=0.5")], gamma=(0.533, 0.768, 0.34), rho=(0.513, 0.691, 0.4),
+            test_accuracy=(0.29, 0.389, 0.664))
+)  # fmt: skip
+DELTA = {"scalar_bridge deltaL": {"test_accuracy": 0.172, "gamma": 0.0, "rho": 0.0}}
+FROZEN = table(
+    [NET + x for x in ("state_bridge eT", "scalar_bridge eT", "scalar_bridge deltaL", "dfa", "vector_field M=4",
+                       "vector_field M=8", "vector_field M=16")],
+    gamma=(0.287, 0.115, 0.07, 0.006, 0.364, 0.364, 0.364), rho=(0.246, 0.125, 0.062, 0.005, 0.426, 0.426, 0.426),
+)  # fmt: skip
+ONLINE = {
+    "dfa": {"gamma": 0.101, "rho": -0.005, "test_accuracy": 0.312},
+    "cb_eT wr=0.2 tgw=1": {"gamma": 0.18, "rho": 0.009}, "cb_eT wr=0.2 tgw=4": {"gamma": 0.187, "rho": 0.002},
+    **{f"sb wr={r}": {"gamma": 0.025, "rho": -0.013, "test_accuracy": 0.2} for r in ("0", "0.2")},
+    **{f"cb_deltaL wr={r} tgw={w}": {"gamma": 0.0, "test_accuracy": 0.1} for r in ("0", "0.2") for w in (1, 4)},
+    "vec wr=0.2 tw=1": {"gamma": 0.001, "rho": 0.0, "test_accuracy": 0.243},
+}  # fmt: skip
+PILOT = table(
+    [f"L = {d} | {x}" for d in (4, 8) for x in ("scalar_bridge", "vector M=4", "vector M=8")][:-1],
+    gamma=(0.34, 0.91, 0.84, 0.26, 0.96), rho=(0.33, 0.96, 0.92, 0.29, 0.95),
+)  # fmt: skip
+AUDIT = table(
+    [f"L = 4 | {x}"
+     for x in ("scalar_bridge", "vector M=4", "shuffled", "shuffled, alone", "no terminal", "one-sided")],
+    gamma=(0.224, 0.847, 0.051, 0.0, 0.955, 0.832), rho=(0.21, 0.951, 0.068, 0.0, 0.971, 0.943),
+)  # fmt: skip
+SPENT = ("dfa", "scalar_bridge eT", "vector_field M=4", "bp")
+HELD, SHIFT = "dl_held_inner_product_eta1e-02_k5", "dl_held_target_shift1e-01_eta1e-02_k5"
+COSINE = "dl_held_cosine_eta1e-02_k5"
+STEPS = table(SPENT, **{HELD: (-0.002, 0.042, 0.057, 0.011), SHIFT: (0.0, 0.002, 0.002, 0.001), COSINE: (0.0,) * 4})
+SEARCH = table(
+    [f"epoch 100 | {x}" for x in SPENT], dl_same_rms_all=(-0.003, -0.025, -0.135, -0.406),
+    dl_held_rms_all=(0.004, 0.027, 0.045, 0.094), dl_same_raw_all=(-0.001, -0.002, -0.005, -0.006),
+)  # fmt: skip
+
+
+def changed(rows, **changes):
+    """A table with one metric set in some lines."""
+    return {line: metrics | changes for line, metrics in rows.items()}
+
+
+def swapped(rows, a, b):
+    """A table in which two labels have changed places, in every block."""
+    other = {a: b, b: a}
+
+    def name(line):
+        head, sep, label = line.rpartition(" | ")
+        return f"{head}{sep}{other.get(label, label)}"
+
+    return {name(line): metrics for line, metrics in rows.items()}
+
+
+def reading(block):
+    """The toy under which the scalar bridge recovers nothing in one reading."""
+    return LQ | changed({f"{block} | scalar_bridge": LQ[f"{block} | scalar_bridge"]}, gamma=0.2, rho=0.2)
+
+
+ALPHAS = table([ladder(a, 4, "state_bridge") for a in (0, 0.25, 0.5, 1)], gamma=(0.6, 0.5, 0.45, 0.34),
+               rho=(0.6,) * 4, test_state_error=(0.01,) * 4)  # fmt: skip
+MIDDLE = table([ladder(a, 4, x) for a in (0.25, 0.5) for x in ("state_bridge", "scalar_bridge")],
+               gamma=(0.6, 0.2, 0.5, 0.25), rho=(0.54, 0.4, 0.4, 0.4))  # fmt: skip
+
+CASES = {
+    # id: (rows that show the claim as the study has it, its verdict on them, others, its verdict on those)
+    "LQ1": (LQ, "reproduced", reading(LQ_READINGS[1]), "partly"),
+    "LQ2": (LQ, "reproduced", changed(LQ, gamma=0.9), "not reproduced"),
+    "LQ3": (LQ, "reproduced", swapped(LQ, "state_bridge", "state_bridge raw"), "reversed"),
+    "CF1": (CIFAR12, "reproduced", changed(CIFAR12, test_accuracy=0.3), "partly"),
+    "CF2": (CIFAR12, "reproduced", changed(CIFAR12, gamma_clamped=1.0, rho=0.5), "not reproduced"),  # BP's own is 1
+    "CF3": (CIFAR12, "reproduced", swapped(CIFAR12, "state_bridge", "dfa")
+            | {RMS12 + "state_bridge": {"test_accuracy": 0.3, "test_state_error": 0.2}}, "not reproduced"),
+    "LD1": (LADDER, "reproduced", swapped(LADDER, "state_bridge", "scalar_bridge"), "reversed"),
+    "LD2": (LINEAR, "reproduced", swapped(LINEAR, "state_bridge", "scalar_bridge"), "partly"),
+    "LD3": (MIDDLE, "reproduced", swapped(MIDDLE, "state_bridge", "scalar_bridge"), "partly"),
+    "LD4": (ALPHAS, "reproduced", ALPHAS | {ladder(1, 4, "state_bridge"): {"gamma": 0.7, "test_state_error": 0.3}},
+            "not reproduced"),
+    "LD5": (LADDER, "partly", {line: {m: -v for m, v in x.items()} for line, x in LADDER.items()}, "partly"),
+    "DS1": (DEPTH, "reproduced", changed(DEPTH, test_accuracy=0.6), "partly"),
+    "DS2": (DEPTH, "reproduced", changed(DEPTH, gamma=0.8, rho=0.8), "undecided"),
+    "BA1": (CODES, "reproduced", CODES | changed({BOUNDARY + "eT_hL fan_in": {}, BOUNDARY + "deltaL_hL fan_in": {}},
+            gamma=0.55, rho=0.55), "partly"),
+    "BA2": (SWEEPS, "reproduced", SWEEPS | {WEIGHTS + "tgw=4": {"gamma": 0.1, "rho": 0.1, "test_accuracy": 0.7}},
+            "reversed"),
+    "BA3": (SWEEPS, "reproduced", swapped(SWEEPS, "wr=0", "wr=0.5"), "reversed"),
+    "BA4": (SWEEPS, "reproduced", swapped(SWEEPS, "wr=0", "wr=0.05"), "partly"),
+    "DL1": (DELTA, "reproduced", changed(DELTA, gamma=0.5, rho=0.5, test_accuracy=0.5), "not reproduced"),
+    "FZ1": (FROZEN, "reproduced", swapped(swapped(FROZEN, "state_bridge eT", "dfa"), "scalar_bridge eT",
+            "scalar_bridge deltaL"), "reversed"),
+    "ON1": (ONLINE, "reproduced", ONLINE | {"dfa": {"gamma": 0.5, "rho": 0.5}}, "reversed"),
+    "ON2": (ONLINE, "reproduced", ONLINE | {"dfa": {"gamma": 0.5, "rho": 0.5}}, "not reproduced"),
+    "ON3": (ONLINE, "reproduced", changed(ONLINE, gamma=0.5, rho=0.5, test_accuracy=0.3), "not reproduced"),
+    "VP1": (PILOT, "reproduced", changed(PILOT, gamma=0.5, rho=0.5), "not reproduced"),
+    "VA1": (AUDIT, "reproduced", AUDIT | changed({"L = 4 | shuffled": {}}, gamma=0.8, rho=0.8), "partly"),
+    "FV1": (FROZEN, "reproduced", swapped(FROZEN, "vector_field M=4", "state_bridge eT"), "not reproduced"),
+    "OV1": (ONLINE, "reproduced", ONLINE | {"vec wr=0.2 tw=1": {"gamma": 0.7, "rho": 0.7, "test_accuracy": 0.4}},
+            "not reproduced"),
+    "SX1": (STEPS, "reproduced", {line: {m: -v for m, v in x.items()} for line, x in STEPS.items()}, "reversed"),
+    "US1": (STEPS, "reproduced", changed(STEPS, **{HELD: 0.05, SHIFT: 0.2, COSINE: 0.2}), "not reproduced"),
+    "LS1": (SEARCH, "reproduced", swapped(SEARCH, "dfa", "bp"), "reversed"),
+    "LS2": (SEARCH, "reproduced", changed(SEARCH, dl_held_rms_all=-0.05), "reversed"),
+    "LS3": (SEARCH, "reproduced", changed(SEARCH, dl_same_raw_all=-0.4), "not reproduced"),
+}  # fmt: skip
+SIZES_ONLY = {"LQ1", "CF2", "DL1", "ON2", "ON3"}
+
+
+def judged(name, rows, seeds=SIX, preset="full", **kwargs):
+    return ledger.judge(BY_ID[name], {preset: made_up(rows, seeds, **kwargs)})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_claims_on_the_figures_of_the_study_and_on_others(name):
+    shows, verdict, fails, other = CASES[name]
+    assert judged(name, shows).verdict == verdict, judged(name, shows).checks
+    assert judged(name, fails).verdict == other, judged(name, fails).checks
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_claims_are_undecided_without_rows_or_seeds(name):
+    rows = CASES[name][0]
+    assert ledger.judge(BY_ID[name], {})[6:10] == ("undecided", "no rows", BY_ID[name].experiment, 0)
+    single = judged(name, rows, SIX[:1])
+    assert (single.verdict, single.n) == ("undecided", 1)
+    assert "n = 1; needs" in single.why
+    three = judged(name, rows, SIX[:3])
+    assert three.n == 3
+    assert three.verdict == ("reproduced" if name in SIZES_ONLY else "undecided")
+    assert name in SIZES_ONLY or "n = 3; needs 6" in three.why
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_estimator_decides_nothing(name):
+    broken = judged(name, CASES[name][0], flags=["worse_than_nothing"])
+    assert broken.verdict == "undecided"
+    assert "ends worse than nothing at 6 of 6 seeds" in broken.why
+    assert "diverged at 6 of 6" in judged(name, CASES[name][0], status="diverged").why
+
+
+def test_a_control_that_is_there_to_fail_may():
+    rows = made_up(AUDIT) | made_up(
+        {line: x for line, x in AUDIT.items() if "shuffled" in line}, flags=["worse_than_nothing"]
+    )
+    assert ledger.judge(BY_ID["VA1"], {"full": rows}).verdict == "reproduced"
+
+
+def test_a_line_of_two_configurations_decides_nothing():
+    rows = made_up(DELTA)
+    rows["", "scalar_bridge deltaL"][0]["config_hash"] = "another"
+    verdict = ledger.judge(BY_ID["DL1"], {"full": rows})
+    assert (verdict.verdict, verdict.why) == (
+        "undecided", "scalar_bridge deltaL stands for more than one configuration"
+    )  # fmt: skip
+
+
+def test_readings_make_a_claim_robust_or_fragile():
+    assert judged("LQ1", LQ).robustness == "robust"
+    fragile = judged("LQ1", reading(LQ_READINGS[1]))
+    assert (fragile.robustness, fragile.verdict) == ("fragile", "partly")
+    assert fragile.why.startswith(f"holds under {LQ_READINGS[0]}, {LQ_READINGS[2]}, {LQ_READINGS[3]}: ")
+    assert f"partly under {LQ_READINGS[1]} (4 yes, 2 no)" in fragile.why
+    only = judged("LQ1", {line: x for line, x in LQ.items() if line.startswith(LQ_READINGS[0])})
+    assert (only.robustness, only.verdict) == ("", "reproduced")
+    assert "1 of 4 readings run" in only.why
+    assert judged("DL1", DELTA).robustness == ""
+
+
+def test_full_rows_count_where_all_are_there_and_presets_are_never_mixed():
+    quick, full = made_up(PILOT), made_up(changed(PILOT, gamma=0.5, rho=0.5), SIX[:3])
+    both = ledger.judge(BY_ID["VP1"], {"full": full, "quick": quick})
+    assert (both.source, both.verdict, both.n) == ("vector_pilot/full", "not reproduced", 3)
+    del full["L = 8", "vector M=4"]
+    partly = ledger.judge(BY_ID["VP1"], {"full": full, "quick": quick})
+    assert (partly.source, partly.verdict, partly.n) == ("vector_pilot/quick", "reproduced", 6)
+    assert "full rows are there for 4 of 5 lines" in partly.why
+    assert "at quick length" in ledger.render_markdown([partly])
+
+
+def test_the_last_quick_snapshot_stands_for_the_studys_and_says_so():
+    rows = {line.replace("epoch 100", "epoch 3"): x for line, x in SEARCH.items()}
+    verdict = judged("LS1", rows, preset="quick")
+    assert (verdict.verdict, verdict.source) == ("reproduced", "exploit_linesearch/quick")
+    assert "epoch 3" in verdict.ours and "epoch 100" not in ledger.render_markdown([verdict])
+    assert judged("LS1", rows).verdict == "undecided"  # a full run has its own
+
+
+# --- the ledger on the rows that are committed ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    return load_experiments(ROOT / "experiments")
+
+
+@pytest.fixture(scope="module")
+def committed(experiments):
+    return ledger.claims(ROOT / "results", experiments)
+
+
+def test_every_claim_of_the_method_is_judged_once(committed):
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8").split("## 10.")[1]
+    ids = re.findall(r"^\| ([A-Z]{2}\d+) \|", text, flags=re.MULTILINE)
+    assert [verdict.id for verdict in committed] == ids
+    assert list(CASES) == ids
+
+
+def test_every_line_is_in_the_grid_of_the_full_preset(experiments):
+    for claim in ledger.CLAIMS:
+        presets = experiments[claim.experiment].presets
+        there = {(v.block, v.label) for v in presets["full"].variants}
+        for reading_ in claim.readings.values():
+            for number in (*reading_.checks, *reading_.ours, *reading_.control):
+                assert {key_of(line) for line in number.lines} <= there, claim.id
+        assert set(claim.quick.values()) <= {v.block for v in presets["quick"].variants}
+
+
+def test_the_committed_rows_give_a_page(committed):
+    for verdict in committed:
+        assert verdict.verdict in ledger.VERDICTS
+        assert verdict.why and verdict.checks
+        assert verdict.n >= 2 or verdict.verdict == "undecided"
+        if "/" in verdict.source:
+            assert (ROOT / "results" / verdict.source / "rows.jsonl").is_file()
+    page = ledger.render_markdown(committed)
+    assert f"**{len(committed)} claims: " in page
+    for verdict in committed:
+        assert page.count(f"\n### {verdict.id}: ") == 1
+        assert all(check.text in page for check in verdict.checks)
+    assert len({line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("|")}) == 1
+    assert json.loads(json.dumps(ledger.to_json(committed), allow_nan=False))[0]["id"] == "LQ1"
+
+
+def test_without_scripts_rows_count_as_they_name_themselves(tmp_path):
+    assert {verdict.why for verdict in ledger.claims(tmp_path)} == {"no rows"}
+    assert len(ledger.claims(ROOT / "results")) == len(ledger.CLAIMS)
