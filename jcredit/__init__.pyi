@@ -67,6 +67,9 @@ from .networks import image_mlp as image_mlp
 from .networks import ladder_mlp as ladder_mlp
 from .networks import lq_dynamics as lq_dynamics
 from .parts import (
+    Added as Added,
+)
+from .parts import (
     Arrays as Arrays,
 )
 from .parts import (

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -483,3 +484,15 @@ def test_an_own_part_of_another_kind_is_refused():
 def test_a_part_of_another_kind_is_refused_where_it_is_given(make, message):
     with pytest.raises(jc.ConfigError, match=message):
         make()
+
+
+def test_a_setting_added_later_leaves_the_keys_of_runs_that_do_not_use_it():
+    before = jc.Config(task=jc.tasks.lq(), network=jc.lq_dynamics(), trains="nothing", steps_per_epoch=2)
+    text = json.dumps(described(before, "key"))
+    for name in ("near", "spread", "target"):  # added after rows had been made; all at what was there before
+        assert f'"{name}"' not in text and f'"{name}"' in json.dumps(described(before))
+    keys = {config_hash(before.replace(**{path: value})) for path, value in (
+        ("network.near", "identity"), ("network.spread", 0.2), ("task.target", "fixed")
+    )}  # fmt: skip
+    assert len(keys | {config_hash(before)}) == 4
+    assert config_hash(before.replace(spread=0.1, near="isometry", target="independent")) == config_hash(before)
