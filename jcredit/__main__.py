@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
-from jcredit.report.rows import read_rows
+from jcredit.report.rows import Rows, read_rows
 from jcredit.study import quotes, reproduce
 from jcredit.study.command import Parser
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
+from jcredit.sweeps.door import PRESET as SWEEP
 from jcredit.sweeps.run import Interrupted
 
 QUOTES = Path("docs/quotes.toml")
@@ -129,6 +130,11 @@ def _matplotlib() -> str:
 def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:
     """Writes table and figure of a directory's rows into another one, or the same; what they were made of."""
     experiment = experiments.get(directory.parent.name)
+    if experiment is None and directory.name == SWEEP:
+        found = Rows(read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP))
+        write_text(into / "table.md", found.table())
+        found.plot(into / "figure.png", title=directory.parent.name)
+        return f"jc.sweep's table and figure rebuilt from {len(found)} rows"
     if experiment is None:
         raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
     grid = grid_of(experiment, *_described(directory))

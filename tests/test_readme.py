@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jcredit.__main__ import main
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -19,6 +21,9 @@ def test_the_ten_lines_of_python(tmp_path, monkeypatch, capsys):
     assert means.count("learning_rate=") == 8
     assert (tmp_path / "mine.png").read_bytes()[:4] == b"\x89PNG"
     assert len((tmp_path / "runs/sweep/sweep/rows.jsonl").read_text().splitlines()) == 4 * 4 * 2
+    main(["report", "--results-dir", "runs", "--experiments", str(ROOT / "experiments")])
+    assert "jc.sweep's table and figure rebuilt from 32 rows" in capsys.readouterr().out
+    assert (tmp_path / "runs/sweep/sweep/table.md").read_text() in printed
 
 
 @pytest.mark.parametrize("name", ["main", "test"])
