@@ -47,8 +47,8 @@ from jcredit.training import check_run, make_run
 
 FACTORIES: list[Factory] = [
     jc.bp, jc.broadcast, jc.dfa, jc.exact_terminal, jc.fa, jc.frozen, jc.linear_field, jc.mlp, jc.scalar_bridge,
-    jc.state_bridge, jc.tangent_chain, jc.tangent_gate, jc.tangent_mask, jc.unbiased_residual, jc.vector_field,
-    jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics,
+    jc.state_bridge, jc.tangent_chain, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual,
+    jc.vector_field, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics,
     jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher, arrays_task,
 ]  # fmt: skip
 ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
@@ -260,7 +260,7 @@ def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
     refused(lambda: checked(config), "the network has no branch")
 
 
-@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_chain])
+@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_chain, jc.tangent_sweeps])
 def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
     refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
     small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
@@ -461,6 +461,7 @@ SWEEPS = {
     "tangent_gate": tiny(small(jc.tangent_gate)),
     "tangent_mask": tiny(small(jc.tangent_mask)),
     "tangent_chain": tiny(small(jc.tangent_chain)),
+    "tangent_sweeps": tiny(small(jc.tangent_sweeps)),
     "wrapped": tiny(jc.exact_terminal(of=jc.unbiased_residual(of=jc.fa()))),
 }
 VALUES = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "ema": 0.5}
