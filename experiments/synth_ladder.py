@@ -32,6 +32,8 @@ LINES = {
     **{f"{name} (raw)": line | RAW for name, line in named("bp", "broadcast", "tangent_chain").items()},
     "tangent_chain, shuffled (raw)": {"credit": jc.tangent_chain(shuffled=True)} | RAW,
 }
+TOUR = tuple(label for label in LINES if label not in ("broadcast", "tangent_chain, shuffled (raw)"))
+"""The lines of a first look: one of each kind, raw controls beside the raw learned line."""
 
 
 def block_name(alpha: float, depth: int) -> str:
@@ -86,7 +88,7 @@ EXPERIMENT = Experiment(
                  test_size=128, batch_size=64, epochs=2, diagnostic_samples=64),
             "20 seconds",
         ),
-        "tour": Preset((42, 123, 456), grid((1.0,), (4,), epochs=6), "2 minutes"),
+        "tour": Preset((42, 123, 456), grid((1.0,), (4,), TOUR, epochs=6), "3 minutes"),
         "quick": Preset((42, 123, 456), grid((0.0, 1.0), (2, 4), epochs=16), "9 minutes"),
         "full": Preset((42, 123, 456), grid((0.0, 0.25, 0.5, 1.0), DEPTHS), "10 hours"),
     },

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +76,11 @@ def _compile(run: Run, layout: Layout, state, hp, data) -> Compiled:
     per_run = (True, True, not run.shared_data)
     # Scores are taken once in many epochs: there, compiling quickly is worth more than running quickly.
     unhurried = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    advance_all = over_runs(epoch_and_scores(run), per_run, layout, (0,)).lower(state, hp, data).compile()
-    diagnose_all = over_runs(run.diagnose, per_run, layout).lower(state, hp, data).compile(compiler_options=unhurried)
-    return Compiled(advance_all, diagnose_all, time.perf_counter() - start)
+    advance_all = over_runs(epoch_and_scores(run), per_run, layout, (0,)).lower(state, hp, data)
+    diagnose_all = over_runs(run.diagnose, per_run, layout).lower(state, hp, data)
+    with ThreadPoolExecutor(2) as pool:  # XLA compiles outside Python's lock
+        first, second = pool.submit(advance_all.compile), pool.submit(diagnose_all.compile, unhurried)
+        return Compiled(first.result(), second.result(), time.perf_counter() - start)
 
 
 def _start(group: Sequence[Request], run: Run, layout: Layout, results_dir: Path, is_finished: bool):
