@@ -32,9 +32,7 @@ RESIDENT_LIMIT = 2.5e9
 
 
 def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "slow: takes more than five seconds; runs by default (-m 'not slow' leaves it out)"
-    )
+    config.addinivalue_line("markers", "slow: the slow few, left out by default; pytest -m slow runs them")
 
 
 def resident_bytes() -> float:

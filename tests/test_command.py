@@ -220,6 +220,7 @@ def own_module(tmp_path, monkeypatch):
     sys.modules.pop("my_credit", None)
 
 
+@pytest.mark.slow
 def test_an_own_estimator_is_a_line_of_every_block(capsys, own_module):
     more = (Variant("dfa", TINY.replace(credit=jc.dfa(), learning_rate=3e-3), "second"),)
     spec = "my_credit:scaled(factor=2, flip=False, how='x')"
@@ -250,6 +251,7 @@ def test_an_own_estimator_is_a_line_of_every_block(capsys, own_module):
     assert (rows.parent / "table.md").read_text() in table
 
 
+@pytest.mark.slow
 def test_an_own_estimator_runs_in_a_script_of_the_study(own_module):
     script = ROOT / "experiments/synth_ladder.py"
     options = ["--preset", "smoke", "--methods", "scaled", "--estimator", "my_credit:scaled", "--no-progress"]

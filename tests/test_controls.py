@@ -129,6 +129,7 @@ def gammas(credit, seeds=8):
     return *np.asarray(gamma).T, params
 
 
+@pytest.mark.slow
 def test_shuffled_targets_teach_a_field_nothing():
     field = jc.vector_field(
         scheme="jvp", layers="all", directions=4, terminal_weight=0.0, learning_rate=3e-3, trunk=trunk(hidden=32)
@@ -139,6 +140,7 @@ def test_shuffled_targets_teach_a_field_nothing():
     assert honest.min() > 0.5
 
 
+@pytest.mark.slow
 def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
     bridge = jc.tangent_chain(samples=16, clip=1.0)
     broadcast, shuffled, params = gammas(bridge.replace(shuffled=True))  # with V = 0 it starts as the broadcast

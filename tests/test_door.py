@@ -91,6 +91,7 @@ def own(tmp_path, monkeypatch):
     return importlib.import_module("users_parts")
 
 
+@pytest.mark.slow
 def test_a_users_own_parts_are_swept_as_one_program_per_static_shape_and_found_again(own, tmp_path, compiled):
     base = jc.Config(
         task=own.rings(), rule=own.doubled(by=1.5), batch_size=16, epochs=2, diagnostic_samples=16, diagnose_every=2

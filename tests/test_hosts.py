@@ -25,6 +25,7 @@ def start(directory, *extra):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(tmp_path):
     group = ["--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
     runs = [start(tmp_path / "two", *group, "0"), start(tmp_path / "two", *group, "1"), start(tmp_path / "one")]

@@ -296,6 +296,7 @@ def test_addresses_are_those_with_registered_checksums(name):
 REAL = os.environ.get("TFDS_DATA_DIR", "")  # read at import: the fixture above unsets it
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (REAL and os.path.isdir(os.path.join(REAL, "cifar10"))), reason="TFDS_DATA_DIR holds no cifar10"
 )

@@ -8,6 +8,7 @@ on resume, and even a single run takes two devices where there are several.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import IMAGE_NETWORK, easy_data, first_batch, optimised_jit, relative, same_bits, small, tiny
 
 import jcredit as jc
@@ -41,6 +42,7 @@ def shard(run, states, hps, data, layout):
     return jax.device_get(out)
 
 
+@pytest.mark.slow
 def test_mapped_runs_have_the_bits_of_a_run_alone_and_sharded_ones_those_of_any_number_of_devices():
     assert jax.device_count() == DEVICES and choose_layout(16) == Layout(DEVICES, 1)
     run, states, hps, data = stacked(CHAIN, DEVICES)
@@ -63,6 +65,7 @@ def test_mapped_runs_have_the_bits_of_a_run_alone_and_sharded_ones_those_of_any_
         assert all(relative(ours, theirs) < 1e-5 for ours, theirs in pairs)
 
 
+@pytest.mark.slow
 def test_64_seeds_times_9_settings_on_eight_devices_equal_the_loop():
     """The sweep's own layout: seeds and swept numbers on one run axis, sharded over devices and mapped within."""
     run, states, hps, data = stacked(tiny(jc.dfa(), network=NETWORK), 64)

@@ -10,6 +10,7 @@ from jcredit.__main__ import main
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_ten_lines_of_python(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
     shown = next(block for block in blocks if "jc.sweep(" in block)

@@ -89,6 +89,7 @@ def test_no_hours_print_what_is_left_and_run_nothing(capsys, scripts):
     assert "left: 1 of 1 items, about 3.0 hours" not in out(capsys, "--hours", "0", "--only", "more")
 
 
+@pytest.mark.slow
 def test_a_walk_shares_runs_and_leaves_what_the_commands_leave(capsys, scripts):
     assert "left: 0 of 1" in out(capsys, "--only", "first")
     text = out(capsys, "--hours", "0")
@@ -105,6 +106,7 @@ def test_a_walk_shares_runs_and_leaves_what_the_commands_leave(capsys, scripts):
     command.main(["report", "--check"])
 
 
+@pytest.mark.slow
 def test_a_walk_that_is_out_of_time_goes_on_to_the_same_rows(capsys, scripts):
     out(capsys, "--results-dir", "whole")
     text = out(capsys, "--hours", "1e-9")
@@ -121,6 +123,7 @@ def test_a_walk_that_is_out_of_time_goes_on_to_the_same_rows(capsys, scripts):
         ).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_130_with_a_checkpoint(capsys, scripts, monkeypatch, number):
     real = program._compile

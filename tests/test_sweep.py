@@ -96,6 +96,7 @@ def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
 
 
+@pytest.mark.slow
 def test_layouts_of_the_same_runs_give_the_same_bits(tmp_path):
     seeds = (3, 5, 8)
     chain = variant(credit=small(jc.tangent_chain), normalise="rms", clip=1.0)
