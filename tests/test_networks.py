@@ -148,7 +148,7 @@ def test_next_states_and_tangents_are_jacobian_products(kind):
 
 
 def test_image_network_starts_as_the_study_describes():
-    # ||f_l|| / ||h_l|| about .095 and ||h_L|| about 9 for unit-variance pixels (method.md 1); W1, embedding uniform.
+    # ||f_l|| / ||h_l|| about .095 and ||h_L|| about 9 for unit-variance pixels (docs 1); W1, embedding uniform.
     network = jc.image_mlp(depth=2, width=256).build(Sizes((32, 32, 3), 10))
     params = jax.jit(network.init)(jax.random.key(0))
     x = normal(1, 16, 32, 32, 3)  # images are flattened
