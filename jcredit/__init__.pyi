@@ -37,6 +37,9 @@ from .estimators import (
     tangent_chain as tangent_chain,
 )
 from .estimators import (
+    tangent_coarse as tangent_coarse,
+)
+from .estimators import (
     tangent_gate as tangent_gate,
 )
 from .estimators import (

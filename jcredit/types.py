@@ -174,6 +174,11 @@ class EstState(NamedTuple):
     extra: Any
 
 
+def all_blocks(depth: int) -> int:
+    """The sequential depth of a credit that passes through every block: L."""
+    return depth
+
+
 class InitFn(Protocol):
     """(key, shapes) -> EstState."""
 
@@ -216,6 +221,10 @@ class Estimator(NamedTuple):
       update: EstState -> EstState after each optimiser step (slow copies).
       optimizer: what trains ``params``.
       tier: which information it uses, as printed in tables.
+      depth: the sequential depth of the credit, as printed beside the tier: how many steps must follow each other, each
+        of the work of one block at most, until every layer has its credit once the forward pass is over; a number, or a
+        function of the depth L (back-propagation: L).  Not counted: what is fitted for later steps, and forward
+        tangents, which can run beside the forward pass.  None: not stated.
       oracle: whether it may see back-propagated gradients.
       trains_blocks: whether blocks and embedding are trained by its credit; False leaves the readout alone to learn.
     """
@@ -226,6 +235,7 @@ class Estimator(NamedTuple):
     update: Callable[[EstState], EstState] = lambda state: state
     optimizer: optax.GradientTransformation = adam()
     tier: str = "not stated"
+    depth: int | Callable[[int], int] | None = None
     oracle: bool = False
     trains_blocks: bool = True
 

@@ -7,11 +7,12 @@ from jcredit.estimators.bridges import scalar_bridge, state_bridge
 from jcredit.estimators.controls import bp, broadcast, frozen
 from jcredit.estimators.feedback import dfa, fa
 from jcredit.estimators.fields import linear_field, vector_field
-from jcredit.estimators.tangents import tangent_chain, tangent_gate, tangent_mask, tangent_sweeps
+from jcredit.estimators.tangents import tangent_chain, tangent_coarse, tangent_gate, tangent_mask, tangent_sweeps
 from jcredit.estimators.trunk import mlp
 from jcredit.estimators.wrappers import exact_terminal, unbiased_residual
 
 __all__ = [
     "bp", "broadcast", "dfa", "exact_terminal", "fa", "frozen", "linear_field", "mlp", "scalar_bridge", "state_bridge",
-    "tangent_chain", "tangent_gate", "tangent_mask", "tangent_sweeps", "unbiased_residual", "vector_field",
+    "tangent_chain", "tangent_coarse", "tangent_gate", "tangent_mask", "tangent_sweeps", "unbiased_residual",
+    "vector_field",
 ]  # fmt: skip
