@@ -240,8 +240,10 @@ def credit_depth(config: Config) -> int | None:
     depth = config.credit.build().depth
     if not callable(depth):
         return depth
-    blocks = (part.settings["depth"] for _, part in config.network.walk("network") if "depth" in part.settings)
-    return None if (found := next(blocks, None)) is None else depth(found)
+    found: list[int] = [
+        part.settings["depth"] for _, part in config.network.walk("network") if "depth" in part.settings
+    ]
+    return depth(found[0]) if found else None
 
 
 # --- the numbers a program is handed ----------------------------------------------------------------------------------

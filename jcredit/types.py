@@ -50,6 +50,8 @@ class Branch(NamedTuple):
       pull: (weights, m_BxH, h_BxD, a_BxD) -> its transpose applied to a (B, D).
       dense: whether the weights are {"u": (D, H), "v": (H, D)} with a LayerNorm in front, as a direct mask map takes
         them.
+      own: block's parameters -> {name: matrix} of those weights that are trained matrices of the block's own; linear,
+        so that it also picks them out of an update (weight mirror, Kolen-Pollack).  None: these two say so.
     """
 
     gates: Callable[[Params, Array], Array]
@@ -58,6 +60,7 @@ class Branch(NamedTuple):
     push: Callable[[Params, Array, Array, Array], Array]
     pull: Callable[[Params, Array, Array, Array], Array]
     dense: bool = False
+    own: Callable[[Params], dict[str, Array]] | None = None
 
 
 class Network(NamedTuple):
@@ -119,6 +122,10 @@ class Env(Protocol):
         """The linearised branch of a block, without the block's weights."""
         ...
 
+    def output_loss(self, outputs_BxC: Array, target_B: Array) -> Array:
+        """loss_B of any outputs, such as those of heads of an estimator's own."""
+        ...
+
     def normalise(self, h: Array) -> Array:
         """What estimators see of states (..., D): LN(h), or h itself (toy LQ)."""
         ...
@@ -138,6 +145,10 @@ class Env(Protocol):
         """g_MxB: derivatives of ``loss_at`` along directions, in forward mode."""
         ...
 
+    def outputs_tangent(self, ctx: Context | OracleContext, layer_B: Any, h_BxD: Array, v_MxBxD: Array) -> Array:
+        """Derivatives of the outputs along directions from each sample's own layer and state (M, B, C)."""
+        ...
+
     def next_states(self, ctx: Context | OracleContext, h_LxBxD: Array) -> Array:
         """Every block applied to a state of its own, with the pass's process noise (L, B, D)."""
         ...
@@ -152,6 +163,10 @@ class Env(Protocol):
 
     def gates(self, h_LxBxD: Array) -> Array:
         """Activation derivatives m_l of the L blocks (L, B, H); only where the network has a ``branch``."""
+        ...
+
+    def mirrored(self, key: Key, samples: int) -> dict[str, Array]:
+        """x^T (x W) / samples for each matrix W in ``Branch.own`` of every block (L, I, O), x ~ N(0, I) noise."""
         ...
 
 
@@ -191,6 +206,12 @@ class CreditFn(Protocol):
     def __call__(self, state: EstState, ctx: Any, env: Env, key: Key, /) -> Array: ...  # noqa: D102
 
 
+class FollowFn(Protocol):
+    """(state, env, step, keep) -> EstState, where the blocks' parameters became keep * p + step."""
+
+    def __call__(self, state: EstState, env: Env, step: Params, keep: Array, /) -> EstState: ...  # noqa: D102
+
+
 class EstimatorLoss(Protocol):
     """(state, ctx, env, key) -> (scalar, {name: scalar}); differentiated by ``state.params``."""
 
@@ -219,6 +240,8 @@ class Estimator(NamedTuple):
       credit: (state, ctx, env, key) -> a_0..a_L; ``ctx`` is an OracleContext for oracles only.
       loss: the same arguments -> (scalar, dict of scalar metrics); None if nothing is learned.
       update: EstState -> EstState after each optimiser step (slow copies).
+      follow: told how the rule's update moved the blocks' parameters, never what they are (Kolen-Pollack); None: it
+        does not ask.
       optimizer: what trains ``params``.
       tier: which information it uses, as printed in tables.
       depth: the sequential depth of the credit, as printed beside the tier: how many steps must follow each other, each
@@ -238,6 +261,7 @@ class Estimator(NamedTuple):
     depth: int | Callable[[int], int] | None = None
     oracle: bool = False
     trains_blocks: bool = True
+    follow: FollowFn | None = None
 
 
 class LocalRule(NamedTuple):

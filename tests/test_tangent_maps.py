@@ -21,7 +21,7 @@ from jcredit.estimators.linear_maps import (
     sweeps_map,
 )  # fmt: skip
 from jcredit.estimators.tangents import tangent_bridge
-from jcredit.passes import NetworkEnv, forward
+from jcredit.passes import NetworkEnv, branch_of, forward
 from jcredit.tasks.classification import cross_entropy
 from jcredit.training import make_run
 from jcredit.types import Branch, Context, EstState, NetParams, Network, Shapes, Trace, adam
@@ -215,7 +215,7 @@ def test_sweeps_from_any_start_end_in_the_chain(x64, relaxation, begin):
     assert relative(found[3], chained) < 1e-12 and relative(a_start[:3], chained[:3]) > 0.1
     # One sweep takes the start's error through one branch (neumann), or through one whole block (jacobi).
     error, m = a_start - chained, scene.env.gates(h)
-    through = np.asarray(jax.vmap(scene.env.branch.pull)(params["maps"], m, h, error[1:]))
+    through = np.asarray(jax.vmap(branch_of(scene.env, "test").pull)(params["maps"], m, h, error[1:]))
     wanted = np.cumsum(through[::-1], axis=0)[::-1] if relaxation == "neumann" else error[1:] + through
     np.testing.assert_allclose((found[1] - chained)[:3], wanted, atol=1e-12)
 
@@ -272,6 +272,9 @@ def test_the_sequential_depth_of_every_credit():
     assert depth(jc.tangent_sweeps(1, start="mask")) == 2 and depth(jc.tangent_sweeps(2, start="gate")) == 3
     assert depth(jc.tangent_coarse()) == 3 and depth(jc.tangent_coarse(), 15) == 4
     assert depth(jc.tangent_sweeps(1, start="coarse")) == 4 and depth(jc.linear_field("chain")) == 12
+    assert [depth(c) for c in (jc.weight_mirror(), jc.kolen_pollack(), jc.grape(anchor_every=9))] == [12, 12, 12]
+    local = (jc.local_heads(), jc.forward_gradient(), jc.forward_gradient("task"))
+    assert {depth(credit) for credit in (jc.grape(), *local)} == {1}
     # The residual is measured beside the forward pass, and added when the credit is there.
     assert depth(jc.unbiased_residual(of=jc.tangent_chain())) == 13
     assert depth(jc.exact_terminal(of=jc.bp())) == 12
