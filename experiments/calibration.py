@@ -4,8 +4,9 @@
 
 The study does not state the scale of its terminal gradient loss, where its noise enters, its soft minimum, its slow
 copy, its clip, whether the embedding is trained, or its teacher's LayerNorm.  Each is changed by itself, in the
-boundary ablation of its synthetic ladder (alpha = 1, L = 4, 80 epochs), its DFA and its state bridge.  The score is the mean distance to the study's cells (Gamma, rho, accuracy): readings are ranked on some
-lines, and the others say what the ranking is worth.  This is calibration, not evidence.
+boundary ablation of its synthetic ladder (alpha = 1, L = 4, 80 epochs), its DFA and its state bridge.  The score is the
+mean distance to the study's cells (Gamma, rho, accuracy): readings are ranked on some lines, and the others say what
+the ranking is worth.  This is calibration, not evidence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
