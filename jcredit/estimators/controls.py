@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.types import Estimator, nothing_to_learn
+from jcredit.types import Estimator, all_blocks, nothing_to_learn
 
 
 @parts.estimator
@@ -16,7 +16,7 @@ def bp() -> Estimator:
         del state, env, key
         return ctx.delta_KxBxD
 
-    return Estimator(nothing_to_learn, credit, tier="oracle: back-propagation", oracle=True)
+    return Estimator(nothing_to_learn, credit, tier="oracle: back-propagation", depth=all_blocks, oracle=True)
 
 
 @parts.estimator
@@ -27,7 +27,7 @@ def frozen() -> Estimator:
         del state, env, key
         return jnp.zeros_like(ctx.trace.h_KxBxD).at[-1].set(ctx.delta_BxD)
 
-    return Estimator(nothing_to_learn, credit, tier="none: readout only", trains_blocks=False)
+    return Estimator(nothing_to_learn, credit, tier="none: readout only", depth=0, trains_blocks=False)
 
 
 @parts.estimator
@@ -38,4 +38,4 @@ def broadcast() -> Estimator:
         del state, env, key
         return jnp.broadcast_to(ctx.delta_BxD[None], ctx.trace.h_KxBxD.shape)
 
-    return Estimator(nothing_to_learn, credit, tier="0: delta_L as it is")
+    return Estimator(nothing_to_learn, credit, tier="0: delta_L as it is", depth=1)

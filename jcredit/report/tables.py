@@ -18,6 +18,10 @@ P_NOTE = (
     "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
     " .031 for six."
 )
+DEPTH_NOTE = (
+    "Depth: steps, each of the work of one block at most, that must follow each other until every layer has its credit"
+    " once the forward pass is over."
+)
 RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
 FIXED_POINT = re.compile(r"(\+?)\.(\d+)f")  # formats that lose decimals where the interval has none to spare
@@ -139,7 +143,12 @@ def _study_of(spec: TableSpec, block: str, labels: Iterable[str]) -> dict[str, M
 def _signs_notes(text: str, spec: TableSpec) -> list[str]:
     """What ±, p and ratios are, each where the tables have it."""
     ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
-    said = {INTERVAL_NOTE: " ± " in text, P_NOTE: ", p=" in text or ", p<" in text, RATIO_NOTE: ratios}
+    said = {
+        DEPTH_NOTE: "| depth |" in text,
+        INTERVAL_NOTE: " ± " in text,
+        P_NOTE: ", p=" in text or ", p<" in text,
+        RATIO_NOTE: ratios,
+    }
     return [note for note, needed in said.items() if needed]
 
 
@@ -159,11 +168,14 @@ def _block_cells(
     """Header and lines of one table; the first two columns are text, the last one too if it is "flags"."""
     beside = {c.title for c, _ in columns if any(c.title in figures for figures in study.values())}
     counted = {label: _flags(label_rows) if flags else "" for label, label_rows in labels.items()}
-    cells = [["label", "tier", "seeds"]]
+    with_depth = any("depth" in row for label_rows in labels.values() for row in label_rows)
+    cells = [["label", "tier", *(["depth"] if with_depth else []), "seeds"]]
     for column, _ in columns:
         cells[0] += [column.title, "study"] if column.title in beside else [column.title]
     for label, label_rows in labels.items():
-        line = [label, str(label_rows[0].get("tier") or MISSING), str(len(label_rows))]
+        depth = label_rows[0].get("depth")
+        line = [label, str(label_rows[0].get("tier") or MISSING)]
+        line += [*([MISSING if depth is None else str(depth)] if with_depth else []), str(len(label_rows))]
         for column, path in columns:
             line.append(REFERENCE if label == column.paired_with else _cell(label_rows, column, path))
             if column.title in beside:
