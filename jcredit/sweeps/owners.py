@@ -1,4 +1,4 @@
-"""Who is at work in a results directory: what is being trained there has one living owner, whichever process started it.
+"""Who is at work in a results directory: whatever is being trained there has one living owner.
 
 On disk: ``<results-dir>/cache/owners/<id>.owner``, one file for each batch of runs under way and for each sweep, which
 says who that is and what it owns.  Its process keeps it locked (``flock``); the operating system lets go of the lock
@@ -69,7 +69,7 @@ def present(results_dir: Path, what: str, sweep: str = "") -> Iterator[Owner]:
       what: what it is, for people.
       sweep: id of the sweep that it belongs to.
     """
-    me = Owner(uuid.uuid4().hex[:12], socket.gethostname(), os.getpid(), _now(), what, sweep)
+    me = Owner(uuid.uuid4().hex[:12], this_host(), os.getpid(), _now(), what, sweep)
     path = _path(results_dir, me.id)
     with _registry_locked(results_dir):
         file = path.open("w", encoding="utf-8")
@@ -105,6 +105,16 @@ def owned(
     finally:
         with _registry_locked(results_dir):
             _write(_path(results_dir, me.id), me)
+
+
+def exists(results_dir: Path, id: str) -> bool:
+    """Whether an owner's file is there; makes nothing."""
+    return _path(results_dir, id).exists()
+
+
+def this_host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
 
 
 def living(results_dir: Path) -> list[Owner]:
