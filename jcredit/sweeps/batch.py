@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from jcredit.config import parts_of
 from jcredit.files import write_text
 from jcredit.report.rows import ResultsError, Row, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
@@ -158,6 +159,14 @@ def _waiting(session: Session) -> Callable[[owners.Owner], None]:
                 log.warning("waiting for %s", other)
 
     return waiting
+
+
+def check_portable(batch: Batch) -> None:
+    """Raises ConfigError if another process could not find a part that a batch is made of by its name."""
+    for variant in {id(r.variant): r.variant for r in batch.group}.values():
+        for config in (variant.config, *([variant.start.config] if variant.start else [])):
+            for _, part in parts_of(config):
+                part.factory.__reduce__()
 
 
 # --- in another process than the sweep's own --------------------------------------------------------------------------

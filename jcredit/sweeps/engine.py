@@ -7,17 +7,33 @@ after the other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from pathlib import Path
 from typing import NamedTuple
+
+import jax
 
 from jcredit.config import config_hash
 from jcredit.report.rows import Row
-from jcredit.sweeps.batch import Batch, BatchError
-from jcredit.sweeps.program import Interrupted
+from jcredit.sweeps import owners, snapshots
+from jcredit.sweeps.batch import Batch, BatchError, check_portable, numerics, run_batch
+from jcredit.sweeps.program import Interrupted, Session, in_flight
+from jcredit.sweeps.variants import Folder, Request
+from jcredit.training import Run
 
 POLL_SECONDS = 0.5
+LOST = "the scheduler, or the pool that ran the batches, was lost"
+GOES_ON = "finished runs have their rows, and the same command goes on from the last checkpoints"
 log = logging.getLogger("jcredit")
+
+
+class Program(NamedTuple):
+    """Runs that share a program, the traced run, and where their rows go (None: they leave none)."""
+
+    group: list[Request]
+    run: Run
+    folder: Folder | None
 
 
 class InProcess(Executor):
@@ -31,6 +47,86 @@ class InProcess(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+def run_all(
+    programs: Sequence[Program],
+    session: Session,
+    take: Callable[[Batch, list[Row]], None],
+    data_dir: str | Path | None,
+    executor: Executor | None = None,
+    batch_runs: int | None = None,
+) -> None:
+    """Hands programs out in batches.
+
+    Args:
+      programs: those that others start from first.
+      session: of this process.
+      take: called with each finished batch, and its rows where they are not in the folder's file.
+      data_dir: folder with prepared image data.
+      executor: where batches run (None: here).
+      batch_runs: runs in a batch, at most (None: all of a program, or a share of it for each worker of a cluster).
+
+    Raises:
+      ConfigError, BatchError, Interrupted: as ``run_sweep``.
+    """
+    if not programs:
+        return
+    results_dir = session.results_dir
+    folders = {snapshots.unfinished(results_dir), *(p.folder.unfinished for p in programs if p.folder is not None)}
+    owners.remove_remains(results_dir, folders)
+    with owners.present(results_dir, "a sweep") as me:
+        batches = list(_batches(programs, session, me.id, data_dir, batch_runs, getattr(executor, "workers", 1)))
+        if executor is not None:
+            for batch, _ in batches:
+                check_portable(batch)
+        here, runs = InProcess(), {batch.name: run for batch, run in batches}
+
+        def begin(batch: Batch) -> Future:
+            if executor is None:
+                return here.submit(run_batch, batch, session, runs[batch.name])
+            return executor.submit(run_batch, batch)
+
+        def take_and_count(batch: Batch, rows: list[Row]) -> None:
+            take(batch, rows)
+            if executor is not None:
+                session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+
+        def halt() -> set[str]:
+            owners.ask_to_stop(results_dir, me.id)
+            return {owner.what for owner in owners.living(results_dir) if owner.sweep == me.id}
+
+        hand_out(
+            [batch for batch, _ in batches], begin, take_and_count, stopping=session.stopped, halt=halt,
+            persistent=executor is not None,
+        )  # fmt: skip
+
+
+def _batches(
+    programs: Sequence[Program],
+    session: Session,
+    sweep: str,
+    data_dir: str | Path | None,
+    batch_runs: int | None,
+    workers: int,
+) -> Iterator[tuple[Batch, Run]]:
+    """Every program as one batch, or as several; one that was cut off goes on as it was."""
+    results_dir = session.results_dir.resolve()  # other processes may have another current directory
+    shares = -(-workers // len(programs))
+    for group, run, folder in programs:
+        folder = folder and folder._replace(results_dir=results_dir)
+        whole = Batch(
+            tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
+            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.jax_compilation_cache_dir),
+        )  # fmt: skip
+        most = batch_runs or -(-len(group) // shares)
+        if in_flight(group, whole.unfinished).exists():
+            most = len(group)
+        for i in range(0, len(group), most):
+            yield whole._replace(group=tuple(group[i : i + most])), run
+
+
+# --- in which order, and what becomes of them -------------------------------------------------------------------------
 
 
 class _Job(NamedTuple):
@@ -71,8 +167,8 @@ def hand_out(
 
     Raises:
       Interrupted: the sweep was to stop, and was not at its end.
-      BatchError: a batch was lost with its process, or failed otherwise; where ``persistent``, after all others.
-      Exception: what a batch raised.
+      BatchError: the executor itself was lost; or a batch failed (where ``persistent``, after all others).
+      Exception: what a batch raised, if it is the user's to mend (a ``ValueError``) or not ``persistent``.
     """
     waiting, running = [_job(batch) for batch in batches], dict[Future, _Job]()
     failed: list[tuple[_Job, Exception]] = []
@@ -96,6 +192,8 @@ def hand_out(
                     stopped.append(error)
                     if not persistent:
                         raise
+                except (CancelledError, BrokenExecutor) as error:
+                    raise BatchError(f"{LOST} ({_shown(error)}); {GOES_ON}") from error
                 except Exception as error:
                     failed.append((job, error))
                     if not persistent:
@@ -139,8 +237,4 @@ def _raise(failed: Sequence[tuple[_Job, Exception]], blocked: int) -> None:
         raise error
     others = f" (and {len(failed) - 1} other batches failed)" if len(failed) > 1 else ""
     rest = f"; {blocked} batches that start from its runs were not begun" if blocked else ""
-    cause = "its process or the scheduler was lost" if isinstance(error, CancelledError) else _shown(error)
-    raise BatchError(
-        f"batch {job.batch.name}: {cause}{others}{rest}; finished runs have their rows, and the same command"
-        " goes on from the last checkpoint"
-    ) from error
+    raise BatchError(f"batch {job.batch.name}: {_shown(error)}{others}{rest}; {GOES_ON}") from error

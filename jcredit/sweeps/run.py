@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from jcredit.config import static_key
 from jcredit.report.rows import Row, append_rows, finished, read_rows
-from jcredit.sweeps import owners, plan, program, snapshots
-from jcredit.sweeps.batch import Batch, numerics, run_batch
-from jcredit.sweeps.engine import InProcess, hand_out
+from jcredit.sweeps import plan, program, snapshots
+from jcredit.sweeps.batch import Batch
+from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.program import Interrupted as Interrupted
-from jcredit.sweeps.program import Session, forget, in_flight
+from jcredit.sweeps.program import Session, forget
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
-from jcredit.training import Run, check_run, make_run
+from jcredit.training import check_run, make_run
 
 
 def run_sweep(
@@ -80,7 +79,7 @@ def run_sweep(
             forget(batch.group, batch.unfinished)
 
     with _session(folder.results_dir, seeds_per_batch, commit, programs, progress) as session:
-        _run_all(programs, session, take, data_dir, executor, batch_runs)
+        run_all(programs, session, take, data_dir, executor, batch_runs)
     keys = {r.key for r in wanted}
     if keys - finished([*rows, *copies, *new]):  # another process made them meanwhile
         rows, copies, new = read_rows(folder.rows, folder.experiment, folder.preset), [], []
@@ -133,7 +132,7 @@ def keep_runs(
     wanted = snapshots.not_kept(requests, results_dir)
     programs = _programs(wanted, None, results_dir, data_dir)
     with _session(results_dir, seeds_per_batch, git_commit(), programs, progress) as session:
-        _run_all(programs, session, lambda batch, rows: None, data_dir)
+        run_all(programs, session, lambda batch, rows: None, data_dir)
 
 
 # --- which runs are wanted, and which of them share a program ---------------------------------------------------------
@@ -169,15 +168,7 @@ def _sort_out(
     return rows, copies, [r for key, r in missing.items() if key not in done]
 
 
-class _Program(NamedTuple):
-    """Runs that share a program, the traced run, and where their rows go (None: they leave none)."""
-
-    group: list[Request]
-    run: Run
-    folder: Folder | None
-
-
-def _with_starts(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> list[_Program]:
+def _with_starts(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> list[Program]:
     """The programs of the networks that pending runs start from and nobody has kept, then those of the runs."""
     starts = snapshots.not_kept(snapshots.starts(pending), folder.results_dir)
     before = _programs(starts, None, folder.results_dir, data_dir)
@@ -190,7 +181,7 @@ def _programs(
     results_dir: Path,
     data_dir: str | Path | None,
     claimed: Iterable[tuple[str, int]] = (),
-) -> list[_Program]:
+) -> list[Program]:
     """Sorts runs into programs, and traces these.
 
     Args:
@@ -205,7 +196,7 @@ def _programs(
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
         check_run(run)
-        programs.append(_Program(group, run, folder))
+        programs.append(Program(group, run, folder))
     return programs
 
 
@@ -237,74 +228,12 @@ def _groups(
 # --- while programs run ----------------------------------------------------------------------------------------------
 
 
-def _run_all(
-    programs: Sequence[_Program],
-    session: Session,
-    take: Callable[[Batch, list[Row]], None],
-    data_dir: str | Path | None,
-    executor: Executor | None = None,
-    batch_runs: int | None = None,
-) -> None:
-    """Hands programs out in batches; ``take`` gets each finished one and its rows.  Others as in ``run_sweep``."""
-    if not programs:
-        return
-    results_dir = session.results_dir
-    folders = {snapshots.unfinished(results_dir), *(p.folder.unfinished for p in programs if p.folder is not None)}
-    owners.remove_remains(results_dir, folders)
-    with owners.present(results_dir, "a sweep") as me:
-        batches = list(_batches(programs, session, me.id, data_dir, batch_runs, getattr(executor, "workers", 1)))
-        here, runs = InProcess(), {batch.name: run for batch, run in batches}
-
-        def begin(batch: Batch) -> Future:
-            if executor is None:
-                return here.submit(run_batch, batch, session, runs[batch.name])
-            return executor.submit(run_batch, batch)
-
-        def take_and_count(batch: Batch, rows: list[Row]) -> None:
-            take(batch, rows)
-            if executor is not None:
-                session.bar.update(sum(r.variant.config.epochs for r in batch.group))
-
-        def halt() -> set[str]:
-            owners.ask_to_stop(results_dir, me.id)
-            return {owner.what for owner in owners.living(results_dir) if owner.sweep == me.id}
-
-        hand_out(
-            [batch for batch, _ in batches], begin, take_and_count, stopping=session.stopped, halt=halt,
-            persistent=executor is not None,
-        )  # fmt: skip
-
-
-def _batches(
-    programs: Sequence[_Program],
-    session: Session,
-    sweep: str,
-    data_dir: str | Path | None,
-    batch_runs: int | None,
-    workers: int,
-) -> Iterator[tuple[Batch, Run]]:
-    """Every program as one batch, or as several; one that was cut off goes on as it was."""
-    results_dir = session.results_dir.resolve()  # other processes may have another current directory
-    shares = -(-workers // len(programs))
-    for group, run, folder in programs:
-        folder = folder and folder._replace(results_dir=results_dir)
-        whole = Batch(
-            tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
-            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.jax_compilation_cache_dir),
-        )  # fmt: skip
-        most = batch_runs or -(-len(group) // shares)
-        if in_flight(group, whole.unfinished).exists():
-            most = len(group)
-        for i in range(0, len(group), most):
-            yield whole._replace(group=tuple(group[i : i + most])), run
-
-
 @contextmanager
 def _session(
     results_dir: Path,
     seeds_per_batch: int | None,
     commit: str | None,
-    programs: Sequence[_Program],
+    programs: Sequence[Program],
     progress: bool,
 ) -> Iterator[Session]:
     """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
