@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import math
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -385,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     if not good:
         sys.exit(2)
 
