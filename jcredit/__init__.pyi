@@ -13,6 +13,9 @@ from .estimators import (
     dfa as dfa,
 )
 from .estimators import (
+    disturbed_bp as disturbed_bp,
+)
+from .estimators import (
     exact_terminal as exact_terminal,
 )
 from .estimators import (

@@ -12,6 +12,8 @@ from jcredit.testing import CheckFailed, check_estimator, check_network, check_r
 SMALL = jc.mlp(hidden=16, hidden_layers=1)
 ESTIMATORS = {
     "bp": jc.bp(),
+    "disturbed_bp": jc.disturbed_bp(),
+    "disturbed_bp fixed": jc.disturbed_bp(error="fixed"),
     "frozen": jc.frozen(),
     "broadcast": jc.broadcast(),
     "dfa": jc.dfa(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jcredit.report import stats
@@ -51,6 +51,8 @@ class TableSpec(NamedTuple):
     """The study's own figures as text: {label: {column title: figure}}; a label that occurs in several blocks can be
     given as "block | label"."""
     notes: tuple[str, ...] = ()
+    summary: Callable[[Sequence[Row]], str] | None = None
+    """If given, what stands above the tables: markdown made of the rows, the study's figures with them (with_study)."""
 
 
 def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
@@ -90,13 +92,14 @@ def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
                 path = f"metrics.{name}"
             groups.setdefault(heading, []).append(_Shown(column, path))
     parts = [f"# {spec.title}"] if spec.title else []
+    parts += [spec.summary(with_study(rows, spec))] if spec.summary else []
     for block, labels in grouped(rows).items():
         for label, label_rows in labels.items():
             _check_variant(block, label, label_rows)
         parts += [f"## {block}"] if block else []
         for i, (heading, columns) in enumerate(groups.items()):
             parts += [f"{'###' if block else '##'} {heading}"] if heading else []
-            parts.append(_aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
+            parts.append(aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
     notes = (*_signs_notes("\n".join(parts), spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
@@ -251,7 +254,7 @@ def _copies_note(rows: Sequence[Row]) -> list[str]:
     return ["; ".join([first, *others]) + "."]
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
     """A markdown table padded to equal widths: label, tier and flags to the left, numbers to the right."""
     cells = [[text.replace("|", "\\|") for text in line] for line in cells]
     widths = [max(3, *(len(line[j]) for line in cells)) for j in range(len(cells[0]))]
