@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import first_batch, flat, randomised, refused, relative, small
+from helpers import first_batch, flat, randomised, relative, small
 
 import jcredit as jc
 from jcredit.config import Config
@@ -161,6 +161,8 @@ ESTIMATORS = {
     "fa": jc.fa(),
     "tangent_chain": small(jc.tangent_chain),
     "linear_chain": small(jc.linear_field, form="chain"),
+    "tangent_mask": small(jc.tangent_mask),
+    "tangent_coarse": small(jc.tangent_coarse),
     "tangent_gate": small(jc.tangent_gate),
     "vector_field": small(jc.vector_field),
     "state_bridge": small(jc.state_bridge),
@@ -180,13 +182,6 @@ def test_estimators_train_it_and_none_back_propagates(name):
 def test_back_propagation_through_it_is_caught():
     with pytest.raises(HiddenBackprop):
         check_run(make_run(tiny_images(jc.bp(), poisoned(of=convolutional()))))
-
-
-def test_what_needs_dense_weights_says_so():
-    for credit in (small(jc.tangent_mask), small(jc.linear_field, form="mask")):
-        refused(
-            lambda credit=credit: check_run(make_run(tiny_images(credit))), "mask map: .* is not dense .*; use chain"
-        )
 
 
 def test_a_fitted_chain_finds_the_gradient():
