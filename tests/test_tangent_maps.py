@@ -215,7 +215,7 @@ def test_sweeps_from_any_start_end_in_the_chain(x64, relaxation, begin):
     assert relative(found[3], chained) < 1e-12 and relative(a_start[:3], chained[:3]) > 0.1
     # One sweep takes the start's error through one branch (neumann), or through one whole block (jacobi).
     error, m = a_start - chained, scene.env.gates(h)
-    through = np.asarray(jax.vmap(branch_of(scene.env, "test").pull)(params["maps"], m, h, error[1:]))
+    through = np.asarray(jax.vmap(branch_of(scene.env, "test").pull)(params["maps"], m, h, jnp.asarray(error[1:])))
     wanted = np.cumsum(through[::-1], axis=0)[::-1] if relaxation == "neumann" else error[1:] + through
     np.testing.assert_allclose((found[1] - chained)[:3], wanted, atol=1e-12)
 
