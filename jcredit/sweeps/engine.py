@@ -117,7 +117,7 @@ def _batches(
         folder = folder and folder._replace(results_dir=results_dir)
         whole = Batch(
             tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
-            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.jax_compilation_cache_dir),
+            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.read("jax_compilation_cache_dir")),
         )  # fmt: skip
         most = batch_runs or -(-len(group) // shares)
         if in_flight(group, whole.unfinished).exists():
