@@ -27,7 +27,7 @@ setting; a part is an object whose kind holds its name), config_hash (the varian
 Optional: tier (information tier), block (heading of its block of the table), flags (list of str), epochs, layers {name:
 number per layer}, curves {name: number per epoch}, start and followup (what it starts from, what was measured on it in
 the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep started), layout,
-timing, versions, device.
+timing, versions, device.  Not on disk, but given to tables with the configuration: depth (of the credit, in sequence).
 """
 
 _REQUIRED: dict[str, type] = {

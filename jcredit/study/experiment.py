@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jcredit.config import ConfigError, change, described, paths_of
+from jcredit.config import ConfigError, change, credit_depth, described, paths_of
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
 from jcredit.report import plots
@@ -220,12 +220,12 @@ def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -
 
 
 def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
-    """The rows that belong to a grid, in the grid's order, under its present labels and blocks."""
+    """The rows that belong to a grid, in the grid's order, under its present labels and blocks, with its depths."""
     by_key: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         by_key.setdefault(row["config_hash"], []).append(row)
     return [
-        {**row, "label": variant.label, "block": variant.block}
+        {**row, "label": variant.label, "block": variant.block, "depth": credit_depth(variant.config)}
         for variant in grid
         for row in by_key.get(variant.hash, ())
     ]
