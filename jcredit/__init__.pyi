@@ -84,6 +84,8 @@ from .losses.perturbation import (
 from .losses.perturbation import (
     random_layers as random_layers,
 )
+from .networks import image_cnn as image_cnn
+from .networks import image_mixer as image_mixer
 from .networks import image_mlp as image_mlp
 from .networks import ladder_mlp as ladder_mlp
 from .networks import lq_dynamics as lq_dynamics

@@ -237,12 +237,12 @@ def credit_depth(config: Config) -> int | None:
     A network says its L by a setting called ``depth``, as all of ours do; where it has none, a depth that grows with L
     is not stated either.
     """
-    depth = config.credit.build().depth
+    estimator: Estimator = config.credit.build()
+    depth = estimator.depth
     if not callable(depth):
         return depth
-    found: list[int] = [
-        part.settings["depth"] for _, part in config.network.walk("network") if "depth" in part.settings
-    ]
+    inside = (part.settings for _, part in config.network.walk("network"))
+    found = [settings["depth"] for settings in inside if "depth" in settings]
     return depth(found[0]) if found else None
 
 

@@ -244,10 +244,10 @@ class Estimator(NamedTuple):
         does not ask.
       optimizer: what trains ``params``.
       tier: which information it uses, as printed in tables.
-      depth: the sequential depth of the credit, as printed beside the tier: how many steps must follow each other, each
-        of the work of one block at most, until every layer has its credit once the forward pass is over; a number, or a
-        function of the depth L (back-propagation: L).  Not counted: what is fitted for later steps, and forward
-        tangents, which can run beside the forward pass.  None: not stated.
+      depth: the sequential depth of the credit, as printed beside the tier: how many steps, each as deep as one
+        block, must follow each other until every layer has its credit once the forward pass is over; a number, or a
+        function of the depth L (back-propagation: L). Not counted: what is fitted for later steps, and forward
+        tangents, which can run beside the forward pass. None: not stated.
       oracle: whether it may see back-propagated gradients.
       trains_blocks: whether blocks and embedding are trained by its credit; False leaves the readout alone to learn.
     """

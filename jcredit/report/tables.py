@@ -19,8 +19,8 @@ P_NOTE = (
     " .031 for six."
 )
 DEPTH_NOTE = (
-    "Depth: steps, each of the work of one block at most, that must follow each other until every layer has its credit"
-    " once the forward pass is over."
+    "Depth: steps, each as deep as one block, that must follow each other until every layer has its credit once the"
+    " forward pass is over."
 )
 RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
