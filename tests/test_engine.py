@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pytest
 from helpers import tiny
 
 import jcredit as jc
+from jcredit.parts import _named
 from jcredit.report.rows import append_rows, read_rows
 from jcredit.sweeps import engine, owners, program, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, numerics, run_batch
@@ -35,6 +37,15 @@ def fit(label="fit"):
     return Variant(label, NET.replace(credit=jc.broadcast(), trains="nothing", epochs=1), start=Snapshot(NET, 2))
 
 
+SENT = """
+import jax.numpy as jnp
+import jcredit as jc
+
+@jc.estimator
+def turned() -> jc.Estimator:
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: jnp.roll(inner.credit(*args), {by}, -1))
+"""
 LINES = [line(), line("bp", jc.bp()), fit()]
 
 
@@ -110,6 +121,19 @@ def test_what_workers_cannot_find_is_refused_before_anything_runs(tmp_path, pool
         sweep_into(tmp_path, [line(), line("mine", hidden())], executor=pool)
     assert not compiled and not (tmp_path / "tiny").exists()
     sweep_into(tmp_path, [line("mine", hidden(), epochs=1)], (0,))  # here it runs
+
+
+def test_a_part_that_a_worker_lacks_or_has_otherwise_is_named(tmp_path, monkeypatch):
+    module = "sent_parts_of_a_test"
+    (tmp_path / f"{module}.py").write_text(SENT.format(by=1))
+    with pytest.raises(jc.ConfigError, match=rf"module '{module}' cannot be imported on .*PYTHONPATH"):
+        _named("estimator", module, "turned", str(tmp_path / "gone"), "0123456789ab")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(jc.ConfigError, match=rf"turned of .*{module}.py on .* is not the one that was sent"):
+        _named("estimator", module, "turned", str(tmp_path), "0123456789ab")  # another source
+    factory = sys.modules.pop(module).turned
+    assert _named("estimator", module, "turned", str(tmp_path), factory.source).source == factory.source
 
 
 def test_an_executor_needs_a_folder_that_all_see(pool):
@@ -281,7 +305,7 @@ def test_a_worker_that_does_not_see_the_results_says_so_and_writes_nothing(tmp_p
 # --- a Dask cluster that is not there ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://nowhere.invalid:8786", "", "tcp://:x"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://127.0.0.1:99999", ""])
 def test_a_scheduler_that_does_not_answer_is_one_line(address, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr("jcredit.sweeps.cluster.CONNECT_SECONDS", 0.5)
@@ -292,6 +316,6 @@ def test_a_scheduler_that_does_not_answer_is_one_line(address, monkeypatch):
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ClusterError, match=r"pip install 'jcredit\[cluster\]'"), dask_cluster("tcp://127.0.0.1:1"):
         pytest.fail("connected")

@@ -85,12 +85,13 @@ def test_threads_of_one_process_own_nothing_together(tmp_path, monkeypatch):
 
 
 def test_what_a_living_process_writes_stays_and_what_a_killed_one_left_goes(tmp_path, holder):
-    process, _ = holder("kept abc-3", owners.in_flight_name(tmp_path, tmp_path / "x/y/cache/living"))
+    process, _ = holder("kept abc-3", owners.in_flight_name(tmp_path, tmp_path / "x/y/cache/0123456789ab"))
     cache, kept = tmp_path / "x/y/cache", tmp_path / "cache/snapshots"
-    for name in ("living", "dead", "resumable", "finished"):
+    living, dead, resumable, finished = ("0123456789ab", "123456789abc", "23456789abcd", "3456789abcde")
+    for name in (living, dead, resumable, finished, "somebody's"):
         (cache / name / "checkpoint/000001").mkdir(parents=True)
-    (cache / "resumable/checkpoint/000001/meta.json").touch()
-    (cache / "finished/rows.json").touch()
+    (cache / resumable / "checkpoint/000001/meta.json").touch()
+    (cache / finished / "rows.json").touch()
     for name in (".abc-3-20.12345678.tmp", ".abc-4-20.12345678.tmp", "abc-4-20"):
         (kept / name / "network").mkdir(parents=True)
     (tmp_path / "x/y/.table.md.12345678.tmp").touch()
@@ -99,7 +100,7 @@ def test_what_a_living_process_writes_stays_and_what_a_killed_one_left_goes(tmp_
     files.remove_leftovers(tmp_path)
     owners.remove_remains(tmp_path, [cache])
     assert written.exists()
-    assert sorted(p.name for p in cache.iterdir()) == ["finished", "living", "resumable"]
+    assert sorted(p.name for p in cache.iterdir()) == [living, resumable, finished, "somebody's"]
     assert sorted(p.name for p in kept.iterdir()) == [".abc-3-20.12345678.tmp", "abc-4-20"]
     assert [p.name for p in (tmp_path / "x/y").iterdir() if not p.is_dir()] == [".rows.jsonl.lock"]
 
@@ -108,7 +109,7 @@ def test_what_a_living_process_writes_stays_and_what_a_killed_one_left_goes(tmp_
     files.remove_leftovers(tmp_path)
     owners.remove_remains(tmp_path, [cache])
     assert not written.exists()
-    assert sorted(p.name for p in cache.iterdir()) == ["finished", "resumable"]
+    assert sorted(p.name for p in cache.iterdir()) == [resumable, finished, "somebody's"]
     assert [p.name for p in kept.iterdir()] == ["abc-4-20"]
 
 

@@ -96,6 +96,19 @@ def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
 
 
+def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch):
+    """As on a cluster of unequal machines.  From two devices to one it would not keep them, and does not go on."""
+    whole = sweep_into(tmp_path / "whole", [variant(epochs=3)], (0, 1, 2, 3))
+    interrupted(tmp_path / "cut", [variant(epochs=3)], seeds=(0, 1, 2, 3))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)  # of which two share four runs evenly
+    resumed = sweep_into(tmp_path / "cut", [variant(epochs=3)], (0, 1, 2, 3))
+    assert [measured(r) for r in resumed] == [measured(r) for r in whole]
+    assert {r["layout"]["devices"] for r in whole} == {4} and {r["layout"]["devices"] for r in resumed} == {2}
+    interrupted(tmp_path / "alone", [variant(epochs=3)], seeds=(0, 1))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    assert program._saved_layout(next((tmp_path / "alone/tiny/smoke/cache").iterdir()), 2) is None
+
+
 @pytest.mark.slow
 def test_layouts_of_the_same_runs_give_the_same_bits(tmp_path):
     seeds = (3, 5, 8)

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,8 +245,8 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     args, overrides = _arguments(experiment, argv)
     grid = grid_of(experiment, args.preset, overrides, args.estimators)
     wanted = chosen(grid, args.methods)
-    if args.fresh and not args.plan:
-        args.results_dir = _fresh(args.results_dir)
+    if args.fresh:
+        args.results_dir = _fresh(args.results_dir, only_named=args.plan)
     folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
@@ -284,13 +284,24 @@ def _arguments(experiment: Experiment, argv: Sequence[str] | None) -> tuple[argp
     return args, overrides_of(args)
 
 
-def _fresh(results_dir: Path) -> Path:
-    """A new folder for results, below the usual one."""
-    for n in itertools.count(1):
-        folder = results_dir / f"fresh-{n}"
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
+def _fresh(results_dir: Path, only_named: bool) -> Path:
+    """The first folder ``fresh-N`` below the usual one that there is not yet; made, unless it is only to be named.
+
+    Raises:
+      ConfigError: it cannot be made.
+    """
+    for folder in (results_dir / f"fresh-{n}" for n in itertools.count(1)):
+        try:
+            if not only_named:
+                folder.mkdir(parents=True)
+            if not only_named or not folder.exists():
+                return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"--results-dir {results_dir}: {error.strerror}; name a folder you can write to"
+            ) from None
     raise AssertionError
 
 

@@ -12,12 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from jcredit.config import config_hash
 from jcredit.report.rows import Row
 from jcredit.sweeps import owners, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, numerics, run_batch
+from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Interrupted, Session, in_flight
 from jcredit.sweeps.variants import Folder, Request
 from jcredit.training import Run
@@ -117,7 +116,7 @@ def _batches(
         folder = folder and folder._replace(results_dir=results_dir)
         whole = Batch(
             tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
-            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.jax_compilation_cache_dir),
+            session.checkpoint_seconds, sweep, numerics(), compiled_programs_are_kept(),
         )  # fmt: skip
         most = batch_runs or -(-len(group) // shares)
         if in_flight(group, whole.unfinished).exists():

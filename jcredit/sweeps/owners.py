@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -24,6 +25,8 @@ from typing import NamedTuple
 
 from jcredit.files import locked, remove_leftovers
 
+IN_FLIGHT = re.compile("[0-9a-f]{12}")
+"""How folders of in-flight checkpoints are called; others beside them are not ours to remove."""
 POLL_SECONDS = 0.5
 _ours: set[str] = set()
 """Ids of this process's own owners; there are file systems whose locks do not bind the process that holds them."""
@@ -159,7 +162,7 @@ def remove_remains(results_dir: Path, unfinished: Collection[Path]) -> None:
             if kept_name(run) not in taken:
                 shutil.rmtree(draft, ignore_errors=True)
         for path in (path for folder in unfinished for path in folder.glob("*/")):
-            if in_flight_name(results_dir, path) in taken:
+            if not IN_FLIGHT.fullmatch(path.name) or in_flight_name(results_dir, path) in taken:
                 continue
             remove_leftovers(path)
             if not any(path.glob("checkpoint/*/meta.json")) and not (path / "rows.json").exists():
