@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -73,6 +74,7 @@ def test_threads_of_one_process_own_nothing_together(tmp_path, monkeypatch):
         for _ in range(5):
             with owners.present(tmp_path, f"thread {i}") as me, owners.owned(tmp_path, me, ["x", f"own {i}"]):
                 inside.append(i)
+                time.sleep(0.002)
                 most.append(len(inside))
                 inside.remove(i)
 

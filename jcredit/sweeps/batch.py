@@ -90,8 +90,9 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
       Interrupted: the sweep is to stop; there is a checkpoint.
       ConfigError, DataError, CheckpointError, ResultsError: as in ``run_sweep``.
     """
+    set_up = contextlib.nullcontext() if session else _numerics_of(batch)
     session = session or _session_elsewhere(batch)
-    with _numerics_of(batch), owners.present(batch.results_dir, batch.name, batch.sweep) as me:
+    with set_up, owners.present(batch.results_dir, batch.name, batch.sweep) as me:
         group = _not_kept(batch)
         while group:
             with owners.owned(batch.results_dir, me, _owned_by(batch, group), _waiting(session)):
@@ -101,9 +102,11 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
                         return _rows(batch, batch.folder, run, session)
                     advance(group, run, session, batch.unfinished)
                     forget(group, batch.unfinished)
-                    return []
+                    break
             group = still  # others have kept some of them while this process waited
-        session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+        else:
+            session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+        forget(batch.group, batch.unfinished)  # a checkpoint from before others kept some
         return []
 
 
