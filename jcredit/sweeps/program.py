@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import write_json
+from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row
 from jcredit.sweeps import checkpoints, plan, snapshots
 from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put, stack
@@ -141,7 +141,7 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     layout = _saved_layout(cache) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
     progress = Progress(layout, session.git_commit)
-    if (restored := checkpoints.restore(cache / "checkpoint", state)) is not None:
+    if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
         state = put(restored[0], layout, per_run=True)
         progress = Progress.from_json(restored[1]).continued_by(session.git_commit)
         session.bar.update(progress.epoch * len(group))
@@ -203,15 +203,26 @@ def _cache_of(group: Sequence[Request], unfinished: Path) -> Path:
 
 
 def _save(cache: Path, group: Sequence[Request], state, progress: Progress) -> None:
-    checkpoints.save(cache / "checkpoint", state, progress.to_json())
-    write_json(cache / "program.json", {"runs": [r.key for r in group], "layout": progress.layout._asdict()})
+    checkpoints.save(cache / "checkpoint", state, progress.to_json(), cache.name)
+    write_sealed(cache / "program.json", {"runs": [r.key for r in group], "layout": progress.layout._asdict()})
+
+
+def composition(cache: Path) -> tuple[list[tuple[str, int]], Layout] | None:
+    """The keys of the runs of a checkpoint and their layout; None if there is none, or it was damaged and set aside."""
+    try:
+        stored = read_sealed(cache / "program.json")
+        return [(run_hash, seed) for run_hash, seed in stored["runs"]], Layout(**stored["layout"])
+    except FileNotFoundError:
+        return None
+    except FileError as error:
+        set_aside(cache, f"program.json: {error}", "its runs start afresh")
+        return None
 
 
 def _saved_layout(cache: Path) -> Layout | None:
     """The layout of a checkpoint, if there is one that fits on the devices there are."""
-    path = cache / "program.json"
-    layout = Layout(**json.loads(path.read_text())["layout"]) if path.exists() else None
-    return layout if layout is not None and layout.devices <= jax.local_device_count() else None
+    found = composition(cache)
+    return found[1] if found is not None and found[1].devices <= jax.local_device_count() else None
 
 
 def _forget(cache: Path) -> None:

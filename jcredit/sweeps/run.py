@@ -18,10 +18,11 @@ import jax
 from tqdm import tqdm
 
 from jcredit.config import static_key
+from jcredit.files import DAMAGED
 from jcredit.report.rows import Row, append_rows, finished, read_rows
 from jcredit.sweeps import hosts, plan, snapshots
 from jcredit.sweeps.program import Interrupted as Interrupted
-from jcredit.sweeps.program import Session, advance, train
+from jcredit.sweeps.program import Session, advance, composition, train
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
 from jcredit.training import Run, check_run, make_run
@@ -211,7 +212,7 @@ def _groups(
     """
     by_key = {r.key: r for r in pending}
     for path in sorted(unfinished.glob("*/program.json")):
-        keys = [(h, s) for h, s in json.loads(path.read_text())["runs"]]
+        keys, _ = (None if DAMAGED in path.parent.name else composition(path.parent)) or ([], None)
         if keys and all(key in by_key for key in keys):
             group = [by_key.pop(key) for key in keys]
             claimed |= {r.run_key for r in group}
