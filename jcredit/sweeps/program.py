@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row
-from jcredit.sweeps import checkpoints, plan, snapshots
+from jcredit.sweeps import checkpoints, plan, snapshots, status
 from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put, stack
 from jcredit.sweeps.record import Progress, make_row
 from jcredit.sweeps.variants import Folder, Request, labels_of
@@ -145,6 +145,8 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
         state = put(restored[0], layout, per_run=True)
         progress = Progress.from_json(restored[1]).continued_by(session.git_commit)
         session.bar.update(progress.epoch * len(group))
+    report = status.Reporter(session.results_dir, unfinished, cache.name, group)
+    report.write(progress)
     compiled = _compile(run, layout, state, hp, data) if progress.epoch < config.epochs else None
     if compiled is not None and progress.epoch == 0:
         progress = progress._replace(initial=_host(compiled.diagnose(state, hp, data)["layers"], len(group)))
@@ -156,6 +158,7 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
             epoch=f"{progress.epoch}/{config.epochs}", loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}"
         )
         session.bar.update(len(group))
+        report.write(progress)
         snapshots.keep(group, state, progress, session.results_dir)
         # Of several processes none keeps checkpoints: a program that was cut off is run again, finished ones are not.
         if (session.stop or time.perf_counter() - saved > CHECKPOINT_SECONDS) and jax.process_count() == 1:

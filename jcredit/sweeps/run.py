@@ -20,7 +20,7 @@ from tqdm import tqdm
 from jcredit.config import static_key
 from jcredit.files import DAMAGED
 from jcredit.report.rows import Row, append_rows, finished, read_rows
-from jcredit.sweeps import hosts, plan, snapshots
+from jcredit.sweeps import hosts, plan, snapshots, status
 from jcredit.sweeps.program import Interrupted as Interrupted
 from jcredit.sweeps.program import Session, advance, composition, train
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
@@ -242,7 +242,8 @@ def _session(
     """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
     total = sum(r.variant.config.epochs for group, _ in programs for r in group)
     quiet = not progress or not total or not hosts.is_lead()
-    with tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
+    announced = status.announced(results_dir, [group for group, _ in programs])
+    with announced, tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
         yield Session(results_dir, seeds_per_batch, commit, bar, stop)
 
 

@@ -1,4 +1,4 @@
-"""The sweep that the fault suite kills: tiny, with lines with and without an estimator, a frozen network and a followup.
+"""The sweep that the fault suite kills: tiny; with and without an estimator, a frozen network, a followup.
 
 python tests/faults/sweep.py --preset smoke --results-dir runs
 """

@@ -29,7 +29,7 @@ class Tally:
         self.args, self.start = args, time.monotonic()
         self.planned, self.at_work = collections.Counter(), collections.Counter()
         self.damaged: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-        self.chains, self.failures = 0, []
+        self.chains, self.rows, self.failures = 0, 0, []
         self.references: dict[tuple[str, ...], harness.Undisturbed] = {}
 
     def reference(self, shop: harness.Workshop, lines: tuple[str, ...]) -> harness.Undisturbed:
@@ -76,9 +76,11 @@ def page(found: dict[str, Any]) -> str:
         f"`{found['command']}` at {found['git_commit']}, {found['minutes']} minutes. Rows are compared by every field"
         " but timing.", "",
         "| what | |", "|---|---:|",
-        f"| SIGKILLs, in {found['chains']} chains of restarts | {found['moments_killed']} of {found['moments_wanted']} |",
+        f"| SIGKILLs wanted | {found['moments_wanted']} |",
+        f"| SIGKILLs, in {found['chains']} chains of restarts | {found['moments_killed']} |",
         f"| files damaged | {damaged} |",
-        f"| chains or cases that lost, doubled or changed a row, or did not name the damage | {len(found['failures'])} |",
+        f"| rows compared with those of undisturbed runs | {found['rows_compared']} |",
+        f"| chains or cases with a row lost, doubled or changed, or damage not named | {len(found['failures'])} |",
         "",
         "## Killed while the process was at", "", "| | |", "|---|---:|",
         *(f"| {name} | {count} |" for name, count in sorted(found["killed_while"].items())), "",
@@ -104,7 +106,7 @@ def one_chain(tally: Tally, shop: harness.Workshop, left: int, rng: np.random.Ge
     )
     tally.planned.update(death.kind for death in deaths)
     tally.at_work.update(death.at_work for death in deaths)
-    tally.chains += 1
+    tally.chains, tally.rows = tally.chains + 1, tally.rows + len(reference.bits)
     shutil.rmtree(results, ignore_errors=True)
 
 
@@ -115,6 +117,7 @@ def one_damage(tally: Tally, shop: harness.Workshop, what: str, how: str, rng: n
     results = shop.folder / f"damage-{sum(sum(kinds.values()) for kinds in tally.damaged.values())}"
     tally.attempt(f"{what}, {how}", lambda: act(shop, reference, results, how, rng))
     tally.damaged[what][how] += 1
+    tally.rows += len(reference.bits)
     shutil.rmtree(results, ignore_errors=True)
 
 
