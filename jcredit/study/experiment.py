@@ -303,16 +303,20 @@ def describe_sweep(
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-    """The command: prints the table; exits with 2 and one line on a user's error, with 130 if interrupted."""
+    """The command: prints the table; exits with one line and 2 on a user's error, 1 if the system failed, 130 if
+    interrupted.
+    """
     try:
         print(run(experiment, argv), end="")
     except USER_ERRORS as error:
         sys.exit(_say(experiment, error, 2))
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(_say(experiment, error, 130))
+    except OSError as error:
+        sys.exit(_say(experiment, OSError(f"{error}; mend that and give the same command again"), 1))
 
 
 def _say(experiment: Experiment, error: BaseException, status: int) -> int:
     text = " ".join(str(error).split()) or "interrupted"
-    print(f"{experiment.name}.py: {'error: ' if status == 2 else ''}{text}", file=sys.stderr)
+    print(f"{experiment.name}.py: {'error: ' if status < 128 else ''}{text}", file=sys.stderr)
     return status

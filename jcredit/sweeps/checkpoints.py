@@ -25,7 +25,8 @@ from jcredit.files import FileError, digest_of, read_sealed, set_aside, write_se
 
 SCHEMA = 2
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every save and restore there at INFO
+# Orbax logs every save and restore there, and the traceback of each failure that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointError(ValueError):
@@ -190,8 +191,9 @@ def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The first line of an error, shortened."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The first line of an error, the middle of a long one left out: the cause stands at the end."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"
 
 
 def _delete_step(step: Path) -> None:

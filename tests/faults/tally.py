@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class Tally:
         self.planned, self.at_work = collections.Counter(), collections.Counter()
         self.damaged: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         self.chains, self.rows, self.failures = 0, 0, []
+        self.lost, self.doubled, self.different = 0, 0, 0
+        self.cases, self.not_possible = collections.Counter(), {}
         self.references: dict[tuple[str, ...], harness.Undisturbed] = {}
 
     def reference(self, shop: harness.Workshop, lines: tuple[str, ...]) -> harness.Undisturbed:
@@ -43,6 +47,10 @@ class Tally:
         try:
             return act()
         except AssertionError as error:
+            if isinstance(error, harness.Differ):
+                self.lost, self.doubled, self.different = (
+                    self.lost + error.lost, self.doubled + error.doubled, self.different + error.different
+                )  # fmt: skip
             self.failures.append(f"{what}: {' '.join(str(error).split())[:500]}")
             return None
 
@@ -50,8 +58,11 @@ class Tally:
         """Everything."""
         return {
             "command": command(self.args), "seed": self.args.seed, "moments_wanted": self.args.moments,
-            "moments_killed": sum(self.planned.values()), "chains": self.chains, "killed_by_plan": dict(self.planned),
-            "killed_while": dict(self.at_work), "files_damaged": {k: dict(v) for k, v in self.damaged.items()},
+            "moments_killed": sum(self.planned.values()), "chains": self.chains,
+            "rows_compared": self.rows, "rows_lost": self.lost, "rows_doubled": self.doubled,
+            "rows_different": self.different, "killed_by_plan": dict(self.planned), "cases": dict(self.cases),
+            "not_possible": self.not_possible, "killed_while": dict(self.at_work),
+            "files_damaged": {what: dict(kinds) for what, kinds in self.damaged.items()},
             "failures": self.failures, "minutes": round((time.monotonic() - self.start) / 60, 1),
             "git_commit": git_commit(), "versions": versions(),
         }  # fmt: skip
@@ -65,7 +76,7 @@ class Tally:
 
 def command(args: argparse.Namespace) -> str:
     """What makes this tally."""
-    return f"python tests/faults/tally.py --seed {args.seed} --moments {args.moments} --damages {args.damages}"
+    return f"python tests/faults/tally.py --seed {args.seed} --moments {args.moments} --rounds {args.rounds}"
 
 
 def page(found: dict[str, Any]) -> str:
@@ -80,7 +91,10 @@ def page(found: dict[str, Any]) -> str:
         f"| SIGKILLs, in {found['chains']} chains of restarts | {found['moments_killed']} |",
         f"| files damaged | {damaged} |",
         f"| rows compared with those of undisturbed runs | {found['rows_compared']} |",
-        f"| chains or cases with a row lost, doubled or changed, or damage not named | {len(found['failures'])} |",
+        f"| rows lost | {found['rows_lost']} |",
+        f"| rows doubled | {found['rows_doubled']} |",
+        f"| rows with a bit different | {found['rows_different']} |",
+        f"| chains and cases that failed in any way, listed below | {len(found['failures'])} |",
         "",
         "## Killed while the process was at", "", "| | |", "|---|---:|",
         *(f"| {name} | {count} |" for name, count in sorted(found["killed_while"].items())), "",
@@ -91,6 +105,9 @@ def page(found: dict[str, Any]) -> str:
             f"| {name} | " + " | ".join(str(kinds.get(how, 0)) for how in harness.DAMAGES) + " |"
             for name, kinds in found["files_damaged"].items()
         ), "",
+        "## Other cases", "", "| | tried |", "|---|---:|",
+        *(f"| {name} | {count} |" for name, count in found["cases"].items()),
+        *(f"| {name} | not possible here: {why} |" for name, why in found["not_possible"].items()), "",
         "## Failures", "", *(f"- {failure}" for failure in found["failures"] or ["none"]), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -121,12 +138,26 @@ def one_damage(tally: Tally, shop: harness.Workshop, what: str, how: str, rng: n
     shutil.rmtree(results, ignore_errors=True)
 
 
+def one_case(tally: Tally, shop: harness.Workshop, name: str, rng: np.random.Generator) -> None:
+    """One signal, disk, folder or second writer."""
+    if name == "full file system" and not harness.can_mount(shop.folder / "mounted"):
+        tally.not_possible[name] = "needs the right to mount a file system"
+        return
+    reference, results = tally.reference(shop, ("dfa",)), shop.folder / f"case-{sum(tally.cases.values())}"
+    tally.attempt(name, lambda: harness.CASES[name](shop, reference, results, rng))
+    tally.cases[name] += 1
+    tally.rows += len(reference.bits)
+    shutil.rmtree(results, ignore_errors=True)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--moments", type=int, default=200, metavar="N", help="SIGKILLs (default: 200)")
-    parser.add_argument("--damages", type=int, default=2, metavar="N", help="files of each kind damaged in each way")
+    parser.add_argument(
+        "--rounds", type=int, default=1, metavar="N", help="of all damages and other cases (default: 1)"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/reliability"), metavar="DIR")
     args = parser.parse_args()
     tally = Tally(args)
@@ -134,14 +165,17 @@ def main() -> None:
         shop = harness.Workshop(Path(folder))
         try:
             for_kills, for_damage = np.random.default_rng(args.seed), np.random.default_rng([args.seed, 1])
-            cases = [
-                (what, how) for _ in range(args.damages) for how in harness.DAMAGES for what in harness.CORRUPTIONS
-            ]
+            cases: list[Callable[[], None]] = [
+                functools.partial(one_damage, tally, shop, what, how, for_damage)
+                for how in harness.DAMAGES for what in harness.CORRUPTIONS
+            ]  # fmt: skip
+            cases += [functools.partial(one_case, tally, shop, name, for_damage) for name in harness.CASES]
+            cases *= args.rounds
             while (left := args.moments - sum(tally.planned.values())) > 0 or cases:  # in turn
                 if left > 0:
                     one_chain(tally, shop, left, for_kills)
                 if cases:
-                    one_damage(tally, shop, *cases.pop(0), for_damage)
+                    cases.pop(0)()
                 tally.write()
         finally:
             shop.close()

@@ -62,16 +62,19 @@ class Fate:
     def __init__(self, plan: dict, board: Board, roots: tuple[str, ...]):
         self.plan, self.board, self.roots = plan, board, roots
 
-    def hit(self, kind: str) -> None:
+    def hit(self, kind: str, takes_space: bool = False) -> None:
         i = KINDS.index(kind)
         self.board[i] += 1
         due = self.board[i] - self.plan.get("k", 1)
-        if self.plan.get("at") == kind and (due == 0 or (due > 0 and "errno" in self.plan)):
+        if self.plan.get("at") != kind or due < 0:
+            return
+        if "errno" in self.plan:  # every write from here on: a disk stays full
+            if takes_space:
+                raise OSError(self.plan["errno"], os.strerror(self.plan["errno"]))
+        elif due == 0:
             self.act()
 
     def act(self) -> None:
-        if "errno" in self.plan:  # every write from here on: a disk stays full
-            raise OSError(self.plan["errno"], os.strerror(self.plan["errno"]))
         if "vanish" in self.plan:
             shutil.rmtree(self.plan["vanish"], ignore_errors=True)
         elif self.plan.get("delay"):
@@ -101,7 +104,7 @@ class Fate:
             self.hit(kind)
         if event == "os.rename":
             self.hit("rename")
-        self.hit("any file")
+        self.hit("any file", takes_space=event in ("open", "os.mkdir"))
 
     def install(self) -> None:
         fsync, one_epoch = os.fsync, program._one_epoch
