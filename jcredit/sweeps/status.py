@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jcredit.files import plain
+from jcredit.files import plain, remove_leftovers, write_text
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.variants import Request, labels_of
 
@@ -42,6 +42,7 @@ def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterato
     began, runs = time.time(), [request for group in groups for request in group]
     path = folder(results_dir) / f"sweep-{uuid.uuid4().hex[:8]}.json"
     if runs:
+        remove_leftovers(folder(results_dir))
         total = sum(request.variant.config.epochs for request in runs)
         _write(path, {"runs": len(runs), "run_epochs": total, "began": began, **_process()})
     try:
@@ -110,12 +111,5 @@ def _process() -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    """In one piece, but not made durable: it is of no use after a crash."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps(plain(value)), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, json.dumps(plain(value)))

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcredit.sweeps.compiled import set_damaged_aside
-from jcredit.sweeps.run import Interrupted
 
 HERE = Path(__file__).parent
 CHAINS = (("dfa",), ("bridge",), ("fit", "fit measured"), ("bp", "fit"))
@@ -198,7 +197,7 @@ def set_aside(folder: Path) -> list[Path]:
 # --- signals, disks, folders, writers ---------------------------------------------------------------------------------
 
 SCRIPT = "tests/faults/sweep.py"
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143 if hasattr(Interrupted, "signal") else 130}
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def interrupted(shop: Workshop, reference: Undisturbed, results: Path, rng: np.random.Generator, number: int) -> None:
