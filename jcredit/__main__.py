@@ -5,6 +5,7 @@ python -m jcredit reproduce --hours 8
 python -m jcredit report --results-dir results --experiments DIR
 python -m jcredit report --check
 python -m jcredit claims
+python -m jcredit watch results
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from jcredit.study.command import Parser
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
 from jcredit.sweeps.door import PRESET as SWEEP
 from jcredit.sweeps.run import Interrupted
+from jcredit.sweeps.watch import follow
 
 QUOTES = Path("docs/quotes.toml")
 FINDINGS = "findings"
@@ -298,9 +300,19 @@ def _hours(text: str) -> float:
     return hours
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds from 0.1")
+    return seconds
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m jcredit", description=__doc__.splitlines()[0] if __doc__ else "")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list|reproduce|report|claims")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|reproduce|report|claims|watch")
     listing = commands.add_parser("list", help="every experiment: question, phase, runs and minutes of each preset")
     reproducing = commands.add_parser(
         "reproduce", help="run the study, in order of value per hour; can be stopped and started at any time",
@@ -331,6 +343,13 @@ def _parser() -> Parser:
     )  # fmt: skip
     rebuilding.add_argument(
         "--quotes", type=Path, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
+    )
+    watching = commands.add_parser("watch", help="follow running sweeps from outside: how far, how long, curves")
+    watching.add_argument("directory", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="results")
+    watching.add_argument("--once", action="store_true", help="show it one time")
+    watching.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="between looks (default: 2)")
+    watching.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="also write the curves as event files into this empty folder"
     )
     return parser
 
@@ -371,6 +390,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     good = True
     try:
+        if args.command == "watch":
+            follow(args.directory, once=args.once, seconds=args.seconds, tensorboard=args.tensorboard)
+            return
         experiments = load_experiments(args.experiments)
         if args.command == "list":
             print("\n\n".join([*map(description, experiments.values()), CLAIMS_NOTE]))

@@ -1,22 +1,31 @@
-"""Files that a kill cannot tear: written whole or not at all; and where jcredit keeps what it can make again."""
+"""Files that a kill cannot tear and whose damage shows; and where jcredit keeps what it can make again."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
+import logging
 import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+SEAL = "sha256"
+"""The name under which a sealed value carries its digest."""
+DAMAGED = ".damaged-"
+"""What the names of files and folders that were set aside contain."""
+log = logging.getLogger("jcredit")
+
 
 class FileError(ValueError):
-    """A value that has no form on disk; the message names it and the fix."""
+    """A value that has no form on disk, or a file that is not what was written; one line that says what is wrong."""
 
 
 def cache_directory() -> Path:
@@ -119,3 +128,67 @@ def locked(path: str | Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+# --- damage that shows ------------------------------------------------------------------------------------------------
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the SHA-256 of its own content, in sorted keys, under ``SEAL``."""
+    content = {name: inner for name, inner in value.items() if name != SEAL}
+    return {**content, SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """What was sealed, without its seal.
+
+    Raises:
+      FileError: no object, no seal, or another content than was sealed.
+    """
+    if not isinstance(value, dict) or SEAL not in value:
+        raise FileError("it has no digest")
+    if sealed(value)[SEAL] != value[SEAL]:
+        raise FileError("its content does not have its digest")
+    return {name: inner for name, inner in value.items() if name != SEAL}
+
+
+def write_sealed(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON values with their digest, atomically; unlike in rows, nan is kept."""
+    write_text(path, json.dumps(sealed(value)))
+
+
+def read_sealed(path: str | Path) -> dict[str, Any]:
+    """What ``write_sealed`` wrote.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      FileError: it cannot be read, is no JSON, or is not what was written.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"not readable as JSON ({' '.join(str(error).split())[:100]})") from error
+    return unsealed(value)
+
+
+def digest_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def set_aside(path: str | Path, fault: str, instead: str) -> None:
+    """Renames a damaged file or folder to ``<name>.damaged-<time>``, where nothing looks, and says so in one line.
+
+    Args:
+      path: what is damaged; nothing happens to it if another process was faster.
+      fault: what is wrong with it.
+      instead: what is done without it.
+    """
+    path = Path(path)
+    aside = path.with_name(f"{path.name}{DAMAGED}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:4]}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, aside)
+        log.warning("%s: %s; set aside as %s, %s", path, " ".join(fault.split()), aside.name, instead)

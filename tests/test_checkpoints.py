@@ -1,6 +1,5 @@
 """A checkpoint gives back the same bits, and a kill at any instant leaves a complete one."""
 
-import json
 import math
 import shutil
 import time
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from flax import struct
 
+from jcredit.files import read_sealed, write_sealed
 from jcredit.sweeps import checkpoints
 from jcredit.sweeps.checkpoints import CheckpointError
 
@@ -71,7 +71,7 @@ def test_the_newest_replaces_the_older(tmp_path):
         checkpoints.save(tmp_path / "run", make_state(epoch), {"epoch": epoch})
         restored, meta = checkpoints.restore(tmp_path / "run", make_state()) or pytest.fail("nothing restored")
         assert (int(restored.inner.count), meta["epoch"]) == (epoch, epoch)
-        assert len(list((tmp_path / "run").iterdir())) == 1
+        assert len(list((tmp_path / "run").iterdir())) == min(epoch + 1, 2)  # one to go back to
     checkpoints.remove(tmp_path / "run")
     checkpoints.remove(tmp_path / "run")
     assert checkpoints.restore(tmp_path / "run", make_state()) is None
@@ -84,7 +84,8 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["state", "meta", "delete"])
 def test_a_kill_leaves_a_complete_checkpoint(tmp_path, monkeypatch, moment):
-    checkpoints.save(tmp_path, make_state(1), {"epoch": 1})
+    for epoch in (0, 1):
+        checkpoints.save(tmp_path, make_state(epoch), {"epoch": epoch})
 
     def killed(*_):
         raise Killed
@@ -93,17 +94,16 @@ def test_a_kill_leaves_a_complete_checkpoint(tmp_path, monkeypatch, moment):
         if moment == "state":
             patch.setattr(checkpoints, "_checkpointer", killed)
         elif moment == "meta":
-            patch.setattr(checkpoints, "write_text", killed)
+            patch.setattr(checkpoints, "write_sealed", killed)
         else:
             patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(Killed):
             checkpoints.save(tmp_path, make_state(2), {"epoch": 2})
-    survivor = 2 if moment == "delete" else 1
     restored, meta = checkpoints.restore(tmp_path, make_state()) or pytest.fail("nothing restored")
-    assert meta == {"epoch": survivor}
-    assert checkpoints.digest(restored) == checkpoints.digest(make_state(survivor))
+    assert meta == {"epoch": 1}
+    assert checkpoints.digest(restored) == checkpoints.digest(make_state(1))
     checkpoints.save(tmp_path, make_state(3), {"epoch": 3})  # what the kill left is cleared away
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -122,23 +122,81 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, like, message):
     assert str(tmp_path) in str(raised.value) and "delete it" in str(raised.value)
 
 
-def test_damage_is_named(tmp_path):
-    like = {"w": jnp.ones((2, 3))}
-    checkpoints.save(tmp_path, like, {})
-    (step,) = tmp_path.iterdir()
-    meta = (step / "meta.json").read_text()
-    for text, message in (
-        ("{", "damaged"),
-        ("[]", "damaged"),
-        (json.dumps({**json.loads(meta), "schema": 9}), "schema"),
-    ):
-        (step / "meta.json").write_text(text)
-        with pytest.raises(CheckpointError, match=message):
-            checkpoints.restore(tmp_path, like)
-    (step / "meta.json").write_text(meta)
-    shutil.rmtree(step / "state")
-    with pytest.raises(CheckpointError, match="state is damaged"):
-        checkpoints.restore(tmp_path, like)
+def aside(folder):
+    return [path for path in folder.rglob("*") if ".damaged-" in path.name]
+
+
+def array_file(step):
+    """The largest file of a state: where its arrays are."""
+    return max((path for path in (step / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8 % len(data)] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def replace(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+DAMAGE = {
+    "no JSON": (lambda step: (step / "meta.json").write_text("{"), "meta.json: not readable as JSON"),
+    "deep": (lambda step: (step / "meta.json").write_text("[" * 10**5), "meta.json: not readable as JSON"),
+    "no digest": (lambda step: (step / "meta.json").write_text('{"schema": 1}'), "meta.json: it has no digest"),
+    "empty": (lambda step: (step / "meta.json").write_bytes(b""), "meta.json: not readable as JSON"),
+    "a number of meta": (
+        lambda step: replace(step / "meta.json", '"epoch": 2', '"epoch": 3'), "its content does not have its digest",
+    ),
+    "a newer schema": (
+        lambda step: write_sealed(step / "meta.json", read_sealed(step / "meta.json") | {"schema": 9}), "schema is 9",
+    ),
+    "no state": (lambda step: shutil.rmtree(step / "state"), "is missing"),
+    "truncated": (lambda step: array_file(step).write_bytes(array_file(step).read_bytes()[:-1]), "its digest"),
+    "emptied": (lambda step: array_file(step).write_bytes(b""), "its digest"),
+    "a flipped bit": (lambda step: flip(array_file(step), 12345), "its digest"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_set_aside_and_the_one_before_is_used(tmp_path, caplog, damage):
+    for epoch in (1, 2):
+        checkpoints.save(tmp_path, make_state(epoch), {"epoch": epoch})
+    newest = max(tmp_path.iterdir())
+    act, message = DAMAGE[damage]
+    act(newest)
+    restored, meta = checkpoints.restore(tmp_path, make_state()) or pytest.fail("nothing restored")
+    assert meta == {"epoch": 1} and checkpoints.digest(restored) == checkpoints.digest(make_state(1))
+    [warning] = caplog.messages
+    [kept] = aside(tmp_path)
+    assert message in warning and str(newest) in warning and kept.name in warning and "\n" not in warning
+    shutil.rmtree(tmp_path / "000000")
+    assert checkpoints.restore(tmp_path, make_state()) is None  # nothing good is left: the run starts afresh
+
+
+def test_every_flipped_bit_of_every_file_shows(tmp_path):
+    state = {"w": jnp.arange(6.0).reshape(2, 3)}
+    checkpoints.save(tmp_path / "whole", state, {"loss": [0.5, math.nan]})
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    rng = np.random.default_rng(0)
+    assert checkpoints.fault(tmp_path / "whole") is None
+    for file in files:
+        for bit in rng.integers(0, 8 * (tmp_path / "whole" / file).stat().st_size, 12):
+            shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+            flip(tmp_path / "copy" / file, int(bit))
+            assert checkpoints.fault(tmp_path / "copy") is not None, (file, bit)
+            shutil.rmtree(tmp_path / "copy")
+
+
+def test_another_runs_checkpoint_is_not_taken(tmp_path, caplog):
+    checkpoints.save(tmp_path / "own", make_state(1), {}, owner="mine")
+    checkpoints.save(tmp_path / "other", make_state(2), {}, owner="yours")
+    shutil.copytree(tmp_path / "other/000000", tmp_path / "own/000001")
+    restored, _ = checkpoints.restore(tmp_path / "own", make_state(), owner="mine") or pytest.fail("nothing restored")
+    assert checkpoints.digest(restored) == checkpoints.digest(make_state(1))
+    assert "the state of 'yours', not of 'mine'" in caplog.text
 
 
 def test_a_python_number_is_no_state(tmp_path):

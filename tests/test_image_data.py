@@ -114,7 +114,7 @@ def test_changed_source_is_decoded_again(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped byte", "empty", "foreign", "other shapes"])
-def test_corrupt_cache_is_rebuilt_with_a_warning(tmp_path, damage):
+def test_corrupt_cache_is_set_aside_and_rebuilt(tmp_path, damage, caplog):
     want = random_arrays("fashion_mnist")
     write_prepared(tmp_path / "data", "fashion_mnist", want)
     load_images("fashion_mnist", tmp_path / "data", progress=False)
@@ -127,9 +127,12 @@ def test_corrupt_cache_is_rebuilt_with_a_warning(tmp_path, damage):
     else:
         flipped = raw[:3000] + bytes([raw[3000] ^ 1]) + raw[3001:]
         cache.write_bytes({"truncated": raw[: len(raw) // 2], "flipped byte": flipped, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=r"corrupt.*rebuilt"):
-        assert_equal(load_images("fashion_mnist", tmp_path / "data", progress=False), want)
-    assert only_cache_file(tmp_path).stat().st_size == len(raw)
+    assert_equal(load_images("fashion_mnist", tmp_path / "data", progress=False), want)
+    [warning] = caplog.messages
+    assert str(cache) in warning and "corrupt" in warning and "decoded again" in warning and "\n" not in warning
+    [aside] = cache.parent.glob(f"{cache.name}.damaged-*")
+    assert aside.name in warning and cache.stat().st_size == len(raw)
+    aside.unlink()
     assert_equal(load_images("fashion_mnist", tmp_path / "data", progress=False), want)
 
 

@@ -127,11 +127,43 @@ def test_a_file_of_schema_1_is_named_with_the_fix(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]\n", "NaN\n", '{"schema": NaN}\n', "\x00\n"])
+@pytest.mark.parametrize("text", ["[1, 2]\n", "NaN\n", '{"schema": NaN}\n', "\x00\n", "[" * 10**5 + "\n"])
 def test_what_is_no_row_is_named(tmp_path, text):
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(ResultsError, match=r"rows\.jsonl line 1"):
         results.read_rows(tmp_path / "rows.jsonl")
+
+
+def test_a_flipped_bit_changes_no_row_unseen(tmp_path):
+    path, rows = tmp_path / "rows.jsonl", [make_row(seed=i, gamma=0.1 + i, rho=None) for i in range(3)]
+    results.append_rows(path, rows)
+    whole, refused = path.read_bytes(), 0
+    for bit in np.random.default_rng(0).choice(8 * len(whole), 500, replace=False):
+        path.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :])
+        try:
+            found = results.read_rows(path)
+        except ResultsError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:  # it hit the name of the digest, and no number
+            assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    assert refused > 450
+
+
+def test_a_changed_row_is_named_until_its_digest_goes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    results.append_rows(path, [make_row(gamma=0.125), make_row(seed=1)])
+    path.write_text(path.read_text().replace("0.125", "0.625"))
+    with pytest.raises(ResultsError, match=r"line 1: its content does not have its digest; delete the line"):
+        results.read_rows(path)
+    bare = [{k: v for k, v in json.loads(line).items() if k != "sha256"} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in bare))
+    assert [row["metrics"] for row in results.read_rows(path)] == [{"gamma": 0.625}, {}]
+
+
+def test_a_folder_where_rows_should_be_is_named(tmp_path):
+    with pytest.raises(ResultsError, match="cannot be read"):
+        results.read_rows(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):

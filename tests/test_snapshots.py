@@ -1,6 +1,8 @@
 """Snapshots: trained once and found again, a start for frozen runs; what is fitted is kept for followups of others."""
 
 import functools
+import json
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -11,10 +13,10 @@ from helpers import quick, same_bits, small, tiny
 
 import jcredit as jc
 from jcredit.config import config_hash
+from jcredit.files import read_sealed
 from jcredit.parts import ConfigError
 from jcredit.sweeps import run as sweeping
 from jcredit.sweeps import snapshots
-from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.run import keep_runs, run_sweep
 from jcredit.sweeps.variants import Folder, Followup, Snapshot, Variant, snapshot_request
 from jcredit.training import make_run
@@ -210,10 +212,41 @@ def test_overridden_settings_reach_the_network_and_the_data_of_a_snapshot():
     assert images.overridden({"crops": False}) == images
 
 
-def test_damage_is_named(tmp_path):
-    networks(tmp_path, NET, (2,))
-    meta = snapshots.directory(tmp_path, (config_hash(NET), 3), 2) / "meta.json"
-    for text in ("{", '{"epoch": 2}', "[]"):
-        meta.write_text(text)
-        with pytest.raises(CheckpointError, match=r"damaged.*delete"):
-            networks(tmp_path, NET, (2,))
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def as_before_digests(kept):
+    meta = kept / "meta.json"
+    meta.write_text(json.dumps(read_sealed(meta)["progress"]))
+
+
+DAMAGE = {
+    "no JSON": (lambda kept: (kept / "meta.json").write_text("{"), "meta.json: not readable"),
+    "no meta": (lambda kept: (kept / "meta.json").unlink(), "meta.json is missing"),
+    "before digests": (as_before_digests, "meta.json: it has no digest"),
+    "a flipped bit": (lambda kept: flip_a_bit(largest_file(kept / "network")), "does not have its digest"),
+    "no arrays": (lambda kept: shutil.rmtree(kept / "network"), "network is missing"),
+    "another epoch": (
+        lambda kept: shutil.rmtree(kept) or shutil.copytree(kept.with_name(f"{kept.name[:-1]}1"), kept), "kept, not",
+    ),
+}  # fmt: skip
+
+
+def test_damage_is_named_and_set_aside_and_the_network_trained_again(tmp_path, compiled, caplog):
+    before = networks(tmp_path, NET, (2,))
+    kept = snapshots.directory(tmp_path, (config_hash(NET), 3), 2)
+    for act, message in DAMAGE.values():
+        caplog.clear()
+        act(kept)
+        again = networks(tmp_path, NET, (2,))
+        assert same_bits(again[2], before[2])
+        [warning] = caplog.messages
+        assert message in warning and "trained again" in warning and "\n" not in warning
+    assert len(list(kept.parent.glob("*.damaged-*"))) == len(DAMAGE) and len(compiled) == 1 + len(DAMAGE)

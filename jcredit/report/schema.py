@@ -1,7 +1,8 @@
 """What a row is, rows on disk, and the few questions that tables and figures ask of rows.
 
-``rows.jsonl`` holds one JSON object per line, one per run (schema 2, see ``Row``).  Every write is atomic, a file that
-does not parse is reported by name and line and left as it is, and two processes that append to one file wait for each
+``rows.jsonl`` holds one JSON object per line, one per run (schema 2, see ``Row``), with its own SHA-256 as a last field
+on disk (rows from before that have none).  Every write is atomic, a file that does not parse or a row that is not what
+was written is reported by name and line and left as it is, and two processes that append to one file wait for each
 other.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jcredit.files import locked, plain, write_text
+from jcredit.files import SEAL, FileError, locked, plain, sealed, unsealed, write_text
 
 SCHEMA = 2
 
@@ -56,16 +57,18 @@ def read_rows(path: str | Path, experiment: str | None = None, preset: str | Non
       preset: the same for the preset.
 
     Raises:
-      ResultsError: a line that is torn or not a schema-2 row, a row of another experiment, or a run that is there
-        twice.  The file is left as it is.
+      ResultsError: a file that cannot be read, a line that is torn, not a schema-2 row or not what was written, a row
+        of another experiment, or a run that is there twice.  The file is left as it is.
     """
     path = Path(path)
-    if not path.exists():
-        return []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: labels may hold U+2028
+    except FileNotFoundError:
+        return []
     except UnicodeDecodeError as error:
         raise ResultsError(f"{path}: not UTF-8 text ({error.reason}); move the file away and run again") from error
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot be read ({error.strerror}); use another results directory") from error
     numbered = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
     rows = [(where, _parsed(where, line)) for where, line in numbered]
     _check_together(rows, experiment, preset)
@@ -82,7 +85,7 @@ def append_rows(path: str | Path, rows: Iterable[Row], *, known: Literal["refuse
 
     Raises:
       ResultsError: the file cannot be read (see ``read_rows``), a row is malformed or of another experiment, or its
-        run is already there.  Nothing is written.
+        run is already there, or the file cannot be written.  Nothing is written.
       FileError: a value that has no JSON form.
     """
     path = Path(path)
@@ -91,15 +94,19 @@ def append_rows(path: str | Path, rows: Iterable[Row], *, known: Literal["refuse
         _check_row(f"{path} new row", row, "mend the caller")
     if not new:
         return
-    with locked(path):
-        old = read_rows(path)
-        if known == "leave":
-            there = finished(old)
-            new = [row for row in new if (row["config_hash"], row["seed"]) not in there]
-        _check_together([(str(path), row) for row in old] + [(f"{path} new row", row) for row in new])
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        text += "\n" if text and not text.endswith("\n") else ""
-        write_text(path, text + "".join(json.dumps(r, allow_nan=False, ensure_ascii=False) + "\n" for r in new))
+    try:
+        with locked(path):
+            old = read_rows(path)
+            if known == "leave":
+                there = finished(old)
+                new = [row for row in new if (row["config_hash"], row["seed"]) not in there]
+            _check_together([(str(path), row) for row in old] + [(f"{path} new row", row) for row in new])
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            text += "\n" if text and not text.endswith("\n") else ""
+            lines = [json.dumps(sealed(row), allow_nan=False, ensure_ascii=False) + "\n" for row in new]
+            write_text(path, text + "".join(lines))
+    except OSError as error:
+        raise ResultsError(f"{path}: cannot write ({error}); free space or use another results directory") from error
 
 
 def _parsed(where: str, line: str) -> Row:
@@ -108,8 +115,14 @@ def _parsed(where: str, line: str) -> Row:
 
     try:
         row = json.loads(line, parse_constant=reject)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{where}: torn or not JSON ({error}); delete the line or move the file away") from error
+    if isinstance(row, dict) and SEAL in row:
+        try:
+            row = unsealed(row)
+        except FileError as error:
+            fix = f"delete the line to run it again, or its {SEAL!r} if the change is yours"
+            raise ResultsError(f"{where}: {error}; {fix}") from error
     _check_row(where, row, "move the file away and run again")
     return row
 

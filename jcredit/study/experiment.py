@@ -343,8 +343,8 @@ def describe_sweep(
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-    """The command: prints the table; exits with one line and 2 on a user's error, 1 if batches failed, 130 or 143 if
-    it was interrupted or terminated.
+    """The command: prints the table; exits with one line and 2 on a user's error, 1 if batches or the system failed,
+    130 or 143 if it was interrupted or terminated.
     """
     try:
         print(run(experiment, argv), end="")
@@ -356,6 +356,8 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
         sys.exit(_say(experiment, error, 128 + error.signal))
     except KeyboardInterrupt as error:
         sys.exit(_say(experiment, error, 128 + signal.SIGINT))
+    except OSError as error:
+        sys.exit(_say(experiment, OSError(f"{error}; mend that and give the same command again"), 1))
 
 
 def _say(experiment: Experiment, error: BaseException, status: int) -> int:

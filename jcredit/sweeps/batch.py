@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ import jax
 from tqdm import tqdm
 
 from jcredit.config import parts_of
-from jcredit.files import write_text
-from jcredit.report.rows import ResultsError, Row, finished, read_rows
+from jcredit.files import FileError, read_sealed, set_aside, write_sealed
+from jcredit.report.rows import Row, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
 from jcredit.sweeps.layout import Layout, keep_compiled_programs, use_all_cores
 from jcredit.sweeps.program import Interrupted, Session, advance, forget, in_flight, keep_composition, train
@@ -135,17 +134,18 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     rows = train(group, run, session, folder)
     # On disk before they are handed over: neither process nor network may lose them from here on.
     keep_composition(group, batch.unfinished, Layout(**rows[0]["layout"]))
-    write_text(path, json.dumps(rows, allow_nan=False))
+    write_sealed(path, {"rows": rows})
     return rows
 
 
 def _stored(path: Path) -> list[Row] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_sealed(path)["rows"]
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ResultsError(f"{path}: damaged ({error}); delete {path.parent} to run these again") from error
+    except FileError as error:
+        set_aside(path, str(error), "these are made again from their checkpoint, or from the start")
+        return None
 
 
 def _waiting(session: Session) -> Callable[[owners.Owner], None]:

@@ -1,8 +1,9 @@
 """Checkpoints of interrupted runs: a pytree of arrays through orbax, and a small dictionary beside it.
 
 On disk: ``<directory>/<step>/state`` (orbax) and ``<directory>/<step>/meta.json``, which is written last and
-atomically, so a step without it is an interrupted save and counts for nothing.  The older step goes only after the
-newer one is complete: a kill at any instant leaves a complete checkpoint, if there was one.
+atomically, so a step without it is an interrupted save and counts for nothing.  It carries a digest of itself and of
+every file of the state, which are checked before anything is loaded; a damaged step is set aside.  The two newest steps
+stay, so that there is one to go back to, and a kill at any instant leaves a complete one, if there was one.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jcredit.files import write_text
+from jcredit.files import FileError, digest_of, read_sealed, set_aside, write_sealed
 
-SCHEMA = 1
+SCHEMA = 2
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs every save and restore there at INFO
+# Orbax logs every save and restore there, and the traceback of each failure that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written or used; the message names the directory and the fix."""
 
 
-def save(directory: str | Path, state: Any, meta: dict[str, Any]) -> None:
-    """Saves a state and its meta data, waits until both are on disk, then drops the older checkpoint.
+def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "") -> None:
+    """Saves a state and its meta data and waits until both are on disk; of earlier checkpoints only the newest stays.
 
     In a group of several processes, process 0 saves the gathered state; any process may restore it.
 
@@ -41,6 +43,7 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any]) -> None:
       state: pytree of arrays of any dtype, typed keys among them (NamedTuples, flax structs, dicts, ...).  Static
         fields are not saved.
       meta: JSON values and numpy or jax numbers and arrays (which come back as numbers and lists); nan is kept.
+      owner: whose state it is; ``restore`` takes no other's.
 
     Raises:
       CheckpointError: called by a process other than 0, or the directory cannot be written.
@@ -49,57 +52,60 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any]) -> None:
     if jax.process_index() != 0:
         raise CheckpointError(f"{directory}: process {jax.process_index()} may not save; gather and save on process 0")
     arrays = _host_arrays(state)
-    text = json.dumps({"schema": SCHEMA, "leaves": _layout(state), "meta": meta}, default=_listed)
+    layout, meta = _layout(state), json.loads(json.dumps(meta, default=_listed))
     older = _steps(directory)
     step = directory / f"{int(older[-1].name) + 1 if older else 0:06d}"
     try:
+        for path in set(older) - set(_complete(directory)[-1:]):  # first, so that there are never more than two
+            _delete_step(path)
         step.mkdir(parents=True)
         with _checkpointer() as checkpointer:
             checkpointer.save(step / "state", arrays)
             checkpointer.wait_until_finished()
-        write_text(step / "meta.json", text)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot write ({error}); free the space or choose another one") from error
-    for path in older:
-        _delete_step(path)
+        files = _digests(step / "state")
+        write_sealed(
+            step / "meta.json", {"schema": SCHEMA, "owner": owner, "leaves": layout, "files": files, "meta": meta}
+        )
+    except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
+        raise CheckpointError(f"{directory}: cannot write ({_line(error)}); free space or use another place") from error
 
 
-def restore(directory: str | Path, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """Restores the newest complete checkpoint, bit for bit.
+def restore(directory: str | Path, like: Any, owner: str = "") -> tuple[Any, dict[str, Any]] | None:
+    """Restores the newest good checkpoint, bit for bit; damaged ones are named and set aside.
 
     Args:
       directory: as given to ``save``.
       like: a state of the same structure, shapes and dtypes, concrete or abstract (``jax.eval_shape``); static fields
         are taken from it.
+      owner: as given to ``save``; another's checkpoint counts as damaged.
 
     Returns:
-      (state, meta), the state's arrays on the default device; None if there is no complete checkpoint.
+      (state, meta), the state's arrays on the default device; None if there is no good checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint does not fit ``like``, or it is damaged.
+      CheckpointError: the checkpoint is whole and does not fit ``like``.
     """
     directory = Path(directory).resolve()
-    complete = [step for step in _steps(directory) if (step / "meta.json").exists()]
+    for step in reversed(_complete(directory)):
+        try:
+            stored = _checked(step, owner)
+            _check_fit(directory, stored["leaves"], _layout(like))
+            return _loaded(step, like, stored["leaves"]), stored["meta"]
+        except FileError as error:
+            set_aside(step, str(error), "the one before it is used, or the run starts afresh")
+    return None
+
+
+def fault(directory: str | Path, owner: str = "") -> str | None:
+    """What is wrong with the newest checkpoint, read but not loaded; None if it is good.  Sets nothing aside."""
+    complete = _complete(Path(directory))
     if not complete:
-        return None
-    step = complete[-1]
+        return f"{Path(directory).name} is missing"
     try:
-        stored = json.loads((step / "meta.json").read_text())
-        schema, saved, meta = stored["schema"], stored["leaves"], stored["meta"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{step}: meta.json is damaged ({error!r}); delete {directory}") from error
-    if schema != SCHEMA:
-        raise CheckpointError(f"{step}: schema is {schema!r}, not {SCHEMA}; delete {directory} to start afresh")
-    _check_fit(directory, saved, _layout(like))
-    try:
-        with _checkpointer() as checkpointer:
-            arrays = checkpointer.restore(step / "state", _host_targets(like))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{step}: state is damaged ({reason}); delete {directory} to start afresh") from error
-    leaves, treedef = jax.tree.flatten(like)
-    restored = [_device_array(arrays.get(_name(i)), x, saved[i].get("impl")) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(treedef, restored), meta
+        _checked(complete[-1], owner)
+    except FileError as error:
+        return f"{Path(directory).name}: {error}"
+    return None
 
 
 def remove(directory: str | Path) -> None:
@@ -136,6 +142,58 @@ def _steps(directory: Path) -> list[Path]:
     if not directory.is_dir():
         return []
     return sorted((p for p in directory.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def _complete(directory: Path) -> list[Path]:
+    return [step for step in _steps(directory) if (step / "meta.json").exists()]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """{relative path: SHA-256} of all files below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_of(path) for path in files}
+
+
+def _checked(step: Path, owner: str) -> dict[str, Any]:
+    """The content of a step's meta.json, every file of its state having been checked.
+
+    Raises:
+      FileError: it is damaged, another's, or of another schema; the message says which file.
+    """
+    try:
+        stored = read_sealed(step / "meta.json")
+    except FileError as error:
+        raise FileError(f"meta.json: {error}") from error
+    if stored.get("schema") != SCHEMA:
+        raise FileError(f"meta.json: schema is {stored.get('schema')!r}, not {SCHEMA}")
+    if stored["owner"] != owner:
+        raise FileError(f"meta.json: the state of {stored['owner']!r}, not of {owner!r}")
+    try:
+        found = _digests(step / "state")
+    except OSError as error:
+        raise FileError(f"state cannot be read ({_line(error)})") from error
+    for name, digest in stored["files"].items():
+        if found.get(name) != digest:
+            raise FileError(f"state/{name} {'does not have its digest' if name in found else 'is missing'}")
+    return stored
+
+
+def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
+    """The state of a step that has been checked."""
+    try:
+        with _checkpointer() as checkpointer:
+            arrays = checkpointer.restore(step / "state", _host_targets(like))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"state cannot be read ({_line(error)})") from error
+    leaves, treedef = jax.tree.flatten(like)
+    restored = [_device_array(arrays.get(_name(i)), x, saved[i].get("impl")) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, restored)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, the middle of a long one left out: the cause stands at the end."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"
 
 
 def _delete_step(step: Path) -> None:

@@ -6,6 +6,7 @@ accelerators and agrees to rounding.  On CPU one device per core with ``lax.map`
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcredit.files import cache_directory
+from jcredit.sweeps.compiled import set_damaged_aside
 
 
 class Layout(NamedTuple):
@@ -53,7 +55,10 @@ _CACHE = "jax_compilation_cache_dir"
 
 def keep_compiled_programs() -> None:
     """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
-    jax.config.update(_CACHE, str(cache_directory() / "xla"))
+    directory = cache_directory() / "xla"
+    with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
+        set_damaged_aside(directory)
+    jax.config.update(_CACHE, str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

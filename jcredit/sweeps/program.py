@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import write_json
+from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row
-from jcredit.sweeps import checkpoints, plan, snapshots
+from jcredit.sweeps import checkpoints, plan, snapshots, status
 from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put, stack
 from jcredit.sweeps.record import Progress, make_row
 from jcredit.sweeps.variants import Folder, Request, labels_of
@@ -150,10 +150,12 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     layout = _saved_layout(cache, len(group)) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
     progress = Progress(layout, session.git_commit)
-    if (restored := checkpoints.restore(cache / "checkpoint", state)) is not None:
+    if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
         state = put(restored[0], layout, per_run=True)
         progress = Progress.from_json(restored[1]).continued_by(session.git_commit)._replace(layout=layout)
         session.bar.update(progress.epoch * len(group))
+    report = status.Reporter(session.results_dir, unfinished, cache.name, group)
+    report.write(progress)
     compiled = _compile(run, layout, state, hp, data) if progress.epoch < config.epochs else None
     if compiled is not None and progress.epoch == 0:
         progress = progress._replace(initial=_host(compiled.diagnose(state, hp, data)["layers"], len(group)))
@@ -165,11 +167,12 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
             epoch=f"{progress.epoch}/{config.epochs}", loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}"
         )
         session.bar.update(len(group))
+        report.write(progress)
         snapshots.keep(group, state, progress, session.results_dir)
         stopped = session.stopped()
         if stopped or time.perf_counter() - saved > session.checkpoint_seconds:
             keep_composition(group, unfinished, layout)
-            checkpoints.save(cache / "checkpoint", state, progress.to_json())
+            checkpoints.save(cache / "checkpoint", state, progress.to_json(), cache.name)
             saved = time.perf_counter()
         if stopped:
             raise Interrupted(
@@ -212,12 +215,26 @@ def in_flight(group: Sequence[Request], unfinished: Path) -> Path:
     return unfinished / name
 
 
+def composition(cache: Path) -> tuple[list[tuple[str, int]], Layout] | None:
+    """The keys of the runs of a folder in flight and their layout; None if there are none, or they were damaged.
+
+    A damaged folder is named and set aside.
+    """
+    try:
+        stored = read_sealed(cache / "program.json")
+        return [(run_hash, seed) for run_hash, seed in stored["runs"]], Layout(**stored["layout"])
+    except FileNotFoundError:
+        return None
+    except FileError as error:
+        set_aside(cache, f"program.json: {error}", "its runs start afresh")
+        return None
+
+
 def keep_composition(group: Sequence[Request], unfinished: Path, layout: Layout) -> None:
     """Writes down which runs a folder in flight is of; before anything else is there, so that it is found again."""
-    path = in_flight(group, unfinished) / "program.json"
-    described = {"runs": [list(r.key) for r in group], "layout": layout._asdict()}
-    if not path.exists() or json.loads(path.read_text()) != described:
-        write_json(path, described)
+    cache = in_flight(group, unfinished)
+    if composition(cache) != ([r.key for r in group], layout):
+        write_sealed(cache / "program.json", {"runs": [list(r.key) for r in group], "layout": layout._asdict()})
 
 
 def _saved_layout(cache: Path, runs: int) -> Layout | None:
@@ -225,10 +242,9 @@ def _saved_layout(cache: Path, runs: int) -> Layout | None:
 
     Over fewer devices mapped runs keep their bits, down to two (``choose_layout``); there is no going on below that.
     """
-    path = cache / "program.json"
-    if not path.exists():
+    if (found := composition(cache)) is None:
         return None
-    saved = Layout(**json.loads(path.read_text())["layout"])
+    _, saved = found
     fewest = 2 if saved.devices > 1 and saved.width == 1 else 1
     for devices in range(min(saved.devices, jax.local_device_count()), fewest - 1, -1):
         layout = saved._replace(devices=devices)

@@ -18,12 +18,13 @@ from typing import Any
 from tqdm import tqdm
 
 from jcredit.config import static_key
+from jcredit.files import DAMAGED
 from jcredit.report.rows import Row, append_rows, finished, read_rows
-from jcredit.sweeps import plan, program, snapshots
+from jcredit.sweeps import plan, program, snapshots, status
 from jcredit.sweeps.batch import Batch
 from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.program import Interrupted as Interrupted
-from jcredit.sweeps.program import Session, forget
+from jcredit.sweeps.program import Session, composition, forget
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
 from jcredit.training import check_run, make_run
@@ -209,7 +210,7 @@ def _groups(
     """
     by_key = {r.key: r for r in pending}
     for path in sorted(unfinished.glob("*/program.json")):
-        keys = [(h, s) for h, s in json.loads(path.read_text())["runs"]]
+        keys, _ = (None if DAMAGED in path.parent.name else composition(path.parent)) or ([], None)
         if keys and all(key in by_key for key in keys):
             group = [by_key.pop(key) for key in keys]
             claimed |= {r.run_key for r in group}
@@ -239,7 +240,8 @@ def _session(
     """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
     total = sum(r.variant.config.epochs for group, *_ in programs for r in group)
     quiet = not progress or not total
-    with tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
+    announced = status.announced(results_dir, [group for group, *_ in programs])
+    with announced, tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
         stopped = lambda: bool(stop)  # noqa: E731
         try:
             yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)

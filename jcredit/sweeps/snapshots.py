@@ -2,12 +2,13 @@
 
 On disk, outside git: ``<results-dir>/cache/snapshots/<run hash>-<seed>-<epoch>/`` with the orbax checkpoints
 ``network`` and ``estimator`` and a ``meta.json`` (the run's progress up to that epoch).  A directory appears by one
-rename, when it is complete.  It does not matter which experiment trained the run: every other one finds it.
+rename, when it is complete.  Its files carry digests: one that is damaged, another run's, or from before there were
+digests, is named and set aside, and the run is trained again.  It does not matter which experiment trained the run:
+every other one finds it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
@@ -20,12 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcredit.config import Config, config_hash
-from jcredit.files import write_text
+from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.sweeps import checkpoints
 from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.variants import Request, Variant, snapshot_request
 from jcredit.types import TrainState
+
+SCHEMA = 2
+AGAIN = "the run is trained again"
 
 # --- one run's directory ----------------------------------------------------------------------------------------------
 
@@ -42,16 +46,40 @@ def unfinished(results_dir: Path) -> Path:
 
 
 def find(results_dir: Path, run_key: tuple[str, int], epoch: int) -> Progress | None:
-    """The progress of a run that kept what it had learned; None if there is nothing.
+    """The progress of a run that kept what it had learned, whose files have all been checked.
+
+    Returns:
+      None if there is nothing, or it is damaged and was set aside.
+    """
+    final = directory(results_dir, run_key, epoch)
+    if not final.exists():
+        return None
+    try:
+        return _checked(final)
+    except FileError as error:
+        set_aside(final, str(error), AGAIN)
+        return None
+
+
+def _checked(final: Path) -> Progress:
+    """The progress of a kept run.
 
     Raises:
-      CheckpointError: it is damaged.
+      FileError: it is damaged, of another run, or of another schema.
     """
-    path = directory(results_dir, run_key, epoch) / "meta.json"
     try:
-        return Progress.from_json(json.loads(path.read_text())) if path.exists() else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); delete {path.parent}") from error
+        stored = read_sealed(final / "meta.json")
+    except (OSError, FileError) as error:
+        reason = " is missing" if isinstance(error, FileNotFoundError) else f": {error}"
+        raise FileError(f"meta.json{reason}") from error
+    if stored.get("schema") != SCHEMA:
+        raise FileError(f"meta.json: schema is {stored.get('schema')!r}, not {SCHEMA}")
+    if stored["owner"] != final.name:
+        raise FileError(f"meta.json: what {stored['owner']!r} kept, not {final.name!r}")
+    for part in stored["parts"]:
+        if (fault := checkpoints.fault(final / part, final.name)) is not None:
+            raise FileError(fault)
+    return Progress.from_json(stored["progress"])
 
 
 def save(results_dir: Path, run_key: tuple[str, int], parts: dict[str, Any], progress: Progress) -> None:
@@ -65,12 +93,15 @@ def save(results_dir: Path, run_key: tuple[str, int], parts: dict[str, Any], pro
         return
     draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        for name, tree in parts.items():
-            if jax.tree.leaves(tree):
-                checkpoints.save(draft / name, tree, {})
-        write_text(draft / "meta.json", json.dumps(progress.to_json()))  # nan is kept, unlike in rows
+        filled = {name: tree for name, tree in parts.items() if jax.tree.leaves(tree)}
+        for name, tree in filled.items():
+            checkpoints.save(draft / name, tree, {}, final.name)
+        about = {"schema": SCHEMA, "owner": final.name, "parts": list(filled), "progress": progress.to_json()}
+        write_sealed(draft / "meta.json", about)
         if not final.exists():  # else another process was faster, with the same bits
             os.rename(draft, final)
+    except OSError as error:
+        raise CheckpointError(f"{final}: cannot write ({error}); free space or use another place") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -79,14 +110,14 @@ def load(results_dir: Path, run_key: tuple[str, int], epoch: int, part: str, lik
     """One part of what a run kept, ``network`` or ``estimator``, shaped ``like`` this tree.
 
     Raises:
-      CheckpointError: nothing is kept there, or it does not fit.
+      CheckpointError: nothing is kept there any more, or it does not fit.
     """
     if not jax.tree.leaves(like):
         return like
-    path = directory(results_dir, run_key, epoch) / part
-    restored = checkpoints.restore(path, like)
-    if restored is None:
-        raise CheckpointError(f"{path}: nothing is kept there; delete {path.parent} to make it again")
+    final = directory(results_dir, run_key, epoch)
+    restored = checkpoints.restore(final / part, like, final.name)
+    if restored is None:  # it was there when runs were planned
+        raise CheckpointError(f"{final / part}: nothing is kept there; the same command trains the run again")
     return restored[0]
 
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import cache_directory
+from jcredit.files import cache_directory, set_aside
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
@@ -91,7 +91,8 @@ def load_images(
       data_dir: folder that holds tfds's prepared data.  None: ``TFDS_DATA_DIR`` if set, else ``~/tensorflow_datasets``.
         The latter, or an empty folder, is filled by a download when it lacks ``name``.
       cache_dir: where decoded arrays are kept.  None: ``JCREDIT_CACHE``, else ``XDG_CACHE_HOME/jcredit``, else
-        ``~/.cache/jcredit``.  A corrupt entry is rebuilt and an unwritable folder done without, each with a warning.
+        ``~/.cache/jcredit``.  A corrupt entry is set aside and rebuilt, an unwritable folder done without, each
+        with a warning.
       progress: whether to show progress bars (on standard error).
 
     Raises:
@@ -311,14 +312,14 @@ def _fingerprint(tfds: Any, builder: Any) -> str:
 
 
 def _read_cache(path: Path, name: str, counts: tuple[int, int]) -> ImageArrays | None:
-    """Cached arrays, or None when there are none or (with a warning) when they are torn; zip checks a CRC."""
+    """Cached arrays, or None when there are none or they are torn and set aside; zip checks a CRC."""
     if not os.path.isfile(path):  # False, and no exception, for a folder that may not be searched
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
             return _check(ImageArrays(**stored), name, counts)
     except (*_CACHE_FAULTS, DataError) as error:
-        warnings.warn(f"cached images {path} are corrupt ({_cause(error)}) and are rebuilt", stacklevel=3)
+        set_aside(path, f"cached images are corrupt ({_cause(error)})", "they are decoded again")
         return None
 
 

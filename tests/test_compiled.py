@@ -1,0 +1,74 @@
+"""Entries of the cache of compiled programs: torn, changed or foreign ones are set aside, whole ones stay."""
+
+import os
+import time
+import zlib
+
+import pytest
+
+from jcredit.sweeps.compiled import NOTED, set_damaged_aside
+
+PROGRAM = zlib.compress(bytes(range(256)) * 9)
+
+
+@pytest.fixture
+def entry(tmp_path):
+    """Writes an entry that is old enough to be complete."""
+
+    def write(data, name="jit_f-0123-cache", age=3600.0):
+        path = tmp_path / name
+        path.write_bytes(data)
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    return write
+
+
+def aside(folder):
+    return sorted(path.name.partition(".damaged-")[0] for path in folder.glob("*.damaged-*"))
+
+
+def test_whole_entries_stay_and_are_noted(tmp_path, entry):
+    path = entry(PROGRAM)
+    for _ in range(2):
+        set_damaged_aside(tmp_path)
+        assert path.read_bytes() == PROGRAM and not aside(tmp_path)
+    assert path.name in (tmp_path / NOTED).read_text()
+    set_damaged_aside(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("data", [b"", PROGRAM[:-1], PROGRAM[:9], b"foreign", PROGRAM[:40] + b"!" + PROGRAM[41:]])
+def test_a_torn_or_foreign_entry_is_set_aside_at_once(tmp_path, entry, data, caplog):
+    path = entry(data)
+    set_damaged_aside(tmp_path)
+    assert not path.exists() and aside(tmp_path) == [path.name]
+    [warning] = caplog.messages
+    assert str(path) in warning and "compiled again" in warning and "\n" not in warning
+
+
+def test_an_entry_that_changed_is_set_aside_however_it_is_compressed(tmp_path, entry):
+    zstandard = bytes.fromhex("28b52ffd") + bytes(99)  # its decompressor is not asked
+    paths = [entry(PROGRAM, "a-cache"), entry(zstandard, "b-cache")]
+    set_damaged_aside(tmp_path)
+    assert not aside(tmp_path)
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-9] + b"\1" + path.read_bytes()[-8:])
+    set_damaged_aside(tmp_path)
+    assert aside(tmp_path) == ["a-cache", "b-cache"]
+    entry(PROGRAM, "a-cache")  # compiled again
+    set_damaged_aside(tmp_path)
+    assert aside(tmp_path) == ["a-cache", "b-cache"] and (tmp_path / "a-cache").exists()
+
+
+def test_an_entry_that_may_still_be_under_way_is_left_alone(tmp_path, entry):
+    path = entry(PROGRAM[:9], age=1.0)
+    set_damaged_aside(tmp_path)
+    assert path.exists() and not aside(tmp_path)
+
+
+def test_damaged_notes_are_set_aside(tmp_path, entry):
+    entry(PROGRAM)
+    (tmp_path / NOTED).write_text("{")
+    set_damaged_aside(tmp_path)
+    assert aside(tmp_path) == [NOTED] and "jit_f" in (tmp_path / NOTED).read_text()

@@ -1,0 +1,229 @@
+"""Watching from outside: what a real sweep leaves is shown, and nothing that happens to the files disturbs anybody."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from helpers import small, tiny
+
+import jcredit as jc
+from jcredit.config import ConfigError
+from jcredit.sweeps import status, watch
+from jcredit.sweeps.layout import Layout
+from jcredit.sweeps.record import Progress
+from jcredit.sweeps.run import run_sweep
+from jcredit.sweeps.variants import Folder, Request, Variant
+
+pytest_plugins = ["sharing"]
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+BRIDGE = Variant("bridge [x]", tiny(small(jc.scalar_bridge), **{"network.depth": 2, "epochs": 3}))
+
+
+def text_of(view):
+    from rich.console import Console
+
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(watch.render(view))
+    return console.export_text()
+
+
+@pytest.fixture
+def views(tmp_path, monkeypatch):
+    """What is seen after every write of a real sweep; every epoch is written."""
+    monkeypatch.setattr(status, "SHARE", float("inf"))
+    seen, write = [], status.Reporter.write
+
+    def watched(reporter, progress):
+        write(reporter, progress)
+        seen.append(watch.look(tmp_path / "mine" if len(seen) % 2 and (tmp_path / "mine").exists() else tmp_path))
+
+    monkeypatch.setattr(status.Reporter, "write", watched)
+    rows = run_sweep([BRIDGE], (0, 1), Folder(tmp_path, "mine", "smoke"), progress=False)
+    return seen, rows
+
+
+def test_a_sweep_is_seen_at_every_epoch_and_leaves_only_rows(tmp_path, views):
+    seen, rows = views
+    assert [view.programs[0]["epoch"] for view in seen] == [0, 1, 2, 3]
+    assert all(view.sweeps[0]["run_epochs"] == 6 and not view.rows for view in seen)
+    means = [sum(row["curves"]["train_loss"][epoch] for row in rows) / 2 for epoch in range(3)]
+    assert seen[-1].programs[0]["curves"]["train_loss"] == pytest.approx(means)
+    middle = text_of(seen[2])
+    assert "mine/smoke: bridge [x]" in middle and "2/3" in middle and "4 of 6 run-epochs" in middle
+    assert "train_loss" in middle and "compiling" in text_of(seen[0])
+    assert not status.folder(tmp_path).exists()
+    after = watch.look(tmp_path)
+    assert not after.programs and len(after.rows) == 2
+    assert "no sweep is under way" in text_of(after) and "bridge [x]" in text_of(after)
+
+
+def test_the_time_left_is_that_of_the_rate_so_far():
+    process = {"pid": os.getpid(), "host": "here", "began": 100.0}
+    program = {**process, "where": "a/b", "labels": ["x"], "runs": 2, "epochs": 10, "curves": {}, "updated": 0.0}
+    sweep = {**process, "runs": 4, "run_epochs": 40}
+
+    def left(first, epoch):
+        return watch.seconds_left(
+            watch.View([], [program | {"epoch": epoch, "first_epoch": first}], [sweep], 130.0), sweep
+        )
+
+    assert left(0, 5) == pytest.approx(30 / 10 * 30)  # 10 run-epochs in 30 s, 30 more
+    assert left(3, 5) == pytest.approx(30 / 4 * 30)  # 6 of the 10 were done before
+    assert left(5, 5) is None
+
+
+def test_writing_takes_its_share_at_most(tmp_path, monkeypatch):
+    """On a clock of our own: a write of 1 s is not repeated within 100 s, whatever epochs take, but for the last."""
+    clock, written = [0.0], []
+    monkeypatch.setattr(status.time, "monotonic", lambda: clock[0])
+
+    def slow(path, value):
+        clock[0] += 1.0
+        written.append(value["epoch"])
+
+    monkeypatch.setattr(status, "_write", slow)
+    group = [Request(BRIDGE._replace(config=BRIDGE.config.replace(epochs=95)), 0)]
+    report = status.Reporter(tmp_path, tmp_path / "a/b/cache", "name", group)
+    progress = Progress(Layout(1, 1), None)
+    for _ in range(95):
+        clock[0] += 10.0
+        progress = progress.after({"train_loss": [1.0]}, {}, 10.0)
+        report.write(progress)
+    assert written == [1, 11, 21, 31, 41, 51, 61, 71, 81, 91, 95]
+
+
+def test_a_status_costs_a_hundredth_of_an_epoch_or_less(tmp_path):
+    """A real clock: writes of a progress of 200 epochs in a loop that does nothing else but sleep 5 ms."""
+    group = [Request(BRIDGE._replace(config=BRIDGE.config.replace(epochs=1000)), 0)]
+    report, spent = status.Reporter(tmp_path, tmp_path / "a/b/cache", "name", group), 0.0
+    progress = Progress(Layout(1, 1), None, tuple({"train_loss": [1.0], "gamma": [0.5]} for _ in range(200)))
+    report.write(progress)
+    began = time.perf_counter()
+    while time.perf_counter() - began < 1.0:
+        time.sleep(0.005)
+        start = time.perf_counter()
+        report.write(progress)
+        spent += time.perf_counter() - start
+    assert spent < 0.1  # a hundredth, and room for a busy machine
+
+
+def test_where_a_status_cannot_be_written_the_sweep_goes_on(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    report = status.Reporter(tmp_path, tmp_path / "a/b/cache", "name", [Request(BRIDGE, 0)])
+    report.write(Progress(Layout(1, 1), None))
+    with status.announced(tmp_path, [[Request(BRIDGE, 0)]]):
+        pass
+    assert (tmp_path / "cache").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"where": 1}', "\x00"])
+def test_torn_files_are_left_out(tmp_path, text):
+    for path in (status.folder(tmp_path) / "x.json", tmp_path / "a/b/rows.jsonl"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    view = watch.look(tmp_path)
+    assert (view.rows, view.programs, view.sweeps) == ([], [], [])
+
+
+def test_a_dead_process_is_told(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with status.announced(tmp_path, [[Request(BRIDGE, 0)]]):
+        [path] = status.folder(tmp_path).glob("sweep-*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": gone.pid}))
+        assert "ended without a word" in text_of(watch.look(tmp_path))
+
+
+def test_files_that_are_replaced_while_they_are_read_disturb_nobody(tmp_path):
+    report = status.Reporter(tmp_path, tmp_path / "a/b/cache", "name", [Request(BRIDGE, 0)])
+    stop, progress = threading.Event(), Progress(Layout(1, 1), None)
+
+    def rewrite():
+        while not stop.is_set():
+            report._again = 0.0
+            report.write(progress)
+            (status.folder(tmp_path) / "name.json").unlink()
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        looks = [watch.look(tmp_path).programs for _ in range(300)]
+    finally:
+        stop.set()
+        writer.join()
+    assert {len(programs) for programs in looks} == {0, 1}  # whole, or not there
+    assert all(programs[0]["where"] == "a/b" for programs in looks if programs)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
+        ([1.0, None, 0.0], "█ ▁"),
+        ([2, 2], "▁▁"),
+        ([], ""),
+        ([None], ""),
+        ([0] * 40 + [1] * 40, "▁" * 12 + "█" * 12),
+    ],
+)
+def test_sparklines(values, line):
+    assert watch.sparkline(values) == line
+
+
+def test_curves_go_to_tensorboard_once_each(tmp_path, views):
+    seen, rows = views
+    events = watch.EventFiles(tmp_path / "board")
+    for view in (seen[1], seen[2], seen[2], watch.look(tmp_path), watch.look(tmp_path)):
+        events.add(view)
+    from tensorboardX.proto.event_pb2 import Event
+
+    def scalars(folder):
+        for file in sorted(folder.glob("events*")):
+            data, at = file.read_bytes(), 0
+            while at < len(data):  # TFRecord: length, its checksum, the message, its checksum
+                size = int.from_bytes(data[at : at + 8], "little")
+                event = Event.FromString(data[at + 12 : at + 12 + size])
+                yield from ((value.tag, event.step, value.simple_value) for value in event.summary.value)
+                at += 16 + size
+
+    for row in rows:
+        found = list(scalars(tmp_path / f"board/mine/smoke/bridge _x_/seed {row['seed']}"))
+        wanted = [(k, i + 1, v) for k, c in row["curves"].items() for i, v in enumerate(c) if v is not None]
+        assert sorted(f[:2] for f in found) == sorted(w[:2] for w in wanted)
+        by_place = {(k, i): v for k, i, v in found}
+        assert all(by_place[k, i] == pytest.approx(v, rel=1e-6) for k, i, v in wanted)
+    under_way = [(k, i) for k, i, _ in scalars(tmp_path / "board/under way/mine/smoke/bridge _x_")]
+    assert under_way.count(("train_loss", 1)) == under_way.count(("train_loss", 2)) == 1
+
+
+def test_names_of_event_folders_stay_inside():
+    assert watch._folder_name("../a/..b/$(x)/.") == "_/a/b/_(x)/_"
+
+
+def test_the_command_says_what_it_cannot_do(tmp_path, capsys, monkeypatch):
+    from jcredit.__main__ import main
+
+    with pytest.raises(ConfigError, match="does not exist"):
+        watch.look(tmp_path / "nowhere")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    for arguments in (
+        ["watch", str(tmp_path / "nowhere"), "--once"],
+        ["watch", str(tmp_path), "--once", "--tensorboard", str(tmp_path / "full")],
+        ["watch", str(tmp_path), "--seconds", "0"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and len(said.strip().splitlines()) == 1, said
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"jcredit\[tensorboard\]"):
+        watch.EventFiles(tmp_path / "new")
+    main(["watch", str(tmp_path), "--once"])
+    assert "no sweep is under way" in capsys.readouterr().out
