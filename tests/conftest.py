@@ -32,6 +32,7 @@ RESIDENT_LIMIT = 2.5e9
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "browser: the results page in a real browser; pytest -m browser runs them")
     config.addinivalue_line("markers", "slow: the slow few, left out by default; pytest -m slow runs them")
 
 

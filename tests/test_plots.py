@@ -143,5 +143,7 @@ def test_labels_of_one_block_differ_and_keep_their_style():
 
 def test_colours_can_be_seen_on_a_dark_ground():
     assert styles.luminance("#FFFFFF") == pytest.approx(1) and styles.luminance("#000000") == 0
-    for color in (color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)):
+    colors = [color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)]
+    assert len({styles.on_dark(color) for color in colors}) == len(colors)
+    for color in colors:
         assert (styles.luminance(styles.on_dark(color)) + 0.05) / 0.05 >= 6  # against black

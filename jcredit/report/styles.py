@@ -95,7 +95,12 @@ def mixed(color: str, share: float) -> str:
 
 
 def on_dark(color: str) -> str:
-    """A colour as it is drawn on a dark ground: mixed with white until its contrast to black is 6 (WCAG 2.2)."""
+    """A colour as it is drawn on a dark ground: mixed with white until its contrast to black is 6 (WCAG 2.2).
+
+    Black becomes white, lest it meet the grey of frozen blocks.
+    """
+    if not luminance(color):
+        return "#FFFFFF"
     for percent in range(0, 101, 5):
         if luminance(found := mixed(color, percent / 100)) >= 6 * 0.05 - 0.05:
             return found

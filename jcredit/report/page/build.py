@@ -165,16 +165,18 @@ def _filters(facts: Sequence[Facts]) -> Iterator[str]:
         "seed": [str(s) for s in sorted({s for f in facts for s in f.seeds})],
     }
     fields = "".join(
-        f'<label>{name}<select name="{name}"><option value="">all</option>'
+        f'<div><label for="by-{name}">{name}</label><select id="by-{name}" name="{name}"><option value="">all</option>'
         + "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
-        + "</select></label>"
+        + "</select></div>"
         for name, values in choices.items()
     )
     yield (
         '<details class="filters" open><summary>Filter <output id="count" aria-live="polite"></output></summary>'
         '<form role="search" aria-label="Filter all tables and charts">'
-        '<label>text<input type="search" name="text" placeholder="label, block ..." autocomplete="off"></label>'
-        f'{fields}<label>seeds, at least<input type="number" name="least" min="1" max="99" placeholder="1"></label>'
+        '<div><label for="by-text">text</label>'
+        '<input id="by-text" type="search" name="text" placeholder="label, block ..." autocomplete="off"></div>'
+        f'{fields}<div><label for="by-least">seeds, at least</label>'
+        '<input id="by-least" type="number" name="least" min="1" max="99" placeholder="1"></div>'
         '<button type="reset">Clear</button></form></details>'
     )
 
@@ -192,14 +194,17 @@ def _attributes(facts: Facts, label: str) -> str:
 
 
 def _opening(key: str, caption: str, header: Iterable[tuple[str, str]], kind: str = "lines") -> str:
-    """A table up to its body, in a frame that scrolls and can be reached with the keyboard."""
+    """A table up to its body, in a frame that scrolls and can be reached with the keyboard.
+
+    Roles are said because narrow screens show the cells of some tables as blocks, which are no table to a reader.
+    """
     heads = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{title}{hidden}</button></th>'
         for title, hidden in header
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}-caption"><table class="{kind}">'
-        f'<caption id="{key}-caption">{caption}</caption><thead><tr>{heads}</tr></thead><tbody>'
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}-caption"><table class="{kind}" role="table">'
+        f'<caption id="{key}-caption">{caption}</caption><thead><tr>{heads}</tr></thead><tbody role="rowgroup">'
     )
 
 
@@ -256,13 +261,13 @@ def _chart_frames(key: str, section: Section) -> Iterator[str]:
     """Empty frames; the script draws what is seen."""
     blocks = list(grouped(section.rows))
     choice = "".join(f'<option value="{escape(block)}">{escape(block)}</option>' for block in blocks)
-    hide = ' class="vh"' if len(blocks) < 2 else ""
-    yield f'<div class="charts"><label{hide}>block<select class="block">{choice}</select></label>'
+    hide = " hidden" if len(blocks) < 2 else ""
+    yield f'<div class="charts"><div class="choice"{hide}><label for="{key}-block">block of the charts</label>'
+    yield f'<select id="{key}-block" class="block">{choice}</select></div>'
     for kind, title in (("metrics", "Means"), ("curves", "Over training"), ("layers", "Over depth")):
         yield (
-            f'<figure data-kind="{kind}" hidden><figcaption><span>{title}</span>'
-            f'<label>of<select class="metric" aria-label="{title}: which number"></select></label></figcaption>'
-            '<div class="chart"></div>'
+            f'<figure data-kind="{kind}" hidden><figcaption><label for="{key}-{kind}">{title}: </label>'
+            f'<select id="{key}-{kind}" class="metric"></select></figcaption><div class="chart"></div>'
             '<details class="numbers"><summary>The numbers of this chart</summary></details></figure>'
         )
     yield "</div>"
@@ -307,7 +312,8 @@ def _claims(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         " Numbers are mean [95% t interval].</p>"
     )
     choice = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in counts)
-    yield f'<p><label>verdict<select id="verdict"><option value="">all</option>{choice}</select></label></p>'
+    yield '<p><label for="verdict">verdict</label>'
+    yield f'<select id="verdict"><option value="">all</option>{choice}</select></p>'
     header = ("claim", "verdict", "the study", "ours", "control", "rows")
     yield _opening("claims", "Claims of the study and verdicts on them", ((title, "") for title in header), "cards")
     for verdict in verdicts:
@@ -328,11 +334,13 @@ def _claim(verdict: Mapping[str, Any], header: Sequence[str]) -> str:
         escape(verdict["study"]), escape(verdict["ours"]), escape(verdict["control"]),
         escape(verdict["source"] + seeds),
     )  # fmt: skip
-    body = "".join(f'<td data-title="{title}">{cell}</td>' for title, cell in zip(header[1:], cells, strict=True))
+    body = "".join(
+        f'<td role="cell" data-title="{title}">{cell}</td>' for title, cell in zip(header[1:], cells, strict=True)
+    )
     experiment = verdict["source"].partition("/")[0]
     text = f"{verdict['id']} {verdict['claim']} {experiment}".lower()
     return (
-        f'<tr class="claim" id="claim-{escape(verdict["id"])}" data-experiment="{escape(experiment)}"'
-        f' data-verdict="{escape(name)}" data-text="{escape(text)}"><th scope="row">{escape(verdict["id"])}: '
+        f'<tr role="row" class="claim" id="claim-{escape(verdict["id"])}" data-experiment="{escape(experiment)}"'
+        f' data-verdict="{escape(name)}" data-text="{escape(text)}"><th role="rowheader" scope="row">{escape(verdict["id"])}: '
         f"{escape(verdict['claim'])}</th>{body}</tr>"
     )

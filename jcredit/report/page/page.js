@@ -81,6 +81,11 @@ function matches(row, wanted) {
     && wanted.text.toLowerCase().split(" ").every((word) => text(row).includes(word));
 }
 
+function name(row) {
+  const { block, label, seed } = row.dataset;
+  return JSON.stringify([row.matches(".run") ? row.rowIndex : row.closest("section").id, block, label, seed]);
+}
+
 function filter() {
   const wanted = Object.fromEntries(new FormData(form));
   for (const row of lines) row.hidden = !matches(row, wanted);
@@ -95,7 +100,8 @@ function filter() {
     frame.hidden = !one("tbody tr:not([hidden])", frame);
   }
   for (const section of all(".experiment")) section.hidden = !one("tr.line:not([hidden])", section);
-  const shown = (rows) => `${rows.filter((row) => !row.hidden).length} of ${rows.length}`;
+  const count = (rows) => new Set(rows.map(name)).size; // a line has a row in each of its tables
+  const shown = (rows) => `${count(rows.filter((row) => !row.hidden))} of ${count(rows)}`;
   one("#count").textContent = `${shown(lines)} lines, ${shown(runs)} runs`;
   redraw();
 }
@@ -134,11 +140,11 @@ function scales(lines) {
   const colors = lines.map((line) => (dark() ? line.dark : line.color));
   const ground = dark() ? "#14171c" : "#ffffff";
   const wide = innerWidth > 700;
-  const legend = { title: null, orient: "bottom", columns: wide ? 2 : 1, labelLimit: 260, symbolSize: 70 };
+  const legend = { title: null, orient: "bottom", columns: wide ? 2 : 1, labelLimit: 260, symbolSize: 70, symbolOpacity: 1 };
   const scaled = (range, more) => ({ field: "label", type: "nominal", sort: null, scale: { domain, range }, ...more });
   return {
     color: scaled(colors, { legend }),
-    fill: scaled(lines.map((line, i) => (line.filled ? colors[i] : ground)), { legend: null }),
+    fill: scaled(lines.map((line, i) => (line.filled ? colors[i] : ground)), { legend }),
     shape: scaled(lines.map((line) => line.shape), { legend }),
     dash: scaled(lines.map((line) => line.dash), { legend }),
   };
@@ -155,7 +161,7 @@ function means(name, values, lines) {
   const domain = log ? [least / 1.5, most * 1.5] : [Math.min(0, least - pad), Math.max(0, most + pad)];
   const x = (field) => ({
     field, type: "quantitative", title: title(name) + (log ? ", log scale" : ""),
-    scale: { domain, type: log ? "log" : "linear", nice: false, zero: false }, axis: { tickCount: 5, format: "~g" },
+    scale: { domain, type: log ? "log" : "linear", nice: false }, axis: { tickCount: 5, format: "~g" },
   });
   const y = {
     field: "label", type: "nominal", sort: null, title: null,
@@ -164,11 +170,15 @@ function means(name, values, lines) {
   const { color, fill, shape } = scales(lines);
   const quiet = { ...color, legend: null };
   const tooltip = [line, number("mean", "mean"), number("low", "95% from"), number("high", "to"), number("n", "seeds"),
-    number("study", "the study")];
+    { field: "theirs", type: "nominal", title: "the study" }];
   const ink = dark() ? "#ffffff" : "#000000", ground = dark() ? "#14171c" : "#ffffff";
   return {
-    height: { step: 24 },
-    data: { values: values.map((v) => ({ ...v, from: Math.max(v.low ?? v.mean, log ? domain[0] / 10 : -1e300) })) },
+    height: 24 * values.length,
+    data: {
+      values: values.map((v) => ({
+        ...v, theirs: v.study ?? "\u2013", from: Math.max(v.low ?? v.mean, log ? domain[0] / 10 : -Number.MAX_VALUE),
+      })),
+    },
     encoding: { y },
     layer: [
       { mark: { type: "rule", clip: true, strokeWidth: 2, tooltip: true },
@@ -177,7 +187,7 @@ function means(name, values, lines) {
         mark: { type: "point", clip: true, size: 24, filled: false, opacity: 0.8, strokeWidth: 1.2 },
         encoding: { x: x("seeds"), color: quiet, tooltip: [line, number("seeds", "a seed")] } },
       { mark: { type: "point", clip: true, size: 85, strokeWidth: 1.6, opacity: 1 },
-        encoding: { x: x("mean"), color: quiet, fill, shape: { ...shape, legend: null }, tooltip } },
+        encoding: { x: x("mean"), color: quiet, fill: { ...fill, legend: null }, shape: { ...shape, legend: null }, tooltip } },
       { transform: [{ filter: "datum.study !== null" }],
         mark: { type: "point", clip: true, shape: "diamond", size: 70, filled: true, opacity: 1, color: ink,
           stroke: ground, strokeWidth: 1 },
@@ -191,7 +201,7 @@ function series(name, values, lines, axis) {
   const { color, fill, shape, dash } = scales(lines);
   const y = (field) => ({
     field, type: "quantitative", title: title(name) + (log ? ", log scale" : ""),
-    scale: { zero: false, type: log ? "log" : "linear" }, axis: { format: "~g", tickCount: 6 },
+    scale: log ? { type: "log" } : { zero: false }, axis: { format: "~g", tickCount: 6 },
   });
   const x = { field: "x", type: "quantitative", title: axis, scale: { nice: false }, axis: { tickCount: 6 } };
   const faded = (value) => ({ condition: { param: "picked", value }, value: value / 8 });
@@ -202,7 +212,7 @@ function series(name, values, lines, axis) {
     height: 260, data: { values }, encoding: { x },
     layer: [
       { mark: { type: "area" },
-        encoding: { y: y("low"), y2: { field: "high" }, color: { ...color, legend: null }, opacity: faded(0.15) } },
+        encoding: { y: y("low"), y2: { field: "high" }, color, opacity: faded(0.15) } },
       { mark: { type: "line", strokeWidth: 1.8 },
         encoding: { y: y("mean"), color, strokeDash: dash, opacity: faded(1) } },
       { params: [{ name: "picked", select: { type: "point", fields: ["label"] }, bind: "legend" }],
