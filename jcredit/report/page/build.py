@@ -203,7 +203,8 @@ def _opening(key: str, caption: str, header: Iterable[tuple[str, str]], kind: st
         for title, hidden in header
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}-caption"><table class="{kind}" role="table">'
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}-caption">'
+        f'<table class="{kind}" role="table">'
         f'<caption id="{key}-caption">{caption}</caption><thead><tr>{heads}</tr></thead><tbody role="rowgroup">'
     )
 
@@ -341,6 +342,6 @@ def _claim(verdict: Mapping[str, Any], header: Sequence[str]) -> str:
     text = f"{verdict['id']} {verdict['claim']} {experiment}".lower()
     return (
         f'<tr role="row" class="claim" id="claim-{escape(verdict["id"])}" data-experiment="{escape(experiment)}"'
-        f' data-verdict="{escape(name)}" data-text="{escape(text)}"><th role="rowheader" scope="row">{escape(verdict["id"])}: '
-        f"{escape(verdict['claim'])}</th>{body}</tr>"
+        f' data-verdict="{escape(name)}" data-text="{escape(text)}"><th role="rowheader" scope="row">'
+        f"{escape(verdict['id'])}: {escape(verdict['claim'])}</th>{body}</tr>"
     )
