@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +28,7 @@ from jcredit.study.experiment import (
     preset_name,
     run,
 )  # fmt: skip
+from jcredit.sweeps import program
 from jcredit.sweeps.variants import Variant
 
 pytest_plugins = ["sharing"]
@@ -140,6 +144,50 @@ def test_rows_are_read_once_in_a_command(tmp_path, monkeypatch):
     monkeypatch.setattr("jcredit.sweeps.run.read_rows", lambda *_: pytest.fail("read a second time"))
     main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress", "--seeds", "0"])
     assert len(parsed) == 1
+
+
+def test_fresh_starts_over_in_a_folder_of_its_own_and_deletes_nothing(capsys, tmp_path, compiled):
+    usual = ["--results-dir", str(tmp_path), "--no-progress", "--seeds", "0"]
+    main(tiny_experiment(), usual)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for n in (1, 2):
+        main(tiny_experiment(), [*usual, "--fresh"])
+        [row] = read_rows(tmp_path / f"fresh-{n}/tiny/quick/rows.jsonl")
+        assert "from" not in row and len(compiled) == 1 + n  # run, and not copied from a folder above it
+    assert before == {p: p.read_bytes() for p in before}
+    capsys.readouterr()
+    main(tiny_experiment(), [*usual, "--fresh", "--plan"])
+    assert "frozen " in capsys.readouterr().out and not (tmp_path / "fresh-3").exists()
+    main(tiny_experiment(), [*usual, "--plan"])
+    assert "frozen " not in capsys.readouterr().out  # there, nothing is left to run
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    assert str(blocked) in fails(capsys, tmp_path, "--results-dir", str(blocked), "--fresh")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_interrupted_command_says_the_one_that_goes_on(capsys, tmp_path, monkeypatch, number, status, fresh):
+    usual = ["--results-dir", str(tmp_path / "with space"), "--no-progress", "--epochs", "3", *["--fresh"] * fresh]
+    real = program._compile
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), number) or real(*a))
+        main(tiny_experiment(), usual)
+    message = capsys.readouterr().err
+    assert exit_.value.code == status and len(message.strip().splitlines()) == 1
+    assert "stopped at epoch 1 of 3; the same command goes on from there: python tiny.py --" in message
+    _, script, *again = shlex.split(message.partition("from there: ")[2])
+    assert script == "tiny.py" and (again == usual) != fresh
+    main(tiny_experiment(), again)
+    [rows] = tmp_path.rglob("rows.jsonl")
+    assert len(read_rows(rows)) == 2 and not list((rows.parent / "cache").iterdir())
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("jcredit.sweeps.cluster.CONNECT_SECONDS", 0.5)
+    message = fails(capsys, tmp_path, "--scheduler", "tcp://127.0.0.1:1")
+    assert "--scheduler 'tcp://127.0.0.1:1': no scheduler answers there" in message and not list(tmp_path.iterdir())
 
 
 def test_overridden_settings_get_a_directory_of_their_own(tmp_path):

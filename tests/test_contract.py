@@ -12,6 +12,8 @@ from jcredit.testing import CheckFailed, check_estimator, check_network, check_r
 SMALL = jc.mlp(hidden=16, hidden_layers=1)
 ESTIMATORS = {
     "bp": jc.bp(),
+    "disturbed_bp": jc.disturbed_bp(),
+    "disturbed_bp fixed": jc.disturbed_bp(error="fixed"),
     "frozen": jc.frozen(),
     "broadcast": jc.broadcast(),
     "dfa": jc.dfa(),
@@ -32,6 +34,18 @@ ESTIMATORS = {
     "tangent_chain": jc.tangent_chain(4, shuffled=True),
     "tangent_sweeps": jc.tangent_sweeps(2, samples=4),
     "tangent_sweeps jacobi": jc.tangent_sweeps(2, "jacobi", samples=4),
+    "tangent_sweeps from the mask": jc.tangent_sweeps(1, samples=4, start="mask"),
+    "tangent_gate later": jc.tangent_gate(8, 4, sees="later"),
+    "tangent_coarse": jc.tangent_coarse(4),
+    "weight_mirror": jc.weight_mirror(8),
+    "kolen_pollack": jc.kolen_pollack(),
+    "grape": jc.grape(),
+    "grape anchored": jc.grape(anchor_every=2),
+    "local_heads": jc.local_heads(),
+    "forward_gradient local": jc.forward_gradient(directions=2),
+    "forward_gradient task": jc.forward_gradient("task"),
+    "linear_field sweeps": jc.linear_field("sweeps", directions=2, sweeps=2),
+    "linear_field coarse": jc.linear_field("coarse", directions=2),
 }
 
 
@@ -50,14 +64,22 @@ def test_every_rule_keeps_the_contract(rule):
     check_rule(rule)
 
 
+def small_images():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 6, 4, 2)).astype(np.float32), np.arange(32) % 3
+    return jc.tasks.arrays(x, y, x, y)
+
+
 @pytest.mark.parametrize(
     ("network", "task"),
     [
         (jc.image_mlp(depth=2, width=8), None),
         (jc.ladder_mlp(depth=2, width=8, alpha=0.6), None),
         (jc.lq_dynamics(depth=2), jc.tasks.teacher(classes=4, inputs=8, train_size=32, test_size=32)),
+        (jc.image_cnn(depth=2, channels=3, patch=2), small_images()),
+        (jc.image_mixer(depth=2, channels=3, patch=2, token_hidden=5, channel_hidden=4), small_images()),
     ],
-    ids=["image_mlp", "ladder_mlp", "lq_dynamics"],
+    ids=["image_mlp", "ladder_mlp", "lq_dynamics", "image_cnn", "image_mixer"],
 )
 def test_every_network_keeps_the_contract(network, task):
     check_network(network, task=task)

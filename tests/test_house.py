@@ -45,7 +45,7 @@ def room(name):
 
 
 def test_the_graph_is_seen():
-    assert {"jcredit.types", "jcredit.parts"} <= IMPORTS["jcredit.networks"]
+    assert {"jcredit.types", "jcredit.parts"} <= IMPORTS["jcredit.networks.dense"]
     assert "jcredit.study.experiment" in IMPORTS["jcredit.__main__"] and len(IMPORTS) > 30
 
 

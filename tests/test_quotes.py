@@ -204,3 +204,19 @@ def test_the_numbers_of_this_repository_name_lines_and_stand_on_their_pages():
     experiments = command.load_experiments(ROOT / "experiments")
     lines = list(quotes.differences(found, ROOT / "results", experiments))
     assert all("no rows yet" in line or "on the page, " in line for line in lines), lines
+
+
+def test_a_half_width_is_that_of_students_interval(place, capsys):
+    rows = read_rows("results/tiny/quick/rows.jsonl")
+    a, b = (r["layers"]["h_rms"][-1] for r in rows if r["label"] == "dfa")
+    half = 12.7062 * abs(a - b) / 2  # t of one degree of freedom at .975, times sd / sqrt(2) of two values
+    entry = (
+        'experiment = "tiny"\nblock = "second"\nlabel = "dfa"\nmetric = "layers.h_rms.2"\nformat = ".3g"\nhalf = true\n'
+    )
+    (place / "docs/quotes.toml").write_text(f'[[quote]]\ntext = "give or take {{}}"\n{entry}')
+    (place / "README.md").write_text(f"An RMS, give or take {half:.3g}.\n")
+    assert "1 quoted numbers" in checked(capsys)
+    edit(place / "README.md", f"{half:.3g}", "9")
+    assert "9 on the page" in checked(capsys)[0]
+    edit(place / "docs/quotes.toml", "half = true", "half = true\nseeds = [1]")
+    assert "one seed has no interval" in checked(capsys)[0]

@@ -14,7 +14,7 @@ from helpers import small, tiny
 
 import jcredit as jc
 from jcredit.report.rows import ResultsError, read_rows
-from jcredit.sweeps import program, record, run
+from jcredit.sweeps import batch, program, record, run
 from jcredit.sweeps.layout import Layout, choose_layout
 from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
 from jcredit.sweeps.run import Interrupted, run_sweep
@@ -59,8 +59,8 @@ def test_finished_runs_are_skipped_and_only_the_missing_ones_run(tmp_path, monke
     sweep_into(tmp_path, [variant()], seeds=(0,))
     before = (tmp_path / "tiny/smoke/rows.jsonl").read_text()
     trained = []
-    real = run.train
-    monkeypatch.setattr(run, "train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
+    real = batch.train
+    monkeypatch.setattr(batch, "train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
     rows = sweep_into(tmp_path, [variant()], seeds=(0, 1))
     assert trained == [1] and len(rows) == 2
     assert (tmp_path / "tiny/smoke/rows.jsonl").read_text().startswith(before)
@@ -94,6 +94,19 @@ def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     interrupted(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=None)
     rows = sweep_into(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=3)
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
+
+
+def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch):
+    """As on a cluster of unequal machines.  From two devices to one it would not keep them, and does not go on."""
+    whole = sweep_into(tmp_path / "whole", [variant(epochs=3)], (0, 1, 2, 3))
+    interrupted(tmp_path / "cut", [variant(epochs=3)], seeds=(0, 1, 2, 3))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)  # of which two share four runs evenly
+    resumed = sweep_into(tmp_path / "cut", [variant(epochs=3)], (0, 1, 2, 3))
+    assert [measured(r) for r in resumed] == [measured(r) for r in whole]
+    assert {r["layout"]["devices"] for r in whole} == {4} and {r["layout"]["devices"] for r in resumed} == {2}
+    interrupted(tmp_path / "alone", [variant(epochs=3)], seeds=(0, 1))
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    assert program._saved_layout(next((tmp_path / "alone/tiny/smoke/cache").iterdir()), 2) is None
 
 
 @pytest.mark.slow

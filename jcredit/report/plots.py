@@ -56,7 +56,7 @@ def bars(rows: Sequence[Row], metrics: Sequence[str], path: str | Path, title: s
     figure, axes = _panels(blocks, [3.0] * len(metrics), title)
     _bar_panels(axes, blocks, metrics, label_styles(blocks))
     _marks_legend(figure, rows, metrics, lines=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def layer_profile(rows: Sequence[Row], metric: str, path: str | Path, title: str = "") -> None:
@@ -105,7 +105,7 @@ def overview(
             _legend(axis)
     if has_curve:
         _same_limits(axes, len(metrics), "y")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def study_mark(rows: Sequence[Row], metric: str) -> float | None:
@@ -232,7 +232,7 @@ def _line_figure(rows: Sequence[Row], points: Points, path: str | Path, title: s
         axis.set_axis_off()
     figure.suptitle(title or ylabel, fontsize=11)
     _marks_legend(figure, rows, (), bars=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _panels(blocks: Blocks, widths: Sequence[float], title: str) -> tuple[Figure, Any]:
@@ -273,7 +273,8 @@ def _legend(axis: Axes) -> None:
         )
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG atomically: the same bytes for the same figure, whatever Matplotlib is called."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # else the bytes name matplotlib's version
     write_bytes(path, buffer.getvalue())

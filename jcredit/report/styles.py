@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from jcredit.report.schema import Row
 
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+"""Okabe and Ito's, without its yellow (too pale on white): of what is no estimator, such as rules."""
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "///", "...", "xxx")
 SHADES = (0.0, 0.0, 0.4, 0.4, -0.4, -0.4)

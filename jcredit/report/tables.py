@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jcredit.report import stats
@@ -14,11 +14,14 @@ from jcredit.report.schema import ResultsError, Row, grouped, number_at, with_re
 MISSING = "\N{EN DASH}"
 REFERENCE = "reference"
 SHOWN_LABELS = 5
-TEXTS = ("label", "tier", "flags")
 INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t); one seed has no interval."
 P_NOTE = (
     "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
     " .031 for six."
+)
+DEPTH_NOTE = (
+    "Depth: steps, each as deep as one block, that must follow each other until every layer has its credit once the"
+    " forward pass is over."
 )
 RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
@@ -49,9 +52,11 @@ class TableSpec(NamedTuple):
     """The study's own figures as text: {label: {column title: figure}}; a label that occurs in several blocks can be
     given as "block | label"."""
     notes: tuple[str, ...] = ()
+    summary: Callable[[Sequence[Row]], str] | None = None
+    """If given, what stands above the tables: markdown made of the rows, the study's figures with them (with_study)."""
 
 
-Kind = Literal["label", "tier", "seeds", "number", "study", "flags"]
+Kind = Literal["label", "tier", "depth", "seeds", "number", "study", "flags"]
 
 
 class Cell(NamedTuple):
@@ -84,6 +89,7 @@ class Tables(NamedTuple):
     title: str
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+    summary: str = ""
 
 
 def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
@@ -138,18 +144,21 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
     notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
-    return Tables(spec.title, tuple(tables), notes)
+    summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
+    return Tables(spec.title, tuple(tables), notes, summary)
 
 
 def markdown(tables: Tables) -> str:
-    """GitHub markdown: title, a heading for each block and group of columns, aligned tables, notes."""
+    """GitHub markdown: title, summary, a heading for each block and group of columns, aligned tables, notes."""
     parts = [f"# {tables.title}"] if tables.title else []
+    parts += [tables.summary] if tables.summary else []
     block = ""
     for table in tables.tables:
         parts += [f"## {table.block}"] if table.block != block else []
         block = table.block
         parts += [f"{'###' if block else '##'} {table.heading}"] if table.heading else []
-        parts.append(_aligned(table))
+        cells = [list(table.header), *([cell.text for cell in line.cells] for line in table.lines)]
+        parts.append(aligned(cells))
     parts += ["\n".join(f"- {note}" for note in tables.notes)] if tables.notes else []
     return "\n\n".join(parts) + "\n"
 
@@ -193,7 +202,12 @@ def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
     """What ±, p and ratios are, each where the tables have it."""
     text = "\n".join(cell.text for table in tables for line in table.lines for cell in line.cells)
     ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
-    said = {INTERVAL_NOTE: " ± " in text, P_NOTE: ", p=" in text or ", p<" in text, RATIO_NOTE: ratios}
+    said = {
+        DEPTH_NOTE: any("depth" in table.kinds for table in tables),
+        INTERVAL_NOTE: " ± " in text,
+        P_NOTE: ", p=" in text or ", p<" in text,
+        RATIO_NOTE: ratios,
+    }
     return [note for note, needed in said.items() if needed]
 
 
@@ -214,13 +228,19 @@ def _table(
     """One table; with a column of flags if they are asked for and there are any."""
     beside = {c.title for c, _ in columns if any(c.title in figures for figures in study.values())}
     counted = {label: _flags(rows) if flags else "" for label, rows in labels.items()}
-    header: list[tuple[str, Kind]] = [("label", "label"), ("tier", "tier"), ("seeds", "seeds")]
+    with_depth = any("depth" in row for rows in labels.values() for row in rows)
+    header: list[tuple[str, Kind]] = [("label", "label"), ("tier", "tier")]
+    header += [*([("depth", "depth")] if with_depth else []), ("seeds", "seeds")]
     for column, _ in columns:
         header += [(column.title, "number"), *([("study", "study")] if column.title in beside else [])]
     header += [("flags", "flags")] if any(counted.values()) else []
 
     def cells(label: str, rows: Sequence[Row]) -> Iterator[Cell]:
-        yield from (Cell(label), Cell(str(rows[0].get("tier") or MISSING)), Cell(str(len(rows)), len(rows)))
+        yield from (Cell(label), Cell(str(rows[0].get("tier") or MISSING)))
+        if with_depth:
+            depth = rows[0].get("depth")
+            yield Cell(MISSING if depth is None else str(depth))
+        yield Cell(str(len(rows)), len(rows))
         for column, path in columns:
             yield Cell(REFERENCE) if label == column.paired_with else _cell(rows, column, path)
             if column.title in beside:
@@ -301,12 +321,11 @@ def _copies_note(rows: Sequence[Row]) -> list[str]:
     return ["; ".join([first, *others]) + "."]
 
 
-def _aligned(table: Table) -> str:
+def aligned(cells: list[list[str]]) -> str:
     """A markdown table padded to equal widths: label, tier and flags to the left, numbers to the right."""
-    cells = [list(table.header), *([cell.text for cell in line.cells] for line in table.lines)]
     cells = [[text.replace("|", "\\|") for text in line] for line in cells]
     widths = [max(3, *(len(line[j]) for line in cells)) for j in range(len(cells[0]))]
-    left = [kind in TEXTS for kind in table.kinds]
+    left = [j < 2 or title == "flags" for j, title in enumerate(cells[0])]
 
     def joined(line: list[str]) -> str:
         padded = (t.ljust(w) if is_left else t.rjust(w) for t, w, is_left in zip(line, widths, left, strict=True))

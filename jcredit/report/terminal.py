@@ -25,7 +25,7 @@ from jcredit.report.tables import MISSING, REFERENCE, Table, Tables
 WIDTH = 100
 LABEL_WIDTH = 30
 """Columns of the longest label; longer ones are broken over lines."""
-STYLES = {"label": "bold", "tier": "dim", "seeds": "dim", "number": "", "study": "cyan"}
+STYLES = {"label": "bold", "tier": "dim", "depth": "dim", "seeds": "dim", "number": "", "study": "cyan"}
 SIGNIFICANT = re.compile(r" p(<|=\.0[0-4]|=\.05$)")
 SHORTER = ((r"(?<![\d.])0\.(?=\d)", "."), (r"e([+-])0(?=\d)", r"e\1"), (r" ± ", " ±"), (r", p(?=[=<])", " p"))
 GAP = 2
@@ -62,6 +62,8 @@ def shorter(text: str) -> str:
 def _print(console: Console, tables: Tables) -> None:
     if tables.title:
         console.print(Text(tables.title, "bold"))
+    if tables.summary:
+        console.print(Text(f"\n{tables.summary}"))
     block = None
     for table in tables.tables:
         if table.block and table.block != block:
@@ -80,9 +82,9 @@ def _print(console: Console, tables: Tables) -> None:
 
 def _parts(table: Table, width: int) -> Iterator[list[int]]:
     """The columns of each part of a table that is no wider than the terminal; the first has tier and seeds as well."""
-    units: list[list[int]] = [[1], [2]]
+    units: list[list[int]] = []
     for j, kind in enumerate(table.kinds):
-        if kind == "number":
+        if kind in ("tier", "depth", "seeds", "number"):
             units.append([j])
         elif kind == "study":
             units[-1].append(j)  # stays beside the number it belongs to

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
 from jcredit.parts import known
+from jcredit.report import stats
 from jcredit.report.rows import ResultsError, Row, number_at, read_rows, with_reference
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 
@@ -44,6 +45,7 @@ class Number(NamedTuple):
       seeds: over which the mean is taken; none: the preset's.
       scale: factor.
       format: as in ``format``.
+      half: the half width of the 95% interval in place of the mean.
     """
 
     experiment: str = ""
@@ -55,6 +57,7 @@ class Number(NamedTuple):
     seeds: list[int] = []  # noqa: RUF012
     scale: float = 1.0
     format: str = ".2f"
+    half: bool = False
 
 
 class Quote(NamedTuple):
@@ -188,4 +191,7 @@ def _formatted(
     present = [value for seed in seeds if (value := values[seed]) is not None]
     if len(present) < len(seeds):
         raise ResultsError(f"{len(seeds) - len(present)} of {len(seeds)} rows have no {number.metric}")
-    return f"{number.scale * sum(present) / len(present):{number.format}}"
+    if number.half and len(present) < 2:
+        raise ResultsError("one seed has no interval")
+    low, high = stats.interval95(present) if number.half else (0.0, 2 * stats.mean(present))
+    return f"{number.scale * (high - low) / 2:{number.format}}"

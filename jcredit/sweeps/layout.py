@@ -48,10 +48,18 @@ def use_all_cores() -> None:
         return
 
 
+_CACHE = "jax_compilation_cache_dir"
+
+
 def keep_compiled_programs() -> None:
     """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    jax.config.update(_CACHE, str(cache_directory() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def compiled_programs_are_kept() -> bool:
+    """Whether compiled programs are kept on disk in this process."""
+    return bool(getattr(jax.config, _CACHE))
 
 
 def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:

@@ -222,6 +222,8 @@ def _section(key: str, section: Section) -> Iterator[str]:
     yield f'<h2 id="{key}-title">{escape(section.tables.title or section.name)}</h2>'
     source = f"{section.name}, {section.preset} rows, {len(section.rows)} runs"
     yield f"<p>{escape(section.question)} <small>({escape(source)})</small></p>"
+    if section.tables.summary:
+        yield f'<div class="scroll" role="region" tabindex="0" aria-label="Summary"><pre>{escape(section.tables.summary)}</pre></div>'
     colors = {label: look.color for (_, label), look in label_styles(grouped(section.rows)).items()}
     for i, table in enumerate(section.tables.tables):
         yield from _table(f"{key}-{i}", section, table, colors)

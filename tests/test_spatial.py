@@ -1,0 +1,116 @@
+"""Networks of images that are no MLPs: their pieces by formula, their branches against their own Jacobians."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import explicit_tail, normal, randomised, refused, relative
+
+import jcredit as jc
+from jcredit.estimators.linear_maps import chain_map, coarse_map, mask_map, sweeps_map
+from jcredit.networks.spatial import convolve, convolve_transposed, patches
+from jcredit.passes import NetworkEnv, forward_with_pulls, oracle_deltas, own_matrices_of
+from jcredit.tasks.classification import cross_entropy
+from jcredit.testing import check_estimator
+from jcredit.types import Shapes, Sizes
+
+SIZES = Sizes((6, 4, 2), 3)
+CNN = jc.image_cnn(depth=3, channels=4, patch=2)
+MIXER = jc.image_mixer(depth=3, channels=4, patch=2, token_hidden=5, channel_hidden=7)
+BOTH = pytest.mark.parametrize("part", [CNN, MIXER], ids=["cnn", "mixer"])
+
+
+def scene_of(part):
+    """The network, random parameters, its trace on five images, and delta_0 .. delta_L by jax.grad of the tail."""
+    network = part.build(SIZES)
+    params = randomised(jax.eval_shape(network.init, jax.random.key(0)), 7)
+    x, y = normal(1, 5, *SIZES.inputs), jnp.arange(5) % 3
+    trace, pulls = forward_with_pulls(network, params, x, through_states=True)
+    tail = lambda h, l: jnp.sum(cross_entropy(explicit_tail(network, params, l, h), y))  # noqa: E731, E741
+    exact = np.stack([jax.grad(tail)(trace.h_KxBxD[l], l) for l in range(4)])  # noqa: E741
+    found = oracle_deltas(network, cross_entropy, params, trace, y, pulls)
+    return NetworkEnv(network, cross_entropy, params), trace, exact, found
+
+
+def test_a_convolution_is_one(strict, x64):
+    x, kernel, a = normal(0, 2, 5, 4, 3), normal(1, 27, 6), normal(2, 2, 5, 4, 6)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    wanted = lambda x: jax.lax.conv_general_dilated(  # noqa: E731
+        x, kernel.reshape(3, 3, 3, 6), (1, 1), "SAME", dimension_numbers=dimensions
+    )
+    out, pull = jax.vjp(wanted, x)
+    assert relative(convolve(kernel, x), out) < 1e-12
+    assert relative(convolve_transposed(kernel, a), pull(a)[0]) < 1e-12
+
+
+def test_patches_are_cut_row_by_row():
+    x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    found = patches(jnp.asarray(x), 2)
+    assert found.shape == (2, 6, 12)
+    np.testing.assert_array_equal(found[1, 4], x[1, 2:4, 2:4].ravel())  # second row, second column
+
+
+@BOTH
+def test_the_oracle_is_the_gradient_in_double_precision(strict, x64, part):
+    _, trace, exact, found = scene_of(part)
+    assert trace.h_KxBxD.shape == (4, 5, 24) and trace.outputs_BxC.shape == (5, 3)
+    assert relative(found, exact) < 1e-12
+
+
+@BOTH
+def test_a_branch_with_a_blocks_own_weights_is_its_jacobian(strict, x64, part):
+    env, trace, *_ = scene_of(part)
+    network, branch = env.network, env.branch
+    block, h = jax.tree.map(lambda p: p[1], env.params.blocks), trace.h_KxBxD[1]
+    v, a = normal(2, 5, 24), normal(3, 5, 24)
+    assert branch is not None
+    weights, m = own_matrices_of(network, "test")(block), branch.gates(block, h)
+    tangent = jax.jvp(lambda s: network.block(block, s), (h,), (v,))[1] - v
+    cotangent = jax.vjp(lambda s: network.block(block, s), h)[1](a)[0] - a
+    assert relative(branch.push(weights, m, h, v), tangent) < 1e-10
+    assert relative(branch.pull(weights, m, h, a), cotangent) < 1e-10
+    for drawn in (branch.zero(jax.random.key(0)), branch.random(jax.random.key(0), 1.0)):
+        assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, weights)
+
+
+@BOTH
+def test_maps_with_the_blocks_own_weights_are_back_propagation(strict, x64, part):
+    env, trace, exact, _ = scene_of(part)
+    own = jax.vmap(own_matrices_of(env, "test"))(env.params.blocks)
+    h, delta = trace.h_KxBxD[:-1], trace.h_KxBxD[-1] * 0 + exact[-1]
+    assert relative(chain_map().pull(own, env, h, delta), exact) < 1e-10
+    assert relative(sweeps_map(3, "neumann").pull(own, env, h, delta), exact) < 1e-10
+    # Mask and coarse maps with the weights of the blocks they span are exact where they span one.
+    for tangent_map, exact_from in ((mask_map(), 2), (coarse_map(), 2)):
+        shapes = Shapes(3, 24, 3, env.branch)
+        count = jax.tree.leaves(jax.eval_shape(lambda: tangent_map.init(jax.random.key(0), shapes)))[0].shape[0]  # noqa: B023
+        blocks = {6: [0, 1, 2, 1, 2, 2], 4: [0, 1, 2, 2]}[count]  # mask: 0-2, 1-2, 2; coarse: 0, 1-2, 2
+        found = tangent_map.pull(jax.tree.map(lambda w: w[np.asarray(blocks)], own), env, h, delta)  # noqa: B023
+        assert relative(found[exact_from:], exact[exact_from:]) < 1e-10
+        assert 1e-3 < relative(found[:exact_from], exact[:exact_from]) < 1
+
+
+def small_images():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, *SIZES.inputs)).astype(np.float32), np.arange(64) % 3
+    return jc.tasks.arrays(x, y, x, y)
+
+
+@pytest.mark.parametrize(
+    ("credit", "network"),
+    [
+        (jc.tangent_chain(4), MIXER), (jc.tangent_mask(4), CNN), (jc.tangent_gate(8, 4), MIXER),
+        (jc.tangent_sweeps(2, samples=4), CNN), (jc.tangent_coarse(4), MIXER), (jc.weight_mirror(8), CNN),
+        (jc.kolen_pollack(), MIXER),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_estimators_run_on_them(credit, network):
+    check_estimator(credit, network=network, task=small_images())
+
+
+@pytest.mark.parametrize("name", ["image_cnn", "image_mixer"])
+def test_what_is_no_image_or_not_cut_by_its_patches_is_refused(name):
+    factory = getattr(jc, name)
+    refused(lambda: factory().build(Sizes((12,), 3)), f"{name}: samples have shape \\(12,\\); it takes images")
+    refused(lambda: factory(patch=4).build(SIZES), f"{name}: patch=4 does not divide images of 6 x 4")
