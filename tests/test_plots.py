@@ -80,7 +80,7 @@ def test_profiles_end_at_depth_one():
 
 def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
     rows = [
         {**row, "study": {"gamma": 0.45}} if row["label"] == "BP" and row["block"] == "L=2" else row for row in ROWS
     ]
@@ -106,7 +106,7 @@ def test_a_logarithmic_axis_has_no_mark_at_zero():
 
 def test_bars_have_the_interval_of_their_mean(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
     seeds = [make_row(seed=seed, metrics={"gamma": value}) for seed, value in enumerate((0.4, 0.6))]
     plots.bars(seeds, ["gamma"], tmp_path / "a.png")
     plots.bars(seeds[:1], ["gamma"], tmp_path / "b.png")

@@ -223,7 +223,8 @@ def _section(key: str, section: Section) -> Iterator[str]:
     source = f"{section.name}, {section.preset} rows, {len(section.rows)} runs"
     yield f"<p>{escape(section.question)} <small>({escape(source)})</small></p>"
     if section.tables.summary:
-        yield f'<div class="scroll" role="region" tabindex="0" aria-label="Summary"><pre>{escape(section.tables.summary)}</pre></div>'
+        summary = f"<pre>{escape(section.tables.summary)}</pre>"
+        yield f'<div class="scroll" role="region" tabindex="0" aria-label="Summary">{summary}</div>'
     colors = {label: look.color for (_, label), look in label_styles(grouped(section.rows)).items()}
     for i, table in enumerate(section.tables.tables):
         yield from _table(f"{key}-{i}", section, table, colors)
