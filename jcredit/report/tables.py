@@ -230,10 +230,15 @@ def _table(
     counted = {label: _flags(rows) if flags else "" for label, rows in labels.items()}
     with_depth = any("depth" in row for rows in labels.values() for row in rows)
     header: list[tuple[str, Kind]] = [("label", "label"), ("tier", "tier")]
-    header += [*([("depth", "depth")] if with_depth else []), ("seeds", "seeds")]
+    if with_depth:
+        header.append(("depth", "depth"))
+    header.append(("seeds", "seeds"))
     for column, _ in columns:
-        header += [(column.title, "number"), *([("study", "study")] if column.title in beside else [])]
-    header += [("flags", "flags")] if any(counted.values()) else []
+        header.append((column.title, "number"))
+        if column.title in beside:
+            header.append(("study", "study"))
+    if any(counted.values()):
+        header.append(("flags", "flags"))
 
     def cells(label: str, rows: Sequence[Row]) -> Iterator[Cell]:
         yield from (Cell(label), Cell(str(rows[0].get("tier") or MISSING)))

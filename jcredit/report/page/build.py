@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from jcredit.report.page.data import Facts, Section, charts_of, facts_of, rounded
@@ -46,9 +47,9 @@ def bundle() -> Bundle:
         raise ImportError(EXTRA) from error
     versions = (
         f"Vega {vl_convert.get_vega_version()}, Vega-Lite {vl_convert.get_vegalite_versions()[-1]}, Vega-Embed"
-        f" {vl_convert.get_vega_embed_version()}, bundled by vl-convert-python {vl_convert.__version__}"
+        f" {vl_convert.get_vega_embed_version()}, bundled by vl-convert-python {version('vl-convert-python')}"
     )
-    return Bundle(vl_convert.javascript_bundle().replace("</script", "<\\/script"), versions)
+    return Bundle(vl_convert.javascript_bundle(None).replace("</script", "<\\/script"), versions)
 
 
 def bundle_of(page: str) -> Bundle:
