@@ -49,7 +49,8 @@ def bundle() -> Bundle:
         f"Vega {vl_convert.get_vega_version()}, Vega-Lite {vl_convert.get_vegalite_versions()[-1]}, Vega-Embed"
         f" {vl_convert.get_vega_embed_version()}, bundled by vl-convert-python {version('vl-convert-python')}"
     )
-    return Bundle(vl_convert.javascript_bundle(None).replace("</script", "<\\/script"), versions)
+    script = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]  # its stub lacks the default
+    return Bundle(script.replace("</script", "<\\/script"), versions)
 
 
 def bundle_of(page: str) -> Bundle:
