@@ -3,6 +3,7 @@
 python -m jcredit list
 python -m jcredit reproduce --hours 8
 python -m jcredit report --results-dir results --experiments DIR
+python -m jcredit report --html
 python -m jcredit report --check
 python -m jcredit claims
 python -m jcredit watch results
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import math
 import signal
 import sys
@@ -25,15 +25,17 @@ from typing import Any, NamedTuple
 from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
-from jcredit.report.rows import Rows, read_rows
+from jcredit.report.page import build
+from jcredit.report.rows import Rows
 from jcredit.study import findings, quotes, reproduce
 from jcredit.study.command import Parser
-from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
-from jcredit.sweeps.door import PRESET as SWEEP
+from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, write_report
+from jcredit.study.found import directories, found_in, sections
 from jcredit.sweeps.run import Interrupted
 from jcredit.sweeps.watch import follow
 
 QUOTES = Path("docs/quotes.toml")
+PAGE = "index.html"
 FINDINGS = "findings"
 """Folder under the results with the figures of docs/findings.md."""
 DRAWN_BY = "matplotlib.txt"
@@ -108,7 +110,7 @@ def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Ou
       ConfigError: a results directory that does not exist.
     """
     found = False
-    for directory in _directories(results_dir):
+    for directory in directories(results_dir):
         where, found = str(directory.relative_to(results_dir)), True
         try:
             yield Outcome(where, _rebuilt(directory, experiments, directory))
@@ -123,12 +125,6 @@ def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Ou
         write_text(results_dir / DRAWN_BY, _matplotlib() + "\n")
 
 
-def _directories(results_dir: Path) -> list[Path]:
-    if not results_dir.is_dir():
-        raise ConfigError(f"results directory {results_dir} does not exist; give one with --results-dir DIR")
-    return [path.parent for path in sorted(results_dir.glob("*/*/rows.jsonl"))]
-
-
 def _said(error: Exception) -> str:
     return f"error: {' '.join(str(error).split())}"
 
@@ -139,42 +135,14 @@ def _matplotlib() -> str:
 
 def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:
     """Writes table and figure of a directory's rows into another one, or the same; what they were made of."""
-    experiment = experiments.get(directory.parent.name)
-    if experiment is None and directory.name == SWEEP:
-        found = Rows(read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP))
-        write_text(into / "table.md", found.table())
-        found.plot(into / "figure.png", title=directory.parent.name)
-        return f"jc.sweep's table and figure rebuilt from {len(found)} rows"
-    if experiment is None:
-        raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
-    grid = grid_of(experiment, *_described(directory))
-    rows = read_rows(directory / "rows.jsonl", experiment.name, directory.name)
-    mine = in_grid(rows, grid)
-    strangers = len(rows) - len({(row["config_hash"], row["seed"]) for row in mine})
-    if not mine:
-        raise ConfigError(
-            f"none of its {len(rows)} rows belongs to the present grid, which has changed since; left as it is"
-        )
-    write_report(experiment, mine, into)
-    missing = sum(v.hash not in {row["config_hash"] for row in mine} for v in grid)
-    return f"rebuilt from {len(rows) - strangers} rows" + "".join((
-        f"; {strangers} rows do not belong to the present grid and are left out" if strangers else "",
-        f"; {missing} of {len(grid)} configurations have no rows yet" if missing else "",
-    ))  # fmt: skip
-
-
-def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
-    """Preset, overridden settings and own estimators of a directory's config.json; a sweep under way has none yet."""
-    path = directory / "config.json"
-    if not path.exists() and "+" not in directory.name:
-        return directory.name, {}, []
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        return described["preset"], described["overrides"], described.get("estimators", [])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: missing or torn ({type(error).__name__}), so its preset is not known; run the experiment again"
-        ) from error
+    found = found_in(directory, experiments)
+    if found.experiment is None:
+        rows = Rows(found.rows)
+        write_text(into / "table.md", rows.table())
+        rows.plot(into / "figure.png", title=directory.parent.name)
+    else:
+        write_report(found.experiment, found.rows, into)
+    return found.text
 
 
 # --- the check --------------------------------------------------------------------------------------------------------
@@ -196,18 +164,19 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     """
     record = results_dir / DRAWN_BY
     drawn_by, here = record.read_text(encoding="utf-8").strip() if record.exists() else "?", _matplotlib()
-    directories = _directories(results_dir)
-    for directory in directories:
+    places = directories(results_dir)
+    for directory in places:
         yield from _checked(directory, str(directory.relative_to(results_dir)), experiments, drawn_by == here)
     if drawn_by == here:
         yield from _findings_checked(results_dir, experiments)
     yield from _claims_checked(results_dir, experiments)
+    yield from _page_checked(results_dir / PAGE, results_dir, experiments)
     texts = quotes.read_quotes(quoted) if quoted else []
     differing = list(quotes.differences(texts, results_dir, experiments))
     yield from (Outcome("quoted", text, failed=True) for text in differing)
     figures = "figures" if drawn_by == here else f"no figures (drawn by Matplotlib {drawn_by}, here is {here})"
     numbers = sum(len(quote.numbers) for quote in texts)
-    yield Outcome("checked", f"{len(directories)} tables, {figures}, {numbers} quoted numbers")
+    yield Outcome("checked", f"{len(places)} tables, {figures}, {numbers} quoted numbers")
 
 
 def _checked(directory: Path, where: str, experiments: dict[str, Experiment], figures: bool) -> Iterator[Outcome]:
@@ -259,6 +228,14 @@ def write_claims(results_dir: Path, experiments: dict[str, Experiment], into: Pa
     Raises:
       ConfigError: this jcredit has no claims.
     """
+    verdicts, text = _judged(results_dir, experiments)
+    write_text(into / LEDGER[0], text)
+    write_json(into / LEDGER[1], verdicts)
+    return len(verdicts)
+
+
+def _judged(results_dir: Path, experiments: dict[str, Experiment]) -> tuple[list[dict[str, Any]], str]:
+    """The ledger as data and as markdown."""
     try:
         ledger: Any = importlib.import_module("jcredit.study.claims")
     except ModuleNotFoundError as error:
@@ -266,9 +243,7 @@ def write_claims(results_dir: Path, experiments: dict[str, Experiment], into: Pa
             raise
         raise ConfigError("jcredit.study.claims is not there: no claims to judge") from None
     verdicts = ledger.claims(results_dir, experiments)
-    write_text(into / LEDGER[0], ledger.render_markdown(verdicts))
-    write_json(into / LEDGER[1], ledger.to_json(verdicts))
-    return len(verdicts)
+    return ledger.to_json(verdicts), ledger.render_markdown(verdicts)
 
 
 def _claims_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
@@ -285,6 +260,44 @@ def _claims_checked(results_dir: Path, experiments: dict[str, Experiment]) -> It
         for path in there:
             if difference := _difference(path, Path(scratch, path.name).read_bytes()):
                 yield Outcome("claims", difference, failed=True)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> str:
+    """Writes the results page, and returns what it was made of.
+
+    Raises:
+      ConfigError: the charts' package is not installed.
+    """
+    try:
+        charts = build.bundle()
+    except ImportError as error:
+        raise ConfigError(str(error)) from None
+    text, count = _page(results_dir, experiments, charts)
+    write_text(path, text)
+    return f"{count} directories of rows, {len(text.encode()) / 1e6:.1f} MB"
+
+
+def _page(results_dir: Path, experiments: dict[str, Experiment], charts: build.Bundle) -> tuple[str, int]:
+    found = sections(results_dir, experiments)
+    judged = _judged(results_dir, experiments) if (results_dir / LEDGER[1]).exists() else ([], "")
+    return build.page(found, judged[0], charts), len(found)
+
+
+def _page_checked(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
+    """A failed outcome if the page is there and not what the rows give, whichever version of the charts it contains."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    try:
+        expected, _ = _page(results_dir, experiments, build.bundle_of(text))
+    except USER_ERRORS as error:
+        yield Outcome("page", _said(error), failed=True)
+        return
+    if difference := _difference(path, expected.encode()):
+        yield Outcome("page", difference, failed=True)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -337,9 +350,14 @@ def _parser() -> Parser:
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
     rebuilding.add_argument(
         "--check", action="store_true",
-        help="write nothing; compare tables, the ledger of claims and quoted numbers with what the rows give, and"
-        f" figures too if {DRAWN_BY} under the results names the Matplotlib that is installed; exits with 2 and a line"
-        " for each difference",
+        help="write nothing; compare tables, the ledger of claims, the results page and quoted numbers with what the"
+        f" rows give, and figures too if {DRAWN_BY} under the results names the Matplotlib that is installed; exits"
+        " with 2 and a line for each difference",
+    )  # fmt: skip
+    rebuilding.add_argument(
+        "--html", type=Path, nargs="?", const=Path(), metavar="FILE",
+        help=f"write the results page as well: one file with all tables and charts (default: {PAGE} under the results);"
+        " needs jcredit[html]",
     )  # fmt: skip
     rebuilding.add_argument(
         "--quotes", type=Path, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
@@ -382,6 +400,9 @@ def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> boo
         print(f"{outcome.where}: {outcome.text}", file=sys.stderr if outcome.failed else sys.stdout)
     if none:
         print(f"no rows under {args.results_dir}")
+    if args.html is not None and not args.check:
+        path = args.results_dir / PAGE if args.html == Path() else args.html
+        print(f"{path}: {write_page(path, args.results_dir, experiments)}")
     return good
 
 

@@ -33,6 +33,7 @@ RESIDENT_LIMIT = 2.5e9
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "faults: what happens to the command; pytest -m faults runs all of it")
+    config.addinivalue_line("markers", "browser: the results page in a real browser; pytest -m browser runs them")
     config.addinivalue_line("markers", "slow: the slow few, left out by default; pytest -m slow runs them")
 
 

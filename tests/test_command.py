@@ -120,8 +120,11 @@ def test_a_run_writes_rows_table_figure_and_config(capsys, tmp_path):
     main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress"])
     shown = capsys.readouterr().out
     place = tmp_path / "tiny/quick"
-    assert (place / "table.md").read_text() in shown
+    table = (place / "table.md").read_text()
+    assert ".349" in table and "±" in table and "none: readout only" in table
     assert ".349" in shown and "±" in shown and "none: readout only" in shown
+    table, _, _ = shown.partition("rows, table and figure: ")  # a path cannot be broken
+    assert max(map(len, table.splitlines())) <= 100 and "\x1b" not in shown  # no terminal, no colour
     assert (place / "figure.png").read_bytes().startswith(b"\x89PNG")
     rows = read_rows(place / "rows.jsonl")
     assert [r["seed"] for r in rows] == [0, 1]
@@ -273,8 +276,9 @@ def test_an_own_estimator_is_a_line_of_every_block(capsys, own_module):
     more = (Variant("dfa", TINY.replace(credit=jc.dfa(), learning_rate=3e-3), "second"),)
     spec = "my_credit:scaled(factor=2, flip=False, how='x')"
     argv = ["--results-dir", "out", "--no-progress", "--seeds", "0", "--estimator", spec, "--width", "8"]
-    table = run(tiny_experiment(*more), argv)
+    run(tiny_experiment(*more), argv)
     [rows] = Path("out").rglob("rows.jsonl")
+    table = (rows.parent / "table.md").read_text(encoding="utf-8")
     assert rows.parent.name == "quick+width=8+my_credit.scaled(factor=2,flip=False,how=x)"
     found = {(r["block"], r["label"]): r for r in read_rows(rows)}
     label = "scaled(factor=2, flip=False, how='x')"

@@ -13,8 +13,9 @@ import jcredit as jc
 from jcredit.__main__ import load_experiment, main
 from jcredit.config import described
 from jcredit.estimators import fields
-from jcredit.report import plots, stats
+from jcredit.report import stats
 from jcredit.report.rows import append_rows, read_rows
+from jcredit.report.series import profile_points
 from jcredit.study import experiment
 from jcredit.study.experiment import run
 from jcredit.study.settings import ORACLE, lines, named
@@ -89,8 +90,9 @@ def test_the_steps_of_every_preset_fit_its_data(name):
 
 def shown(tmp_path, name, *argv):
     """Rows and table of a smoke run."""
-    table = run(of(name), ["--preset", "smoke", "--results-dir", str(tmp_path), *argv])
-    return read_rows(tmp_path / name / "smoke/rows.jsonl"), table
+    run(of(name), ["--preset", "smoke", "--results-dir", str(tmp_path), *argv])
+    directory = tmp_path / name / "smoke"
+    return read_rows(directory / "rows.jsonl"), (directory / "table.md").read_text(encoding="utf-8")
 
 
 def cells(table):
@@ -175,8 +177,8 @@ def test_gamma_is_the_mean_of_its_layers():
 
 def test_profiles_of_credit_start_at_layer_zero():
     row = {"config": {"depth": 2}, "layers": {"gamma": [0.4, 0.0], "weight_cosine": [0.3, 0.2]}}
-    assert plots._profile(row, "gamma") == {0.0: 0.4, 0.5: 0.0}
-    assert plots._profile(row, "weight_cosine") == {0.5: 0.3, 1.0: 0.2}
+    assert profile_points(row, "gamma") == {0.0: 0.4, 0.5: 0.0}
+    assert profile_points(row, "weight_cosine") == {0.5: 0.3, 1.0: 0.2}
 
 
 def test_cifar_delta_code_differs_in_the_code_alone():

@@ -2,13 +2,16 @@
 
 import pytest
 
-from jcredit.report import plots
+from jcredit.report import plots, styles
 from jcredit.report.rows import grouped
+from jcredit.report.series import Series, curve_points, over_seeds, profile_points
 
 
-def make_row(label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, epochs=3):
+def make_row(
+    label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, epochs=3, method="own"
+):
     return {
-        "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs,
+        "method": method, "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs,
         "metrics": metrics or {}, "curves": curves or {}, "layers": layers or {},
     }  # fmt: skip
 
@@ -55,29 +58,29 @@ def test_missing_numbers_are_left_out(tmp_path, name, rows):
 
 
 def test_series_is_mean_and_range_over_the_seeds_that_are_there():
-    series = plots.over_seeds([{1.0: 0.25, 2.0: 0.5}, {1.0: 0.75}])
-    assert series == plots.Series([1.0, 2.0], [0.5, 0.5], [0.25, 0.5], [0.75, 0.5])
-    assert plots.over_seeds([{}, {}]).x == []
+    series = over_seeds([{1.0: 0.25, 2.0: 0.5}, {1.0: 0.75}])
+    assert series == Series([1.0, 2.0], [0.5, 0.5], [0.25, 0.5], [0.75, 0.5])
+    assert over_seeds([{}, {}]).x == []
 
 
 def test_curves_count_epochs_from_one_unless_they_begin_before_training():
-    assert plots._curve(make_row(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
-    assert plots._curve(make_row(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
-    assert plots._curve(make_row(), "c") == {}
+    assert curve_points(make_row(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
+    assert curve_points(make_row(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
+    assert curve_points(make_row(), "c") == {}
 
 
 def test_profiles_end_at_depth_one():
     layers = {"gamma": [4, 0], "h_rms": [1, 2, 3], "weight_cosine": [2, 3]}
     row = make_row(layers=layers)
-    assert plots._profile(row, "gamma") == {0.0: 4.0, 0.5: 0.0}  # of h_0 .. h_{L-1}
-    assert plots._profile(row, "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
-    assert plots._profile(row, "weight_cosine") == {0.5: 2.0, 1.0: 3.0}  # of the blocks
-    assert plots._profile(make_row(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
+    assert profile_points(row, "gamma") == {0.0: 4.0, 0.5: 0.0}  # of h_0 .. h_{L-1}
+    assert profile_points(row, "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
+    assert profile_points(row, "weight_cosine") == {0.5: 2.0, 1.0: 3.0}  # of the blocks
+    assert profile_points(make_row(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
 
 
 def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_write", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
     rows = [
         {**row, "study": {"gamma": 0.45}} if row["label"] == "BP" and row["block"] == "L=2" else row for row in ROWS
     ]
@@ -91,7 +94,8 @@ def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
 
     assert list(map(marks, figures)) == [[(0.45, 0)], [(0.45, 0)], []]
     legends = [[text.get_text() for legend in figure.legends for text in legend.get_texts()] for figure in figures]
-    assert legends == [["the study"], ["the study"], []]
+    assert [("the study" in texts) for texts in legends] == [True, True, False]
+    assert all("a seed, in its line's marker (2 seeds)" in texts for texts in legends)
 
 
 def test_a_logarithmic_axis_has_no_mark_at_zero():
@@ -100,10 +104,46 @@ def test_a_logarithmic_axis_has_no_mark_at_zero():
     assert plots.study_mark([make_row()], "gamma") is None
 
 
+def test_bars_have_the_interval_of_their_mean(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
+    seeds = [make_row(seed=seed, metrics={"gamma": value}) for seed, value in enumerate((0.4, 0.6))]
+    plots.bars(seeds, ["gamma"], tmp_path / "a.png")
+    plots.bars(seeds[:1], ["gamma"], tmp_path / "b.png")
+    two, one = (
+        [line.get_xdata() for line in f.axes[0].lines if (line.get_marker(), line.get_color()) == ("|", "black")]
+        for f in figures
+    )
+    half = 12.706204736 * 0.1  # Student's t for one degree of freedom, times sd / sqrt(2)
+    assert [list(x) for x in two] == [pytest.approx([0.5 - half, 0.5 + half])] and one == []
+    assert figures[0].axes[0].get_xlim()[1] < 1  # two seeds leave much open; the bars stay readable
+
+
+def keys(rows):
+    return styles.label_styles(grouped(rows))
+
+
+def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
+    wrapped = {"credit": {"estimator": "exact_terminal", "of": {"estimator": "vector_field", "directions": 4}}}
+    first = keys([make_row("x", method="bp"), make_row("y", method="vector_field"), make_row("z", block="b")])
+    second = keys([make_row("m", method="exact_terminal") | {"config": wrapped}, make_row("bp", method="bp")])
+    assert second["bp", "bp"] == first["bp", "x"] and second["vector_field", "m"] == first["vector_field", "y"]
+    colors = [color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)]
+    assert len(set(colors)) == len(colors) and first["own", "z"].color == styles.OTHERS[0][0]
+    assert len({marker for _, marker in styles.ESTIMATORS.values()} - {"D", "d"}) == len(styles.ESTIMATORS)
+
+
 def test_labels_of_one_block_differ_and_keep_their_style():
     blocks = {"L=2": [f"v{i}" for i in range(12)], "L=4": ["v3", "new"], "L=8": ["BP L=8"]}
-    rows = [make_row(label, block=block) for block, labels in blocks.items() for label in labels]
-    styles = plots.label_styles(grouped(rows))
-    assert len({styles[label] for label in blocks["L=2"]}) == 12
-    assert styles["v3"] != styles["new"]
-    assert styles["v0"] == styles["BP L=8"]  # never in one panel, so the clearest colours are used again
+    found = keys([make_row(label, block=block) for block, labels in blocks.items() for label in labels])
+    assert len({found["own", label] for label in blocks["L=2"]}) == 12
+    assert found["own", "v3"] != found["own", "new"]
+    assert found["own", "v0"] == found["own", "BP L=8"]  # never in one panel, so the clearest look is used again
+
+
+def test_colours_can_be_seen_on_a_dark_ground():
+    assert styles.luminance("#FFFFFF") == pytest.approx(1) and styles.luminance("#000000") == 0
+    colors = [color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)]
+    assert len({styles.on_dark(color) for color in colors}) == len(colors)
+    for color in colors:
+        assert (styles.luminance(styles.on_dark(color)) + 0.05) / 0.05 >= 6  # against black

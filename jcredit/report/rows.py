@@ -6,10 +6,11 @@ What a single row is and how rows lie on disk is ``schema``, whose names can be 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from jcredit.report import terminal
 from jcredit.report.schema import (
     SCHEMA,
     ResultsError,
@@ -21,7 +22,7 @@ from jcredit.report.schema import (
     read_rows,
     with_reference,
 )
-from jcredit.report.tables import TableSpec, render_table, usual_columns
+from jcredit.report.tables import Tables, TableSpec, markdown, tables_of, usual_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +45,7 @@ _LINE = ("label", "block", "seed", "status", "tier")
 
 
 class Rows(Sequence[Row]):
-    """An immutable sequence of rows, one per run; shown as their table where an interpreter shows it.
+    """An immutable sequence of rows, one per run; an interpreter shows them as a table in 100 columns.
 
     ``rows[0]`` is a row, ``rows[:3]`` and ``rows + other`` are ``Rows``.
     """
@@ -74,13 +75,16 @@ class Rows(Sequence[Row]):
     __hash__ = None  # type: ignore[assignment]  # rows are dictionaries
 
     def __repr__(self) -> str:
-        try:
-            return self.table() if self else "no rows"
-        except ResultsError as error:  # what cannot be one table must still be looked at
-            return f"{len(self)} rows: {error}"
+        return self._shown(terminal.plain_text)
 
     def _repr_markdown_(self) -> str:
-        return repr(self)
+        return self._shown(markdown)
+
+    def _shown(self, how: Callable[[Tables], str]) -> str:
+        try:
+            return how(tables_of(self._rows, self._spec())) if self else "no rows"
+        except ResultsError as error:  # what cannot be one table must still be looked at
+            return f"{len(self)} rows: {error}"
 
     def where(self, **fields: Any) -> Rows:
         """The rows whose fields have these values.
@@ -111,7 +115,10 @@ class Rows(Sequence[Row]):
         Raises:
           ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
         """
-        return render_table(self._rows, spec or TableSpec(_title(self), usual_columns(self._rows)))
+        return markdown(tables_of(self._rows, spec or self._spec()))
+
+    def _spec(self) -> TableSpec:
+        return TableSpec(_title(self), usual_columns(self._rows))
 
     def frame(self) -> pandas.DataFrame:
         """A pandas data frame with one line per run.

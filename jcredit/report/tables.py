@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from jcredit.report import stats
 from jcredit.report.schema import ResultsError, Row, grouped, number_at, with_reference
@@ -55,6 +56,42 @@ class TableSpec(NamedTuple):
     """If given, what stands above the tables: markdown made of the rows, the study's figures with them (with_study)."""
 
 
+Kind = Literal["label", "tier", "depth", "seeds", "number", "study", "flags"]
+
+
+class Cell(NamedTuple):
+    """What a table says in one place, and the number it says: the mean over seeds, nan where there is none."""
+
+    text: str
+    value: float = math.nan
+
+
+class Line(NamedTuple):
+    """A line of a table: the rows it is made of, and its cells."""
+
+    rows: Sequence[Row]
+    cells: tuple[Cell, ...]
+
+
+class Table(NamedTuple):
+    """One block of rows under one group of columns; ``block`` and ``heading`` are "" where there is only one."""
+
+    block: str
+    heading: str
+    header: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    lines: tuple[Line, ...]
+
+
+class Tables(NamedTuple):
+    """All that is said of some rows, before it is markdown, text in a terminal or part of a page."""
+
+    title: str
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    summary: str = ""
+
+
 def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """What a table shows unless told: accuracy and depth utility where there are any, Gamma, rho, RMS(h_L), loss."""
     accuracy = "metrics.test_accuracy"
@@ -71,12 +108,21 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
 
 
 def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
-    """Renders rows as GitHub markdown that also reads as plain text: one table per block, one line per label.
+    """Renders rows as GitHub markdown that also reads as plain text; see ``tables_of``.
+
+    Raises:
+      ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
+    """
+    return markdown(tables_of(rows, spec))
+
+
+def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
+    """One table per block and group of columns, one line per label.
 
     A cell is "mean ± half width of the 95% t interval" over seeds, the value alone for one seed, "–" where nothing was
     measured, and says "(n=…)" where some seeds have no value.  Differences to a reference carry the p of the exact
     sign-flip test (up to 20 seeds); the reference's own line has none.  Diverged runs and flags are counted in a last
-    column.  Notes below the table say what its signs mean, when its rows come from more than one commit of the code,
+    column.  Notes below the tables say what their signs mean, when the rows come from more than one commit of the code,
     and which were copied from another experiment.
 
     Raises:
@@ -91,17 +137,29 @@ def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
                 rows = with_reference(rows, path, column.paired_with, name, ratio=column.ratio)
                 path = f"metrics.{name}"
             groups.setdefault(heading, []).append(_Shown(column, path))
-    parts = [f"# {spec.title}"] if spec.title else []
-    parts += [spec.summary(with_study(rows, spec))] if spec.summary else []
+    tables: list[Table] = []
     for block, labels in grouped(rows).items():
         for label, label_rows in labels.items():
             _check_variant(block, label, label_rows)
-        parts += [f"## {block}"] if block else []
-        for i, (heading, columns) in enumerate(groups.items()):
-            parts += [f"{'###' if block else '##'} {heading}"] if heading else []
-            parts.append(aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
-    notes = (*_signs_notes("\n".join(parts), spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
-    parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
+        study = _study_of(spec, block, labels)
+        tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
+    notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
+    summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
+    return Tables(spec.title, tuple(tables), notes, summary)
+
+
+def markdown(tables: Tables) -> str:
+    """GitHub markdown: title, summary, a heading for each block and group of columns, aligned tables, notes."""
+    parts = [f"# {tables.title}"] if tables.title else []
+    parts += [tables.summary] if tables.summary else []
+    block = ""
+    for table in tables.tables:
+        parts += [f"## {table.block}"] if table.block != block else []
+        block = table.block
+        parts += [f"{'###' if block else '##'} {table.heading}"] if table.heading else []
+        cells = [list(table.header), *([cell.text for cell in line.cells] for line in table.lines)]
+        parts.append(aligned(cells))
+    parts += ["\n".join(f"- {note}" for note in tables.notes)] if tables.notes else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -140,11 +198,12 @@ def _study_of(spec: TableSpec, block: str, labels: Iterable[str]) -> dict[str, M
     return {label: spec.study.get(f"{block} | {label}", spec.study.get(label, {})) for label in labels}
 
 
-def _signs_notes(text: str, spec: TableSpec) -> list[str]:
+def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
     """What ±, p and ratios are, each where the tables have it."""
+    text = "\n".join(cell.text for table in tables for line in table.lines for cell in line.cells)
     ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
     said = {
-        DEPTH_NOTE: "| depth |" in text,
+        DEPTH_NOTE: any("depth" in table.kinds for table in tables),
         INTERVAL_NOTE: " ± " in text,
         P_NOTE: ", p=" in text or ", p<" in text,
         RATIO_NOTE: ratios,
@@ -162,40 +221,53 @@ def _check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
         raise ResultsError(f"{where} has {count} rows for seed {seed}; leave out the duplicates")
 
 
-def _block_cells(
-    labels: Mapping[str, Sequence[Row]], columns: Sequence[_Shown], study: Mapping[str, Mapping[str, str]], flags: bool
-) -> list[list[str]]:
-    """Header and lines of one table; the first two columns are text, the last one too if it is "flags"."""
+def _table(
+    block: str, heading: str, labels: Mapping[str, Sequence[Row]], columns: Sequence[_Shown],
+    study: Mapping[str, Mapping[str, str]], flags: bool,
+) -> Table:  # fmt: skip
+    """One table; with a column of flags if they are asked for and there are any."""
     beside = {c.title for c, _ in columns if any(c.title in figures for figures in study.values())}
-    counted = {label: _flags(label_rows) if flags else "" for label, label_rows in labels.items()}
-    with_depth = any("depth" in row for label_rows in labels.values() for row in label_rows)
-    cells = [["label", "tier", *(["depth"] if with_depth else []), "seeds"]]
+    counted = {label: _flags(rows) if flags else "" for label, rows in labels.items()}
+    with_depth = any("depth" in row for rows in labels.values() for row in rows)
+    header: list[tuple[str, Kind]] = [("label", "label"), ("tier", "tier")]
+    if with_depth:
+        header.append(("depth", "depth"))
+    header.append(("seeds", "seeds"))
     for column, _ in columns:
-        cells[0] += [column.title, "study"] if column.title in beside else [column.title]
-    for label, label_rows in labels.items():
-        depth = label_rows[0].get("depth")
-        line = [label, str(label_rows[0].get("tier") or MISSING)]
-        line += [*([MISSING if depth is None else str(depth)] if with_depth else []), str(len(label_rows))]
-        for column, path in columns:
-            line.append(REFERENCE if label == column.paired_with else _cell(label_rows, column, path))
-            if column.title in beside:
-                line.append(study[label].get(column.title, MISSING))
-        cells.append(line)
+        header.append((column.title, "number"))
+        if column.title in beside:
+            header.append(("study", "study"))
     if any(counted.values()):
-        cells = [[*cells[0], "flags"]] + [[*line, counted[k]] for line, k in zip(cells[1:], labels, strict=True)]
-    return cells
+        header.append(("flags", "flags"))
+
+    def cells(label: str, rows: Sequence[Row]) -> Iterator[Cell]:
+        yield from (Cell(label), Cell(str(rows[0].get("tier") or MISSING)))
+        if with_depth:
+            depth = rows[0].get("depth")
+            yield Cell(MISSING if depth is None else str(depth))
+        yield Cell(str(len(rows)), len(rows))
+        for column, path in columns:
+            yield Cell(REFERENCE) if label == column.paired_with else _cell(rows, column, path)
+            if column.title in beside:
+                yield Cell(study[label].get(column.title, MISSING))
+        if any(counted.values()):
+            yield Cell(counted[label])
+
+    titles, kinds = zip(*header, strict=True)
+    lines = tuple(Line(rows, tuple(cells(label, rows))) for label, rows in labels.items())
+    return Table(block, heading, titles, kinds, lines)
 
 
-def _cell(rows: Sequence[Row], column: Column, path: str) -> str:
+def _cell(rows: Sequence[Row], column: Column, path: str) -> Cell:
     numbers = [number_at(row, path) for row in rows]
     values = [None if v is None else v * column.scale for v in numbers]
     s = stats.summary(values)
     if s.n == 0:
-        return MISSING
+        return Cell(MISSING)
     text = _estimate(s.mean, s.high - s.mean if s.n > 1 else None, column.format)
     if column.paired_with is not None and not column.ratio and 1 < s.n <= stats.MAX_SIGN_FLIPS:
         text += f", {_probability(stats.sign_flip_p(values))}"
-    return text if s.n == len(rows) else f"{text} (n={s.n})"
+    return Cell(text if s.n == len(rows) else f"{text} (n={s.n})", s.mean)
 
 
 def _estimate(mean: float, half: float | None, format: str) -> str:

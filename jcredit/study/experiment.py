@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from jcredit.config import ConfigError, change, credit_depth, described, paths_of
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
-from jcredit.report import plots
+from jcredit.report import plots, terminal
 from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
-from jcredit.report.tables import Column, TableSpec, render_table, with_study
+from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, with_study
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import own_estimator
 from jcredit.sweeps import plan
@@ -208,15 +208,20 @@ def preset_name(preset: str, overrides: Mapping[str, Any], estimators: Sequence[
 # --- table and figure -------------------------------------------------------------------------------------------------
 
 
-def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -> str:
-    """Writes table.md and figure.png from rows alone, and returns the table."""
+def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -> Tables:
+    """Writes table.md and figure.png from rows alone, and returns what the table says."""
+    tables = reported(experiment, rows)
+    write_text(directory / "table.md", markdown(tables))
+    experiment.figure(with_study(rows, experiment.table), directory / "figure.png")
+    return tables
+
+
+def reported(experiment: Experiment, rows: Sequence[Row]) -> Tables:
+    """An experiment's tables of its rows; a note says where claims that are named can be read."""
     spec = experiment.table
     if any(CLAIM.search(note) for note in spec.notes):
         spec = spec._replace(notes=(*spec.notes, CLAIMS_NOTE))
-    table = render_table(rows, spec)
-    write_text(directory / "table.md", table)
-    experiment.figure(with_study(rows, experiment.table), directory / "figure.png")
-    return table
+    return tables_of(rows, spec)
 
 
 def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
@@ -235,7 +240,7 @@ def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
 
 
 def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
-    """Runs an experiment as its command line says, and returns its table.
+    """Runs an experiment as its command line says, and returns its table as it is shown on the standard output.
 
     Raises:
       ConfigError, DataError, ResultsError, CheckpointError, ClusterError: with one line that names the value and the
@@ -264,9 +269,9 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
         raise
     write_json(folder.directory / "config.json", describe_sweep(experiment, args, overrides, grid))
     new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
-    table = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
+    tables = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
     again = "" if new else "; every run was there already, --fresh makes them anew in a folder of its own"
-    return f"{table}\nrows, table and figure: {folder.directory}{again}\n"
+    return f"{terminal.shown(tables)}\nrows, table and figure: {folder.directory}{again}\n"
 
 
 def _arguments(experiment: Experiment, argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jcredit.report import plots, stats
-from jcredit.report.plots import PALETTE
 from jcredit.report.rows import read_rows
 from jcredit.report.schema import Row, number_at
+from jcredit.report.styles import ESTIMATORS, PALETTE
 from jcredit.report.tables import with_study
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 from jcredit.study.settings import ORACLE, RAW_BLOCK, STUDY_BLOCK
@@ -213,7 +213,7 @@ def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 
 
 def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
-    lines = {"state_bridge": PALETTE[0], "scalar_bridge": PALETTE[1], "broadcast": PALETTE[7]}
+    lines = {name: ESTIMATORS[name][0] for name in ("state_bridge", "scalar_bridge", "broadcast")}
     blocks = [block for block, _ in _blocks(rows)]
     for y, block in enumerate(blocks):
         for label, color in lines.items():

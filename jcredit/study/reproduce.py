@@ -11,6 +11,7 @@ import fnmatch
 import math
 import signal
 import sys
+import textwrap
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from jcredit.config import ConfigError
 from jcredit.files import write_json
 from jcredit.parts import known
 from jcredit.report.rows import finished, read_rows
+from jcredit.report.terminal import WIDTH
 from jcredit.study import experiment as study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, preset_name, write_report
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
@@ -206,12 +208,13 @@ def what_is_left(items: Sequence[Item], done: Keys, only: Sequence[str] | None =
 
 
 def shown(left: Sequence[Left]) -> str:
-    """The list as a table of text."""
+    """The list as a table of text in 100 columns."""
     width = max(len(each.item.name) for each in left)
     lines = [f"{'item':<{width}}  {'runs done':>11}  hours left  why"]
     for each in left:
-        lines.append(f"{each.item.name:<{width}}  {_of(each):>11}  {each.hours:>10.2f}  {each.item.why}")
-    return "\n".join([*lines, _total(left), HOURS_NOTE])
+        line = f"{each.item.name:<{width}}  {_of(each):>11}  {each.hours:>10.2f}  "
+        lines.append(textwrap.fill(each.item.why, WIDTH, initial_indent=line, subsequent_indent=" " * len(line)))
+    return "\n".join([*lines, _total(left), textwrap.fill(HOURS_NOTE, WIDTH)])
 
 
 def _of(left: Left) -> str:

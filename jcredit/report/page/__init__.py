@@ -1,0 +1,1 @@
+"""The results page: one HTML file that needs no server and no network."""
