@@ -120,10 +120,11 @@ def experiment_page(name: str, experiment: Any) -> str:
     head = "| preset | configurations | seeds | on two cores |\n|---|---:|---:|---|"
     parts = [f"# {name}", prose(experiment.doc or experiment.question), "\n".join([head, *presets])]
     for table in sorted((ROOT / "results" / name).glob("*/table.md")):
-        shown = relinked(re.sub(r"^#", "##", table.read_text(encoding="utf-8"), flags=re.M), table.parent, uri)
-        parts += [f"## Preset {table.parent.name}", shown]
+        parts.append(f"## Preset {table.parent.name}")
         if (table.parent / "figure.png").exists():
             parts.append(f"![Figure of {name}, preset {table.parent.name}](../figures/{name}-{table.parent.name}.png)")
+        demoted = re.sub(r"^#", "##", table.read_text(encoding="utf-8"), flags=re.M)
+        parts.append(relinked(demoted, table.parent, uri))
     return "\n\n".join([*parts, listing(script)]) + "\n"
 
 
@@ -226,12 +227,14 @@ def page_of(path: Path) -> str | None:
     if (text := TEXTS.get(str(inside))) is not None:
         return text
     match inside.parts:
-        case ("docs", *rest) if path.exists() or not path.suffix == ".md":
-            return "/".join(rest) or "index.md"
-        case ("docs", *rest):  # a page made here, linked as a page of the site
+        case ("docs", *rest) if path.exists():
             return "/".join(rest)
-        case ("results",):
+        case ("results",) | ("experiments",):
             return "experiments/index.md"
+        case ("experiments", "examples"):
+            return "examples/index.md"
+        case ("jcredit", "__init__.pyi"):
+            return "reference/index.md"
         case ("results", name, preset, "figure.png"):
             return f"figures/{name}-{preset}.png"
         case ("results", name, *_) if (ROOT / f"experiments/{name}.py").exists():
