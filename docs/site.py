@@ -77,9 +77,9 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 def figures() -> Iterator[tuple[Path, str]]:
-    """(file, address) of the figure of every experiment and preset."""
-    for path in sorted((ROOT / "results").glob("*/*/figure.png")):
-        yield path, f"figures/{path.parts[-3]}-{path.parts[-2]}.png"
+    """(file, address) of the figure of every experiment and preset, and of every finding."""
+    for path in sorted([*(ROOT / "results").glob("*/*/figure.png"), *(ROOT / "results/findings").glob("*.png")]):
+        yield path, page_of(path) or path.name
 
 
 def modules() -> list[str]:
@@ -237,6 +237,8 @@ def page_of(path: Path) -> str | None:
             return "reference/index.md"
         case ("results", name, preset, "figure.png"):
             return f"figures/{name}-{preset}.png"
+        case ("results", "findings", figure):
+            return f"figures/findings-{figure}"
         case ("results", name, *_) if (ROOT / f"experiments/{name}.py").exists():
             return f"experiments/{name}.md"
         case ("experiments", "examples", script) if path.exists():

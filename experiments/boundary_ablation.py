@@ -11,59 +11,30 @@ Claims of the study (docs/method.md 10): BA1-BA4.
 
 from typing import Any
 
-import jcredit as jc
 from jcredit.report.tables import TableSpec
+from jcredit.study.boundary import CODES, FIGURES, WARMUP_LINES, WARMUPS, WEIGHT_LINES, WEIGHTS, bridge, cells
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.study.settings import LADDER, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
-CODES, WEIGHTS, WARMUPS = (
-    "code s (tgw 1, warm-up 0.2)",
-    "terminal gradient weight (eT, warm-up 0.2)",
-    "warm-up ({}, tgw 1)",
-)
-STUDY_TABLES = {
-    CODES: {
-        "eT": (".452±.042", ".509±.033", ".523"), "deltaL": (".562±.007", ".510±.014", ".448"),
-        "eT_hL unit": (".002", ".016", ".559"), "eT_hL fan_in": (".002", ".016", ".559"),
-        "deltaL_hL unit": (".018", ".026", ".564"), "deltaL_hL fan_in": (".018", ".026", ".564"),
-    },
-    WEIGHTS: {
-        "tgw=0": (".120", ".161", ".532"), "tgw=0.25": (".227", ".268", ".558"), "tgw=4": (".574", ".595", ".394"),
-    },
-    WARMUPS.format("eT"): {
-        "wr=0": (".676", ".667", ".459"), "wr=0.05": (".456", ".505", ".450"), "wr=0.5": (".233", ".340", ".663"),
-    },
-    WARMUPS.format("deltaL"): {
-        "wr=0": (".533", ".513", ".290"), "wr=0.05": (".768", ".691", ".389"), "wr=0.5": (".340", ".400", ".664"),
-    },
-}  # fmt: skip
-STUDY: dict[str, dict[str, str]] = {
-    f"{block} | {label}": dict(zip(("Gamma", "rho", "accuracy"), figures, strict=True))
-    for block, table in STUDY_TABLES.items()
+SCALES = ("unit", "fan_in")
+STUDY = {
+    f"{block} | {name}": cells(figures)
+    for block, table in FIGURES.items()
     for label, figures in table.items()
+    for name in ([f"{label} {scale}" for scale in SCALES] if label.endswith("hL") else [label])
 }
 
 
 def blocks() -> dict[str, dict[str, dict[str, Any]]]:
     """{block: lines}; tgw 1 and warm-up .2 stand in the first block alone, as the reference of the others."""
-
-    def bridge(
-        code: str = "eT", projection_scale: str = "fan_in", warmup_ratio: float = 0.2, **settings
-    ) -> dict[str, Any]:
-        trunk = jc.mlp(code=code, projection_scale=projection_scale)
-        return {"credit": jc.scalar_bridge(trunk=trunk, **settings), "warmup_ratio": warmup_ratio}
-
     codes = {code: bridge(code) for code in ("eT", "deltaL")} | {
-        f"{code} {scale}": bridge(code, scale) for code in ("eT_hL", "deltaL_hL") for scale in ("unit", "fan_in")
+        f"{code} {scale}": bridge(code, scale) for code in ("eT_hL", "deltaL_hL") for scale in SCALES
     }
     return {
         CODES: STUDY_CONTROLS | named("dfa") | codes,
-        WEIGHTS: {f"tgw={w:g}": bridge(terminal_weight=w) for w in (0.0, 0.25, 4.0)},
-        **{
-            WARMUPS.format(code): {f"wr={r:g}": bridge(code, warmup_ratio=r) for r in (0.0, 0.05, 0.5)}
-            for code in ("eT", "deltaL")
-        },
+        WEIGHTS: WEIGHT_LINES,
+        **{WARMUPS.format(code): table for code, table in WARMUP_LINES.items()},
     }
 
 

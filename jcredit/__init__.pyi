@@ -13,16 +13,31 @@ from .estimators import (
     dfa as dfa,
 )
 from .estimators import (
+    disturbed_bp as disturbed_bp,
+)
+from .estimators import (
     exact_terminal as exact_terminal,
 )
 from .estimators import (
     fa as fa,
 )
 from .estimators import (
+    forward_gradient as forward_gradient,
+)
+from .estimators import (
     frozen as frozen,
 )
 from .estimators import (
+    grape as grape,
+)
+from .estimators import (
+    kolen_pollack as kolen_pollack,
+)
+from .estimators import (
     linear_field as linear_field,
+)
+from .estimators import (
+    local_heads as local_heads,
 )
 from .estimators import (
     mlp as mlp,
@@ -35,6 +50,9 @@ from .estimators import (
 )
 from .estimators import (
     tangent_chain as tangent_chain,
+)
+from .estimators import (
+    tangent_coarse as tangent_coarse,
 )
 from .estimators import (
     tangent_gate as tangent_gate,
@@ -50,6 +68,9 @@ from .estimators import (
 )
 from .estimators import (
     vector_field as vector_field,
+)
+from .estimators import (
+    weight_mirror as weight_mirror,
 )
 from .losses.perturbation import (
     all_layers as all_layers,

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import json
 import math
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,13 +25,15 @@ from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
 from jcredit.report.rows import Rows, read_rows
-from jcredit.study import quotes, reproduce
+from jcredit.study import findings, quotes, reproduce
 from jcredit.study.command import Parser
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
 from jcredit.sweeps.door import PRESET as SWEEP
 from jcredit.sweeps.run import Interrupted
 
 QUOTES = Path("docs/quotes.toml")
+FINDINGS = "findings"
+"""Folder under the results with the figures of docs/findings.md."""
 DRAWN_BY = "matplotlib.txt"
 """File under the results that says which version of Matplotlib drew the figures."""
 
@@ -109,6 +112,11 @@ def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Ou
             yield Outcome(where, _rebuilt(directory, experiments, directory))
         except USER_ERRORS as error:
             yield Outcome(where, _said(error), failed=True)
+    try:
+        if drawn := findings.draw(results_dir, experiments, results_dir / FINDINGS):
+            yield Outcome(FINDINGS, f"{len(drawn)} figures drawn")
+    except USER_ERRORS as error:
+        yield Outcome(FINDINGS, _said(error), failed=True)
     if found:
         write_text(results_dir / DRAWN_BY, _matplotlib() + "\n")
 
@@ -189,6 +197,8 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     directories = _directories(results_dir)
     for directory in directories:
         yield from _checked(directory, str(directory.relative_to(results_dir)), experiments, drawn_by == here)
+    if drawn_by == here:
+        yield from _findings_checked(results_dir, experiments)
     yield from _claims_checked(results_dir, experiments)
     texts = quotes.read_quotes(quoted) if quoted else []
     differing = list(quotes.differences(texts, results_dir, experiments))
@@ -208,6 +218,18 @@ def _checked(directory: Path, where: str, experiments: dict[str, Experiment], fi
         for name in ("table.md", "figure.png") if figures else ("table.md",):
             if difference := _difference(directory / name, Path(scratch, name).read_bytes()):
                 yield Outcome(where, difference, failed=True)
+
+
+def _findings_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
+    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
+        try:
+            drawn = findings.draw(results_dir, experiments, Path(scratch))
+        except USER_ERRORS as error:
+            yield Outcome(FINDINGS, _said(error), failed=True)
+            return
+        for path in drawn:
+            if difference := _difference(results_dir / FINDINGS / path.name, path.read_bytes()):
+                yield Outcome(FINDINGS, difference, failed=True)
 
 
 def _difference(path: Path, expected: bytes) -> str:
@@ -364,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     if not good:
         sys.exit(2)
 

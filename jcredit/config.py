@@ -231,6 +231,21 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def credit_depth(config: Config) -> int | None:
+    """The sequential depth of the configuration's credit (``Estimator.depth``); None where it is not stated.
+
+    A network says its L by a setting called ``depth``, as all of ours do; where it has none, a depth that grows with L
+    is not stated either.
+    """
+    depth = config.credit.build().depth
+    if not callable(depth):
+        return depth
+    found: list[int] = [
+        part.settings["depth"] for _, part in config.network.walk("network") if "depth" in part.settings
+    ]
+    return depth(found[0]) if found else None
+
+
 # --- the numbers a program is handed ----------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -50,17 +50,21 @@ def plain(value: Any) -> Any:
     raise FileError(f"cannot store {value!r} of type {type(value).__name__}; give numbers, text, lists or dicts")
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes a file atomically: a reader, or a kill at any instant, meets the old content or the new, never a part."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` at the end: a reader, or a kill at any instant, meets the old or the new.
+
+    Until then it is hidden beside it, and locked, by which ``remove_leftovers`` tells a living writer from a dead one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    file, temporary = _own_temporary(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)  # the rename itself is durable only once its directory is
@@ -68,6 +72,33 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _own_temporary(path: Path) -> tuple[BinaryIO, Path]:
+    """A new hidden file beside ``path`` that this process has locked, and its path."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        file = temporary.open("xb")
+        # Where a file system has no locks, nobody takes it for a leftover either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_nlink:
+            return file, temporary
+        file.close()  # somebody cleared it away before it was locked
+
+
+def remove_leftovers(directory: str | Path) -> None:
+    """Removes the hidden files of writers that were killed in a directory, and never one of a writer that lives."""
+    for path in Path(directory).glob(".*.tmp"):
+        with contextlib.suppress(OSError), path.open("r+b") as file:  # a directory, or locked by its writer
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file atomically: a reader, or a kill at any instant, meets the old content or the new, never a part."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:

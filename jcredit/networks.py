@@ -83,7 +83,10 @@ def _gelu_tangent(primals, tangents):
 
 
 def dense_branch(
-    width: int, gates: Callable[[Params, Array], Array], random: Callable[[Key, Array | float], Params]
+    width: int,
+    gates: Callable[[Params, Array], Array],
+    random: Callable[[Key, Array | float], Params],
+    own: Callable[[Params], dict[str, Array]],
 ) -> Branch:
     """((LNJ v) u * m) v of a block with H = D gates behind a LayerNorm: weights {"u": (D, H), "v": (H, D)}."""
 
@@ -97,7 +100,7 @@ def dense_branch(
     def pull(weights, m_BxH, h_BxD, a_BxD):
         return layer_norm_tangent(h_BxD, ((a_BxD @ weights["v"].T) * m_BxH) @ weights["u"].T)
 
-    return Branch(gates, random, zero, push, pull, dense=True)
+    return Branch(gates, random, zero, push, pull, dense=True, own=own)
 
 
 @parts.network
@@ -140,7 +143,12 @@ def image_mlp(sizes: Sizes, /, depth: Count = 4, width: Count = 256) -> Network:
         block=block,
         readout=lambda params, h: affine(params, layer_norm(h)),
         normalise=layer_norm,
-        branch=dense_branch(width, lambda p, h: gelu_derivative(affine(p["inner"], layer_norm(h))), random),
+        branch=dense_branch(
+            width,
+            gates=lambda p, h: gelu_derivative(affine(p["inner"], layer_norm(h))),
+            random=random,
+            own=lambda p: {"u": p["inner"]["w"], "v": p["outer"]["w"]},
+        ),
     )
 
 
@@ -182,7 +190,7 @@ def ladder_mlp(
         u = scale * width**-0.5 * jax.random.normal(key, (width, width), float_type())
         return {"u": u, "v": jnp.eye(width, dtype=float_type())}
 
-    branch = dense_branch(width, gates, random) if layer_norm_on else None
+    branch = dense_branch(width, gates, random, own=lambda p: {"u": p["w"]}) if layer_norm_on else None
     return Network(init, affine, block, affine, layer_norm, branch)
 
 

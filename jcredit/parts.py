@@ -20,12 +20,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import inspect
 import math
 import re
+import socket
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import jax
@@ -275,6 +279,53 @@ class Factory:
 
     def __repr__(self) -> str:
         return f"<{self.kind} factory {self.name}>"
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        """By its name, for other processes, which import its module: from the folder it has here, if need be.
+
+        Raises:
+          ConfigError: no other process finds it: it is of ``__main__``, or made inside a function.
+        """
+        module, name = self.function.__module__, self.function.__qualname__
+        loaded = sys.modules.get(module)
+        if module == "__main__" or getattr(loaded, name, None) is not self:
+            where = "the script that runs" if module == "__main__" else f"{module}, inside something else"
+            raise ConfigError(
+                f"{self.kind} {name} is defined in {where}, where other processes do not find it; move it to the top of"
+                " a module and import it"
+            )
+        top = sys.modules[module.partition(".")[0]]
+        found = getattr(top, "__file__", None)
+        folder = str(Path(found).resolve().parents[1 if hasattr(top, "__path__") else 0]) if found else None
+        return _named, (self.kind, module, name, None if self.source is None else folder, self.source)
+
+
+def _named(kind: str, module: str, name: str, folder: str | None, source: str | None) -> Factory:
+    """The factory that another process has sent by its name.
+
+    Raises:
+      ConfigError: it is not found, or another one than that process had.
+    """
+    try:
+        try:
+            loaded = importlib.import_module(module)
+        except ModuleNotFoundError:
+            if folder is None or folder in sys.path:
+                raise
+            sys.path.append(folder)
+            loaded = importlib.import_module(module)
+    except Exception as error:  # whatever a user's module does
+        raise ConfigError(
+            f"{kind} {name}: module {module!r} cannot be imported on {socket.gethostname()}"
+            f" ({type(error).__name__}: {error}); put its folder {folder} on the PYTHONPATH there"
+        ) from None
+    factory = getattr(loaded, name, None)
+    if not isinstance(factory, Factory) or factory.kind != kind or factory.source != source:
+        raise ConfigError(
+            f"{kind} {name} of {getattr(loaded, '__file__', module)} on {socket.gethostname()} is not the one that was"
+            " sent; give all processes the same file, and start them again after an edit"
+        )
+    return factory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from jcredit.types import (
     Array,
     Branch,
     Context,
+    Key,
     LossFn,
     NetParams,
     Network,
@@ -135,12 +136,19 @@ class NetworkEnv(NamedTuple):
         """LN(h), or h itself; the network's own function meets (N, D), whatever axes lead here."""
         return self.network.normalise(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1)
 
+    def output_loss(self, outputs_BxC: Array, target_B: Array) -> Array:
+        """loss_B of any outputs."""
+        return self.loss(outputs_BxC, target_B)
+
     def readout_loss(self, h_BxD: Array, target_B: Array) -> Array:
         """loss_B of the readout at h_L."""
         return self.loss(self.network.readout(self.params.readout, h_BxD), target_B)
 
     def loss_at(self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array) -> Array:
         """loss_B with each sample's tail re-run from its own layer and state."""
+        return self.readout_loss(self._last_state(ctx, layer_B, h_BxD), ctx.target_B)
+
+    def _last_state(self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array) -> Array:
         depth = ctx.trace.h_KxBxD.shape[0] - 1
         for first, end, started in _stages(layer_B, depth):
             own_B = jnp.asarray(layer_B[:started])
@@ -157,7 +165,7 @@ class NetworkEnv(NamedTuple):
             blocks = jax.tree.map(lambda p: p[first:end], self.params.blocks)  # noqa: B023
             moved, _ = jax.lax.scan(advance, h_BxD[:started], (jnp.arange(first, end), blocks, noise_LxBxD))
             h_BxD = jnp.concatenate([moved, h_BxD[started:]])
-        return self.readout_loss(h_BxD, ctx.target_B)
+        return h_BxD
 
     def loss_tangent(
         self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array, v_MxBxD: Array
@@ -165,6 +173,13 @@ class NetworkEnv(NamedTuple):
         """g_MxB: derivatives of ``loss_at`` along directions, in forward mode."""
         along = lambda v: jax.jvp(lambda h: self.loss_at(ctx, layer_B, h), (h_BxD,), (v,))[1]  # noqa: E731
         return jax.vmap(along)(v_MxBxD)
+
+    def outputs_tangent(
+        self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array, v_MxBxD: Array
+    ) -> Array:
+        """Derivatives of the outputs along directions, in forward mode (M, B, C)."""
+        outputs = lambda h: self.network.readout(self.params.readout, self._last_state(ctx, layer_B, h))  # noqa: E731
+        return jax.vmap(lambda v: jax.jvp(outputs, (h_BxD,), (v,))[1])(v_MxBxD)
 
     def next_states(self, ctx: Context | OracleContext, h_LxBxD: Array) -> Array:
         """Every block applied to a state of its own, with the pass's process noise."""
@@ -197,8 +212,23 @@ class NetworkEnv(NamedTuple):
         """
         return jax.vmap(branch_of(self, "activation derivatives").gates)(self.params.blocks, h_LxBxD)
 
+    def mirrored(self, key: Key, samples: int) -> dict[str, Array]:
+        """x^T (x W) / samples for each of the blocks' own matrices, x ~ N(0, I): its expectation is W (L, I, O).
 
-def branch_of(owner: NetworkEnv | Shapes | Any, wanted_by: str) -> Branch:
+        Raises:
+          ConfigError: the network declares no ``branch`` or no ``own`` matrices.
+        """
+        own = own_matrices_of(self, "mirrored weights")(self.params.blocks)
+        keys = dict(zip(own, jax.random.split(key, len(own)), strict=True))
+
+        def one(w_LxIxO, key):
+            x_LxNxI = jax.random.normal(key, (w_LxIxO.shape[0], samples, w_LxIxO.shape[1]), w_LxIxO.dtype)
+            return jnp.swapaxes(x_LxNxI, -1, -2) @ (x_LxNxI @ w_LxIxO) / samples
+
+        return {name: one(w, keys[name]) for name, w in own.items()}
+
+
+def branch_of(owner: NetworkEnv | Network | Shapes | Any, wanted_by: str) -> Branch:
     """The ``branch`` of a network, its Env or its Shapes.
 
     Raises:
@@ -207,3 +237,15 @@ def branch_of(owner: NetworkEnv | Shapes | Any, wanted_by: str) -> Branch:
     if owner.branch is None:
         raise ConfigError(f"{wanted_by}: the network has no branch (linear dynamics have none; see jc.Network.branch)")
     return owner.branch
+
+
+def own_matrices_of(owner: NetworkEnv | Network | Shapes | Any, wanted_by: str) -> Callable[[Params], dict[str, Array]]:
+    """``Branch.own`` of a network, its Env or its Shapes.
+
+    Raises:
+      ConfigError: it has none.
+    """
+    own = branch_of(owner, wanted_by).own
+    if own is None:
+        raise ConfigError(f"{wanted_by}: the network's branch does not say which matrices are its own (jc.Branch.own)")
+    return own

@@ -334,6 +334,12 @@ def _adam_step(params, grads, moments, learning_rate: Array, weight_decay: Array
     return jax.tree.map(step, params, direction), moments
 
 
+def _learning_rate(setup: Setup, state: TrainState, hp: Hparams) -> Array:
+    """The network's step size now."""
+    progress = state.step / hp.total_steps
+    return hp.learning_rate * (0.5 * (1 + jnp.cos(jnp.pi * progress)) if setup.config.schedule == "cosine" else 1.0)
+
+
 @jax.named_scope("update")
 def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, seen: Seen, a_KxBxD: Array):
     config, params, ctx = setup.config, state.params, seen.ctx
@@ -346,11 +352,8 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
         bound = lambda tree: clip_by_norm(clamp(tree, hp.clamp), hp.clip)  # noqa: E731
         grads = grads._replace(blocks=jax.vmap(bound)(blocks))
         grads = grads._replace(embed=bound(embed)) if config.train_embedding else grads
-    progress = state.step / hp.total_steps
-    decay = 0.5 * (1 + jnp.cos(jnp.pi * progress)) if config.schedule == "cosine" else 1.0
-    new, moments = _adam_step(
-        params, grads, state.optimizer, hp.learning_rate * decay, hp.weight_decay, config.optimizer == "sgd"
-    )
+    rate = _learning_rate(setup, state, hp)
+    new, moments = _adam_step(params, grads, state.optimizer, rate, hp.weight_decay, config.optimizer == "sgd")
     # What is not trained does not decay either.
     kept = new if setup.trains_blocks else params._replace(readout=new.readout)
     return kept if config.train_embedding else kept._replace(embed=params.embed), moments
@@ -398,8 +401,12 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
             a_KxBxD = jnp.where(warm, WARMUP.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
         params, moments = _learn_network(setup, built, state, hp, seen, a_KxBxD)
         new = new._replace(params=params, optimizer=moments)
+        if estimator.follow is not None and setup.trains_blocks:
+            keep = 1 - _learning_rate(setup, state, hp) * hp.weight_decay
+            step = jax.tree.map(lambda after, p: after - keep * p, params.blocks, state.params.blocks)
+            new = new._replace(estimator=estimator.follow(new.estimator, seen.env, step, keep))
     if estimator.loss is not None:
-        fresh, moments, learned = _learn_estimator(setup, built, state, seen, loss_key)
+        fresh, moments, learned = _learn_estimator(setup, built, new, seen, loss_key)
         new = new._replace(estimator=fresh, estimator_optimizer=moments)
         metrics |= learned
     return new, metrics

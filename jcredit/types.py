@@ -50,6 +50,8 @@ class Branch(NamedTuple):
       pull: (weights, m_BxH, h_BxD, a_BxD) -> its transpose applied to a (B, D).
       dense: whether the weights are {"u": (D, H), "v": (H, D)} with a LayerNorm in front, as a direct mask map takes
         them.
+      own: block's parameters -> {name: matrix} of those weights that are trained matrices of the block's own; linear,
+        so that it also picks them out of an update (weight mirror, Kolen-Pollack).  None: these two say so.
     """
 
     gates: Callable[[Params, Array], Array]
@@ -58,6 +60,7 @@ class Branch(NamedTuple):
     push: Callable[[Params, Array, Array, Array], Array]
     pull: Callable[[Params, Array, Array, Array], Array]
     dense: bool = False
+    own: Callable[[Params], dict[str, Array]] | None = None
 
 
 class Network(NamedTuple):
@@ -119,6 +122,10 @@ class Env(Protocol):
         """The linearised branch of a block, without the block's weights."""
         ...
 
+    def output_loss(self, outputs_BxC: Array, target_B: Array) -> Array:
+        """loss_B of any outputs, such as those of heads of an estimator's own."""
+        ...
+
     def normalise(self, h: Array) -> Array:
         """What estimators see of states (..., D): LN(h), or h itself (toy LQ)."""
         ...
@@ -138,6 +145,10 @@ class Env(Protocol):
         """g_MxB: derivatives of ``loss_at`` along directions, in forward mode."""
         ...
 
+    def outputs_tangent(self, ctx: Context | OracleContext, layer_B: Any, h_BxD: Array, v_MxBxD: Array) -> Array:
+        """Derivatives of the outputs along directions from each sample's own layer and state (M, B, C)."""
+        ...
+
     def next_states(self, ctx: Context | OracleContext, h_LxBxD: Array) -> Array:
         """Every block applied to a state of its own, with the pass's process noise (L, B, D)."""
         ...
@@ -152,6 +163,10 @@ class Env(Protocol):
 
     def gates(self, h_LxBxD: Array) -> Array:
         """Activation derivatives m_l of the L blocks (L, B, H); only where the network has a ``branch``."""
+        ...
+
+    def mirrored(self, key: Key, samples: int) -> dict[str, Array]:
+        """x^T (x W) / samples for each matrix W in ``Branch.own`` of every block (L, I, O), x ~ N(0, I) noise."""
         ...
 
 
@@ -174,6 +189,11 @@ class EstState(NamedTuple):
     extra: Any
 
 
+def all_blocks(depth: int) -> int:
+    """The sequential depth of a credit that passes through every block: L."""
+    return depth
+
+
 class InitFn(Protocol):
     """(key, shapes) -> EstState."""
 
@@ -184,6 +204,12 @@ class CreditFn(Protocol):
     """(state, ctx, env, key) -> a_KxBxD, the credit a_0..a_L (L+1, B, D), in loss per unit of state."""
 
     def __call__(self, state: EstState, ctx: Any, env: Env, key: Key, /) -> Array: ...  # noqa: D102
+
+
+class FollowFn(Protocol):
+    """(state, env, step, keep) -> EstState, where the blocks' parameters became keep * p + step."""
+
+    def __call__(self, state: EstState, env: Env, step: Params, keep: Array, /) -> EstState: ...  # noqa: D102
 
 
 class EstimatorLoss(Protocol):
@@ -214,8 +240,14 @@ class Estimator(NamedTuple):
       credit: (state, ctx, env, key) -> a_0..a_L; ``ctx`` is an OracleContext for oracles only.
       loss: the same arguments -> (scalar, dict of scalar metrics); None if nothing is learned.
       update: EstState -> EstState after each optimiser step (slow copies).
+      follow: told how the rule's update moved the blocks' parameters, never what they are (Kolen-Pollack); None: it
+        does not ask.
       optimizer: what trains ``params``.
       tier: which information it uses, as printed in tables.
+      depth: the sequential depth of the credit, as printed beside the tier: how many steps must follow each other, each
+        of the work of one block at most, until every layer has its credit once the forward pass is over; a number, or a
+        function of the depth L (back-propagation: L).  Not counted: what is fitted for later steps, and forward
+        tangents, which can run beside the forward pass.  None: not stated.
       oracle: whether it may see back-propagated gradients.
       trains_blocks: whether blocks and embedding are trained by its credit; False leaves the readout alone to learn.
     """
@@ -226,8 +258,10 @@ class Estimator(NamedTuple):
     update: Callable[[EstState], EstState] = lambda state: state
     optimizer: optax.GradientTransformation = adam()
     tier: str = "not stated"
+    depth: int | Callable[[int], int] | None = None
     oracle: bool = False
     trains_blocks: bool = True
+    follow: FollowFn | None = None
 
 
 class LocalRule(NamedTuple):

@@ -46,9 +46,10 @@ from jcredit.training import check_run, make_run
 # --- every factory of ours, and every setting -------------------------------------------------------------------------
 
 FACTORIES: list[Factory] = [
-    jc.bp, jc.broadcast, jc.dfa, jc.exact_terminal, jc.fa, jc.frozen, jc.linear_field, jc.mlp, jc.scalar_bridge,
-    jc.state_bridge, jc.tangent_chain, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual,
-    jc.vector_field, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics,
+    jc.bp, jc.broadcast, jc.dfa, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape, jc.kolen_pollack,
+    jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain, jc.tangent_coarse,
+    jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field, jc.weight_mirror,
+    jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics,
     jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher, arrays_task,
 ]  # fmt: skip
 ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
@@ -96,11 +97,22 @@ OWN = list(settings().values())
 
 def test_no_factory_is_forgotten():
     from jcredit import networks, rules
-    from jcredit.estimators import bridges, controls, feedback, fields, tangents, wrappers
+    from jcredit.estimators import (
+        aligned,
+        bridges,
+        controls,
+        feedback,
+        fields,
+        local_losses,
+        mirrors,
+        tangents,
+        wrappers,
+    )  # fmt: skip
     from jcredit.estimators import trunk as trunks
     from jcredit.tasks import classification, images, ladder, linear_quadratic
 
-    modules = (networks, rules, bridges, controls, feedback, fields, tangents, wrappers, trunks)
+    modules = (networks, rules, aligned, bridges, controls, feedback, fields, local_losses, mirrors, tangents, wrappers)
+    modules += (trunks,)
     modules += (classification, images, ladder, linear_quadratic)
     found = {id(v): v for module in modules for v in vars(module).values() if isinstance(v, Factory)}
     assert set(found) == set(map(id, FACTORIES)), [f.name for f in found.values()]
@@ -260,7 +272,7 @@ def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
     refused(lambda: checked(config), "the network has no branch")
 
 
-@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_chain, jc.tangent_sweeps])
+@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_coarse, jc.tangent_sweeps])
 def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
     refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
     small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
@@ -462,6 +474,12 @@ SWEEPS = {
     "tangent_mask": tiny(small(jc.tangent_mask)),
     "tangent_chain": tiny(small(jc.tangent_chain)),
     "tangent_sweeps": tiny(small(jc.tangent_sweeps)),
+    "tangent_coarse": tiny(small(jc.tangent_coarse)),
+    "weight_mirror": tiny(small(jc.weight_mirror)),
+    "kolen_pollack": tiny(jc.kolen_pollack(), network=jc.image_mlp(depth=2, width=16)),
+    "grape": tiny(small(jc.grape)),
+    "local_heads": tiny(jc.local_heads()),
+    "forward_gradient": tiny(small(jc.forward_gradient)),
     "wrapped": tiny(jc.exact_terminal(of=jc.unbiased_residual(of=jc.fa()))),
 }
 VALUES = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "ema": 0.5}

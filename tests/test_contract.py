@@ -12,6 +12,8 @@ from jcredit.testing import CheckFailed, check_estimator, check_network, check_r
 SMALL = jc.mlp(hidden=16, hidden_layers=1)
 ESTIMATORS = {
     "bp": jc.bp(),
+    "disturbed_bp": jc.disturbed_bp(),
+    "disturbed_bp fixed": jc.disturbed_bp(error="fixed"),
     "frozen": jc.frozen(),
     "broadcast": jc.broadcast(),
     "dfa": jc.dfa(),
@@ -32,6 +34,18 @@ ESTIMATORS = {
     "tangent_chain": jc.tangent_chain(4, shuffled=True),
     "tangent_sweeps": jc.tangent_sweeps(2, samples=4),
     "tangent_sweeps jacobi": jc.tangent_sweeps(2, "jacobi", samples=4),
+    "tangent_sweeps from the mask": jc.tangent_sweeps(1, samples=4, start="mask"),
+    "tangent_gate later": jc.tangent_gate(8, 4, sees="later"),
+    "tangent_coarse": jc.tangent_coarse(4),
+    "weight_mirror": jc.weight_mirror(8),
+    "kolen_pollack": jc.kolen_pollack(),
+    "grape": jc.grape(),
+    "grape anchored": jc.grape(anchor_every=2),
+    "local_heads": jc.local_heads(),
+    "forward_gradient local": jc.forward_gradient(directions=2),
+    "forward_gradient task": jc.forward_gradient("task"),
+    "linear_field sweeps": jc.linear_field("sweeps", directions=2, sweeps=2),
+    "linear_field coarse": jc.linear_field("coarse", directions=2),
 }
 
 

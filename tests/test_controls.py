@@ -1,5 +1,7 @@
 """Controls: what must not move stays bit for bit, what must not learn does not, and DFA's warm-up is DFA."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +152,24 @@ def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
     # V stays near the zero it started from, in all but noise.
     size = lambda p: np.linalg.norm(p["v"], axis=(-2, -1)).mean()  # noqa: E731
     assert size(params) < 0.25 * size(learned)
+
+
+@pytest.mark.parametrize("error", ["fresh", "fixed"])
+@pytest.mark.parametrize("size", [0.0, 0.5, 2.0])
+def test_an_oracle_disturbed_by_a_known_size_has_the_cosine_it_says(error, size):
+    depth, batch, width = 3, 64, 512
+    delta_KxBxD = 1e-4 * jax.random.normal(jax.random.key(0), (depth + 1, batch, width))
+    ctx = types.SimpleNamespace(delta_KxBxD=delta_KxBxD, delta_BxD=delta_KxBxD[-1])
+    estimator = jc.disturbed_bp(size, error).build()
+    state = estimator.init(jax.random.key(1), jc.Shapes(depth, width, 10, None))
+    a, again = (np.asarray(estimator.credit(state, ctx, None, jax.random.key(k)), np.float64) for k in (2, 3))
+    delta = np.asarray(delta_KxBxD, np.float64)
+    cosine = np.sum(a * delta, -1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(delta, axis=-1)
+    np.testing.assert_allclose(cosine[:-1].mean(), (1 + size**2) ** -0.5, atol=0.01)
+    np.testing.assert_array_equal(a[-1], delta[-1])  # the readout's own credit is left alone
+    same = np.array_equal(a, again)
+    assert same == (error == "fixed" or size == 0)
+    if error == "fresh" and size:  # the error averages out over draws
+        draws = jax.vmap(lambda key: estimator.credit(state, ctx, None, key))(jax.random.split(jax.random.key(4), 256))
+        left = np.linalg.norm(np.asarray(draws.mean(0), np.float64) - delta) / np.linalg.norm(a - delta)
+        np.testing.assert_allclose(left, 256**-0.5, rtol=0.05)

@@ -254,7 +254,7 @@ def test_push_and_pull_are_adjoint(x64, kind, form):
     a = np.asarray(jax.jit(lambda delta: tangent_map.pull(params, scene.env, h, delta))(delta))
     np.testing.assert_array_equal(a[-1], delta)
     for layer in range(3):
-        if tangent_map.chained:
+        if tangent_map.ends is None:
             carried = v[layer]
             for block in range(layer, 3):
                 carried = carried + np.asarray(push(np.stack([carried] * 3)))[block]

@@ -17,7 +17,16 @@ from jcredit.__main__ import load_experiment
 from jcredit.config import config_hash, described
 from jcredit.report import rows as results
 from jcredit.report.rows import ResultsError, Rows
-from jcredit.report.tables import INTERVAL_NOTE, P_NOTE, RATIO_NOTE, Column, TableSpec, render_table, with_study
+from jcredit.report.tables import (
+    DEPTH_NOTE,
+    INTERVAL_NOTE,
+    P_NOTE,
+    RATIO_NOTE,
+    Column,
+    TableSpec,
+    render_table,
+    with_study,
+)
 
 
 def make_row(label="DFA", seed=0, block="", status="ok", flags=(), config_hash=None, config=None, **metrics):
@@ -284,6 +293,18 @@ def test_differences_have_an_exact_p():
     many = [make_row(label, i, gamma=g) for i in range(21) for label, g in (("DFA", 0.0), ("CB", 1.0))]
     assert cells(render_table(many[:40], TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000, p<.001"
     assert cells(render_table(many, TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000"  # 2^21 patterns: no p
+
+
+def test_a_table_shows_the_sequential_depth_beside_the_tier_where_it_is_known():
+    rows = [make_row("chain", gamma=0.9) | {"depth": 4}, make_row("mine", gamma=0.1) | {"depth": None}]
+    spec = TableSpec("", (Column("Gamma", "metrics.gamma"),))
+    table = render_table(rows, spec)
+    assert [cells(table, i) for i in (0, 2, 3)] == [
+        ["label", "tier", "depth", "seeds", "Gamma"], ["chain", "tier 0", "4", "1", "0.900"],
+        ["mine", "tier 0", "–", "1", "0.100"],  # noqa: RUF001
+    ]  # fmt: skip
+    assert table.endswith(f"- {DEPTH_NOTE}\n")
+    assert "depth" not in render_table([make_row(gamma=0.9)], spec)
 
 
 def test_ratios_are_taken_at_each_seed():

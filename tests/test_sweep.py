@@ -14,7 +14,7 @@ from helpers import small, tiny
 
 import jcredit as jc
 from jcredit.report.rows import ResultsError, read_rows
-from jcredit.sweeps import program, record, run
+from jcredit.sweeps import batch, program, record, run
 from jcredit.sweeps.layout import Layout, choose_layout
 from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
 from jcredit.sweeps.run import Interrupted, run_sweep
@@ -59,8 +59,8 @@ def test_finished_runs_are_skipped_and_only_the_missing_ones_run(tmp_path, monke
     sweep_into(tmp_path, [variant()], seeds=(0,))
     before = (tmp_path / "tiny/smoke/rows.jsonl").read_text()
     trained = []
-    real = run.train
-    monkeypatch.setattr(run, "train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
+    real = batch.train
+    monkeypatch.setattr(batch, "train", lambda group, *a: trained.extend(r.seed for r in group) or real(group, *a))
     rows = sweep_into(tmp_path, [variant()], seeds=(0, 1))
     assert trained == [1] and len(rows) == 2
     assert (tmp_path / "tiny/smoke/rows.jsonl").read_text().startswith(before)

@@ -57,7 +57,9 @@ def state_bridge(
         relative = state_prediction_loss(predicted, h_KxBxD[-1], "normalised")
         return state_prediction_loss(predicted, h_KxBxD[-1], state_loss), {"state_error": relative}
 
-    return Estimator(init, credit, loss, optimizer=adam(learning_rate, clip), tier="1: no measurement of the tail")
+    return Estimator(
+        init, credit, loss, optimizer=adam(learning_rate, clip), tier="1: no measurement of the tail", depth=1
+    )
 
 
 @parts.estimator
@@ -154,4 +156,4 @@ def scalar_bridge(
 
     # Noise before a block is a measurement of that block.
     tier = "1: no measurement of the tail" if noise_at == "next" else "3: displaced states of single blocks"
-    return Estimator(init, credit, loss, update, optimizer=adam(learning_rate, clip), tier=tier)
+    return Estimator(init, credit, loss, update, optimizer=adam(learning_rate, clip), tier=tier, depth=1)

@@ -1,11 +1,16 @@
-"""The references every learned credit is shown beside: back-propagation, frozen blocks, and the plain broadcast."""
+"""References of learned credit: back-propagation, as it is and disturbed, frozen blocks, and the plain broadcast."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.types import Estimator, nothing_to_learn
+from jcredit.numerics import float_type
+from jcredit.parts import NonNegative
+from jcredit.types import Estimator, EstState, all_blocks, nothing_to_learn
 
 
 @parts.estimator
@@ -16,7 +21,40 @@ def bp() -> Estimator:
         del state, env, key
         return ctx.delta_KxBxD
 
-    return Estimator(nothing_to_learn, credit, tier="oracle: back-propagation", oracle=True)
+    return Estimator(nothing_to_learn, credit, tier="oracle: back-propagation", depth=all_blocks, oracle=True)
+
+
+@parts.estimator
+def disturbed_bp(size: NonNegative = 1.0, error: Literal["fresh", "fixed"] = "fresh") -> Estimator:
+    """The oracle with an error of known size: a_l = delta_l + size |delta_l| n, so that Gamma is 1 / sqrt(1 + size^2).
+
+    What a given Gamma is worth hangs on the error: one that is drawn anew averages out over samples and steps, one that
+    is the same at every step does not, as an estimator's own bias does not.
+
+    Args:
+      size: of the error, relative to |delta_l|.
+      error: fresh: n ~ N(0, I / D) for every sample, layer and step; fixed: n = R_l delta_l / |delta_l| with one matrix
+        R_l ~ N(0, 1/D) for each layer, drawn once.
+    """
+
+    def init(key, shapes):
+        if error == "fresh":
+            return nothing_to_learn(key, shapes)
+        r_LxDxD = jax.random.normal(key, (shapes.depth, shapes.width, shapes.width), float_type())
+        return EstState(params={}, extra={"r": shapes.width**-0.5 * r_LxDxD})
+
+    def credit(state, ctx, env, key):
+        del env
+        delta_LxBxD = ctx.delta_KxBxD[:-1]
+        if error == "fixed":
+            noise_LxBxD = jnp.einsum("lbd,lde->lbe", delta_LxBxD, state.extra["r"])
+        else:
+            n_LxBxD = jax.random.normal(key, delta_LxBxD.shape, delta_LxBxD.dtype)
+            scale_LxBx1 = jnp.linalg.norm(delta_LxBxD, axis=-1, keepdims=True) * delta_LxBxD.shape[-1] ** -0.5
+            noise_LxBxD = scale_LxBx1 * n_LxBxD
+        return jnp.concatenate([delta_LxBxD + size * noise_LxBxD, ctx.delta_BxD[None]])
+
+    return Estimator(init, credit, tier="oracle: back-propagation", oracle=True, depth=all_blocks)
 
 
 @parts.estimator
@@ -27,7 +65,7 @@ def frozen() -> Estimator:
         del state, env, key
         return jnp.zeros_like(ctx.trace.h_KxBxD).at[-1].set(ctx.delta_BxD)
 
-    return Estimator(nothing_to_learn, credit, tier="none: readout only", trains_blocks=False)
+    return Estimator(nothing_to_learn, credit, tier="none: readout only", depth=0, trains_blocks=False)
 
 
 @parts.estimator
@@ -38,4 +76,4 @@ def broadcast() -> Estimator:
         del state, env, key
         return jnp.broadcast_to(ctx.delta_BxD[None], ctx.trace.h_KxBxD.shape)
 
-    return Estimator(nothing_to_learn, credit, tier="0: delta_L as it is")
+    return Estimator(nothing_to_learn, credit, tier="0: delta_L as it is", depth=1)

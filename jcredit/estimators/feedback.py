@@ -10,7 +10,7 @@ from jcredit.estimators.linear_maps import chain_pull
 from jcredit.numerics import float_type
 from jcredit.parts import Positive
 from jcredit.passes import branch_of
-from jcredit.types import Estimator, EstState
+from jcredit.types import Estimator, EstState, all_blocks
 
 
 @parts.estimator
@@ -25,7 +25,7 @@ def dfa() -> Estimator:
         del env, key
         return jnp.einsum("bc,kcd->kbd", ctx.error_BxC, state.extra)
 
-    return Estimator(init, credit, tier="0: random feedback")
+    return Estimator(init, credit, tier="0: random feedback", depth=1)
 
 
 @parts.estimator
@@ -48,4 +48,4 @@ def fa(scale: Positive = 1.0) -> Estimator:
         h_LxBxD = ctx.trace.h_KxBxD[:-1]
         return chain_pull(branch_of(env, "fa"), state.extra, env.gates(h_LxBxD), h_LxBxD, ctx.delta_BxD)
 
-    return Estimator(init, credit, tier="0: random feedback, sequential")
+    return Estimator(init, credit, tier="0: random feedback, sequential", depth=all_blocks)

@@ -95,13 +95,13 @@ def _losses(field: _Field, state: EstState, ctx: Context, env: Env, key, how: _E
     return directional, terminal_gradient_loss(last_BxD, ctx.delta_BxD)
 
 
-def _fitted(field: _Field, how: _Effects, terminal_weight: Array | float, optimizer, tier: str) -> Estimator:
+def _fitted(field: _Field, how: _Effects, terminal_weight, optimizer, tier: str, depth) -> Estimator:
     def loss(state, ctx, env, key):
         directional, terminal = _losses(field, state, ctx, env, key, how)
         return directional + terminal_weight * terminal, {"directional": directional, "terminal_gradient": terminal}
 
     credit = lambda state, ctx, env, key: field.credit(state, ctx, env)  # noqa: E731
-    return Estimator(field.init, credit, loss, optimizer=optimizer, tier=tier)
+    return Estimator(field.init, credit, loss, optimizer=optimizer, tier=tier, depth=depth)
 
 
 @parts.estimator
@@ -144,6 +144,7 @@ def vector_field(
         terminal_weight,
         adam(learning_rate, clip),
         "2: loss under perturbation",
+        depth=1,
     )
 
 
@@ -158,13 +159,15 @@ def linear_field(
     shuffled: bool = False,
     learning_rate: Positive = 3e-3,
     clip: NonNegative = 0.0,
+    sweeps: Annotated[Count, Added(1)] = 1,
 ) -> Estimator:
     """A field linear in delta_L, the maps of the tangent bridges, fitted to effects on the loss alone (scalar tier).
 
     Its terminal credit is exact, so it has no terminal loss.
 
     Args:
-      form: learned gates, the activation derivatives of all blocks above, or a chain over blocks.
+      form: learned gates, the activation derivatives of all blocks above, a chain over blocks, its maps in sweeps, or
+        maps over one, two, four ... blocks.
       rank: of the gate form.
       directions: M fresh directions v ~ N(0, I) a step.
       layers: each sample perturbed at one random layer (as many at each), or every sample at all layers.
@@ -173,8 +176,9 @@ def linear_field(
       shuffled: control; effects moved to other samples of the batch, each sample keeping its own directions.
       learning_rate: Adam's step size for the map.
       clip: global-norm clip of the map's gradient (0: off).
+      sweeps: K of the sweeps form (neumann).
     """
-    tangent_map = make_map(form, rank)
+    tangent_map = make_map(form, rank, sweeps)
     how = _Effects(directions, layers, scheme, epsilon, shuffled)
     tier = "2: loss under perturbation" + (f", {tangent_map.path}" if tangent_map.path else "")
-    return _fitted(_linear_field(tangent_map), how, 0.0, adam(learning_rate, clip), tier)
+    return _fitted(_linear_field(tangent_map), how, 0.0, adam(learning_rate, clip), tier, tangent_map.depth)

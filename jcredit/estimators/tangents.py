@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.estimators.linear_maps import Relaxation, TangentMap, chain_map, gate_map, mask_map, sweeps_map
+from jcredit.estimators.linear_maps import (
+    Relaxation,
+    Sees,
+    Start,
+    TangentMap,
+    chain_map,
+    coarse_map,
+    gate_map,
+    mask_map,
+    sweeps_map,
+)  # fmt: skip
 from jcredit.losses.perturbation import shuffled_order
 from jcredit.numerics import scale_free
-from jcredit.parts import ConfigError, Count, NonNegative, Positive
-from jcredit.types import Estimator, EstState, adam
+from jcredit.parts import Added, ConfigError, Count, NonNegative, Positive
+from jcredit.types import Context, Env, Estimator, EstState, Key, Params, adam
+
+
+def tangent_fit(
+    tangent_map: TangentMap, params: Params, ctx: Context, env: Env, key: Key, samples: int, shuffled: bool
+) -> tuple[jax.Array, jax.Array]:
+    """How far P_l u_l is from the measured tangent: the loss, and the share of P_l - I left unexplained.
+
+    Tangents are measured forward: u_0 ~ N(0, I) at h_0 is carried to u_L in one sweep, which serves every layer; where
+    blocks are fitted alone each takes fresh tangents.  The loss sums over layers the squared error of P_l u_l, relative
+    to ||u_l||^2 (gate) or to what there is to explain, ||u_e - u_l||^2 with e the state reached (mask, coarse) or
+    ||J_l v - v||^2 (chain).
+    """
+    h_LxBxD = ctx.trace.h_KxBxD[:-1, :samples]
+    v_key, shuffle_key = jax.random.split(key)
+    if tangent_map.ends is None:
+        v_LxBxD = jax.random.normal(v_key, h_LxBxD.shape, h_LxBxD.dtype)
+        moved = env.block_tangents(h_LxBxD, v_LxBxD) - v_LxBxD
+    else:
+        u_KxBxD = env.tangents(h_LxBxD, jax.random.normal(v_key, h_LxBxD.shape[1:], h_LxBxD.dtype))
+        v_LxBxD = u_KxBxD[:-1]
+        moved = u_KxBxD[tangent_map.ends(h_LxBxD.shape[0])] - v_LxBxD
+    if shuffled:
+        moved = moved[:, shuffled_order(shuffle_key, moved.shape[1])]
+    error = tangent_map.push(params, env, h_LxBxD, v_LxBxD) - moved
+    reference = moved if tangent_map.relative_to == "moved" else v_LxBxD
+    return jnp.sum(jax.vmap(scale_free)(error, reference)), jnp.mean(jax.vmap(scale_free)(error, moved))
 
 
 def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimizer) -> Estimator:
-    """P_l(h) approximates the tangent map from h_l to h_L (or over one block), and a_l = P_l^T delta_L.
-
-    Tangents are measured forward: u_0 ~ N(0, I) at h_0 is carried to u_L in one sweep, which serves every layer; the
-    chained form takes fresh tangents of each block alone.  The loss sums over layers the squared error of P_l u_l,
-    relative to ||u_l||^2 (gate) or to what there is to explain, ||u_L - u_l||^2 (mask) or ||J_l v - v||^2 (chain).
+    """P_l(h) approximates a tangent map of the network from h_l on, and the credit is delta_L through its transpose.
 
     Args:
-      tangent_map: ``gate_map``, ``mask_map`` or ``chain_map``.
+      tangent_map: of ``linear_maps``; one with a ``start`` has the two fitted each to its own tangents.
       samples: leading samples of the batch whose tangents are measured.
       shuffled: control; every sample is given the measured tangent of another.
       optimizer: what trains the map.
@@ -34,20 +68,14 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
                 f"samples={samples} of a tangent bridge exceeds a batch of {batch}; lower it, or raise batch_size and"
                 " diagnostic_samples"
             )
-        h_LxBxD = ctx.trace.h_KxBxD[:-1, :samples]
-        v_key, shuffle_key = jax.random.split(key)
-        if tangent_map.chained:
-            v_LxBxD = jax.random.normal(v_key, h_LxBxD.shape, h_LxBxD.dtype)
-            moved = env.block_tangents(h_LxBxD, v_LxBxD) - v_LxBxD
-        else:
-            u_KxBxD = env.tangents(h_LxBxD, jax.random.normal(v_key, h_LxBxD.shape[1:], h_LxBxD.dtype))
-            v_LxBxD, moved = u_KxBxD[:-1], u_KxBxD[-1:] - u_KxBxD[:-1]
-        if shuffled:
-            moved = moved[:, shuffled_order(shuffle_key, moved.shape[1])]
-        error = tangent_map.push(state.params, env, h_LxBxD, v_LxBxD) - moved
-        reference = moved if tangent_map.relative_to == "moved" else v_LxBxD
-        total = jnp.sum(jax.vmap(scale_free)(error, reference))
-        return total, {"unexplained": jnp.mean(jax.vmap(scale_free)(error, moved))}
+        fit = lambda of, params, key: tangent_fit(of, params, ctx, env, key, samples, shuffled)  # noqa: E731
+        if tangent_map.start is None:
+            total, unexplained = fit(tangent_map, state.params, key)
+            return total, {"unexplained": unexplained}
+        maps_key, start_key = jax.random.split(key)
+        total, unexplained = fit(tangent_map, state.params["maps"], maps_key)
+        start_total, start_unexplained = fit(tangent_map.start, state.params["start"], start_key)
+        return total + start_total, {"unexplained": unexplained, "start_unexplained": start_unexplained}
 
     return Estimator(
         init=lambda key, shapes: EstState(tangent_map.init(key, shapes), {}),
@@ -55,6 +83,7 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
         loss=loss,
         optimizer=optimizer,
         tier="3: tangents" + (f", {tangent_map.path}" if tangent_map.path else ""),
+        depth=tangent_map.depth,
     )
 
 
@@ -65,6 +94,7 @@ def tangent_gate(
     shuffled: bool = False,
     learning_rate: Positive = 3e-3,
     clip: NonNegative = 0.0,
+    sees: Annotated[Sees, Added("own")] = "own",
 ) -> Estimator:
     """The direct tangent bridge with learned gates: a_l = delta_L + ((delta_L V_l^T) * g_l(h_l)) U_l^T.
 
@@ -74,8 +104,9 @@ def tangent_gate(
       shuffled: control; every sample is given the measured tangent of another.
       learning_rate: Adam's step size for the map.
       clip: global-norm clip of the map's gradient (0: off).
+      sees: a gate sees its own state h_l, or also those above it up to h_{L-1}, on which the tail's Jacobian depends.
     """
-    return tangent_bridge(gate_map(rank), samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(gate_map(rank, sees), samples, shuffled, adam(learning_rate, clip))
 
 
 @parts.estimator
@@ -116,6 +147,8 @@ def tangent_sweeps(
     shuffled: bool = False,
     learning_rate: Positive = 3e-3,
     clip: NonNegative = 0.0,
+    start: Annotated[Start, Added("delta")] = "delta",
+    rank: Annotated[Count, Added(256)] = 256,
 ) -> Estimator:
     """Between direct and chained: the chain's learned maps, applied to all layers at once, K times.
 
@@ -129,5 +162,27 @@ def tangent_sweeps(
       shuffled: control; every sample is given the measured tangent of another.
       learning_rate: Adam's step size for the maps.
       clip: global-norm clip of the maps' gradient (0: off).
+      start: what the first sweep is given: delta_L at every layer, or the credit of learned gates (parameters linear in
+        L), of the mask, or of coarse maps, fitted beside the chain's maps; its own depth is added to K.
+      rank: of the gates, where they are the start.
     """
-    return tangent_bridge(sweeps_map(sweeps, relaxation), samples, shuffled, adam(learning_rate, clip))
+    tangent_map = sweeps_map(sweeps, relaxation, start, rank)
+    return tangent_bridge(tangent_map, samples, shuffled, adam(learning_rate, clip))
+
+
+@parts.estimator
+def tangent_coarse(
+    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 3e-3, clip: NonNegative = 0.0
+) -> Estimator:
+    """Maps over one, two, four ... blocks: every layer's credit in floor(log2 L) + 1 steps.
+
+    The coarse levels of layer-parallel training (Guenther et al. 2020), learned: a map over s blocks is the sum of a
+    learned branch for each of them, with the block's own gates, fitted to forward tangents over these blocks.
+
+    Args:
+      samples: leading samples of the batch whose tangents are measured.
+      shuffled: control; every sample is given the measured tangent of another.
+      learning_rate: Adam's step size for the maps.
+      clip: global-norm clip of the maps' gradient (0: off).
+    """
+    return tangent_bridge(coarse_map(), samples, shuffled, adam(learning_rate, clip))

@@ -42,4 +42,6 @@ def unbiased_residual(of: EstimatorPart, directions: Count = 2) -> Estimator:
         a_KxBxD = inner.credit(state, ctx, env, own_key)
         return measured_away(env, ctx, a_KxBxD, residual_key, directions)
 
-    return inner._replace(credit=credit, tier=f"2: loss under perturbation, added to {inner.tier}")
+    before = inner.depth
+    after = (lambda blocks: before(blocks) + 1) if callable(before) else None if before is None else before + 1
+    return inner._replace(credit=credit, tier=f"2: loss under perturbation, added to {inner.tier}", depth=after)

@@ -68,7 +68,7 @@ def bars(rows: Sequence[Row], metrics: Sequence[str], path: str | Path, title: s
     figure, axes = _panels(blocks, [3.6] * len(metrics), title)
     _bar_panels(axes, blocks, metrics, label_styles(blocks))
     _study_legend(figure, rows, metrics)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def layer_profile(rows: Sequence[Row], metric: str, path: str | Path, title: str = "") -> None:
@@ -116,7 +116,7 @@ def overview(
             _legend(axis)
     if has_curve:
         _same_limits(axes, len(metrics), "y")
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def label_styles(blocks: Blocks) -> dict[str, Style]:
@@ -266,7 +266,7 @@ def _line_figure(rows: Sequence[Row], points: Points, path: str | Path, title: s
     for axis in flat[len(blocks) :]:
         axis.set_axis_off()
     figure.suptitle(title or ylabel, fontsize=11)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _panels(blocks: Blocks, widths: Sequence[float], title: str) -> tuple[Figure, Any]:
@@ -305,7 +305,8 @@ def _legend(axis: Axes) -> None:
         axis.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=7.5, frameon=False, borderaxespad=0)
 
 
-def _write(figure: Figure, path: str | Path) -> None:
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a PNG atomically: the same bytes for the same figure, whatever Matplotlib is called."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # else the bytes name matplotlib's version
     write_bytes(path, buffer.getvalue())

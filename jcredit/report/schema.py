@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jcredit.files import locked, plain, write_text
 
@@ -27,7 +27,7 @@ setting; a part is an object whose kind holds its name), config_hash (the varian
 Optional: tier (information tier), block (heading of its block of the table), flags (list of str), epochs, layers {name:
 number per layer}, curves {name: number per epoch}, start and followup (what it starts from, what was measured on it in
 the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep started), layout,
-timing, versions, device.
+timing, versions, device.  Not on disk, but given to tables with the configuration: depth (of the credit, in sequence).
 """
 
 _REQUIRED: dict[str, type] = {
@@ -72,12 +72,17 @@ def read_rows(path: str | Path, experiment: str | None = None, preset: str | Non
     return [row for _, row in rows]
 
 
-def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
+def append_rows(path: str | Path, rows: Iterable[Row], *, known: Literal["refuse", "leave"] = "refuse") -> None:
     """Adds rows to a file atomically, under a lock that other processes respect; numbers not finite become null.
+
+    Args:
+      path: a rows.jsonl.
+      rows: what to add.
+      known: what is done where a row's run (config_hash, seed) is already there: everything refused, or its row left.
 
     Raises:
       ResultsError: the file cannot be read (see ``read_rows``), a row is malformed or of another experiment, or its
-        run (config_hash, seed) is already there.  Nothing is written.
+        run is already there.  Nothing is written.
       FileError: a value that has no JSON form.
     """
     path = Path(path)
@@ -88,6 +93,9 @@ def append_rows(path: str | Path, rows: Iterable[Row]) -> None:
         return
     with locked(path):
         old = read_rows(path)
+        if known == "leave":
+            there = finished(old)
+            new = [row for row in new if (row["config_hash"], row["seed"]) not in there]
         _check_together([(str(path), row) for row in old] + [(f"{path} new row", row) for row in new])
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         text += "\n" if text and not text.endswith("\n") else ""

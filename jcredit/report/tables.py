@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from jcredit.report import stats
@@ -17,6 +17,10 @@ INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t)
 P_NOTE = (
     "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
     " .031 for six."
+)
+DEPTH_NOTE = (
+    "Depth: steps, each of the work of one block at most, that must follow each other until every layer has its credit"
+    " once the forward pass is over."
 )
 RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
@@ -47,6 +51,8 @@ class TableSpec(NamedTuple):
     """The study's own figures as text: {label: {column title: figure}}; a label that occurs in several blocks can be
     given as "block | label"."""
     notes: tuple[str, ...] = ()
+    summary: Callable[[Sequence[Row]], str] | None = None
+    """If given, what stands above the tables: markdown made of the rows, the study's figures with them (with_study)."""
 
 
 def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
@@ -86,13 +92,14 @@ def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
                 path = f"metrics.{name}"
             groups.setdefault(heading, []).append(_Shown(column, path))
     parts = [f"# {spec.title}"] if spec.title else []
+    parts += [spec.summary(with_study(rows, spec))] if spec.summary else []
     for block, labels in grouped(rows).items():
         for label, label_rows in labels.items():
             _check_variant(block, label, label_rows)
         parts += [f"## {block}"] if block else []
         for i, (heading, columns) in enumerate(groups.items()):
             parts += [f"{'###' if block else '##'} {heading}"] if heading else []
-            parts.append(_aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
+            parts.append(aligned(_block_cells(labels, columns, _study_of(spec, block, labels), flags=i == 0)))
     notes = (*_signs_notes("\n".join(parts), spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
@@ -136,7 +143,12 @@ def _study_of(spec: TableSpec, block: str, labels: Iterable[str]) -> dict[str, M
 def _signs_notes(text: str, spec: TableSpec) -> list[str]:
     """What ±, p and ratios are, each where the tables have it."""
     ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
-    said = {INTERVAL_NOTE: " ± " in text, P_NOTE: ", p=" in text or ", p<" in text, RATIO_NOTE: ratios}
+    said = {
+        DEPTH_NOTE: "| depth |" in text,
+        INTERVAL_NOTE: " ± " in text,
+        P_NOTE: ", p=" in text or ", p<" in text,
+        RATIO_NOTE: ratios,
+    }
     return [note for note, needed in said.items() if needed]
 
 
@@ -156,11 +168,14 @@ def _block_cells(
     """Header and lines of one table; the first two columns are text, the last one too if it is "flags"."""
     beside = {c.title for c, _ in columns if any(c.title in figures for figures in study.values())}
     counted = {label: _flags(label_rows) if flags else "" for label, label_rows in labels.items()}
-    cells = [["label", "tier", "seeds"]]
+    with_depth = any("depth" in row for label_rows in labels.values() for row in label_rows)
+    cells = [["label", "tier", *(["depth"] if with_depth else []), "seeds"]]
     for column, _ in columns:
         cells[0] += [column.title, "study"] if column.title in beside else [column.title]
     for label, label_rows in labels.items():
-        line = [label, str(label_rows[0].get("tier") or MISSING), str(len(label_rows))]
+        depth = label_rows[0].get("depth")
+        line = [label, str(label_rows[0].get("tier") or MISSING)]
+        line += [*([MISSING if depth is None else str(depth)] if with_depth else []), str(len(label_rows))]
         for column, path in columns:
             line.append(REFERENCE if label == column.paired_with else _cell(label_rows, column, path))
             if column.title in beside:
@@ -239,7 +254,7 @@ def _copies_note(rows: Sequence[Row]) -> list[str]:
     return ["; ".join([first, *others]) + "."]
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
     """A markdown table padded to equal widths: label, tier and flags to the left, numbers to the right."""
     cells = [[text.replace("|", "\\|") for text in line] for line in cells]
     widths = [max(3, *(len(line[j]) for line in cells)) for j in range(len(cells[0]))]

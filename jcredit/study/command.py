@@ -148,9 +148,7 @@ def parser_of(name: str, doc: str | None, minutes: Mapping[str, str], grids: Map
     )  # fmt: skip
     _add_run_options(parser.add_argument_group("run"), minutes)
     _add_plan_options(parser.add_argument_group("plan", "what the sweep would take; defaults are this machine's"))
-    _add_host_options(
-        parser.add_argument_group("several processes", "each takes a share of the runs; process 0 writes")
-    )
+    _add_cluster_options(parser.add_argument_group("a cluster", "experiments/SCALING.md says how to start one"))
     usual = grids.get("quick", next(iter(grids.values())))
     groups: dict[str, Any] = {}
     for option in options_of([config for grid in grids.values() for config in grid]):
@@ -181,6 +179,7 @@ def _add_run_options(group: Any, minutes: Mapping[str, str]) -> None:
         " where they differ); with settings: \"MODULE:FACTORY(rank=8, how='x')\"; can be given again",
     )
     add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows go")
+    add("--fresh", action="store_true", help="start over, in a new folder DIR/fresh-N of its own; nothing is deleted")
     add("--data-dir", type=Path, metavar="DIR", help="prepared image data (default: TFDS_DATA_DIR)")
     add(
         "--seeds-per-batch",
@@ -200,12 +199,21 @@ def _add_plan_options(group: Any) -> None:
     add("--device-gflops", type=float, metavar="X", help="float32 matmul rate of a device to plan for")
 
 
-def _add_host_options(group: Any) -> None:
+def _add_cluster_options(group: Any) -> None:
     add: Callable[..., Any] = group.add_argument
-    add("--distributed", action="store_true", help="join a group found through SLURM, MPI or a TPU pod")
-    add("--coordinator", metavar="HOST:PORT", help="address of process 0, where nothing can be found")
-    add("--num-processes", type=_count, metavar="N", help="processes in the group")
-    add("--process-id", type=_seed, metavar="I", help="this process, from 0")
+    add(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run on the workers of the Dask cluster whose scheduler has this address, such as tcp://HOST:8786; they"
+        " must see --results-dir",
+    )
+    add(
+        "--batch-runs",
+        type=_count_or_auto,
+        metavar="auto|N",
+        help="runs of one program that a worker takes at once, at most (default: auto, all of them; an even share where"
+        " there are more workers than programs)",
+    )
 
 
 def overrides_of(args: argparse.Namespace) -> dict[str, Any]:

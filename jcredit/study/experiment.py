@@ -6,13 +6,17 @@ A script under ``experiments/`` is a docstring, a grid, a table and a figure; ``
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jcredit.config import ConfigError, change, described, paths_of
+from jcredit.config import ConfigError, change, credit_depth, described, paths_of
 from jcredit.files import write_json, write_text
 from jcredit.parts import known
 from jcredit.report import plots
@@ -20,14 +24,16 @@ from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_ref
 from jcredit.report.tables import Column, TableSpec, render_table, with_study
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import own_estimator
-from jcredit.sweeps import hosts, plan
+from jcredit.sweeps import plan
+from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.checkpoints import CheckpointError
+from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Variant
 from jcredit.tasks.image_data import DataError
 
-USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, hosts.HostsError)
+USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, ClusterError)
 CLAIM = re.compile(r"\b[A-Z]{2}\d")
 CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
 
@@ -214,12 +220,12 @@ def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -
 
 
 def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
-    """The rows that belong to a grid, in the grid's order, under its present labels and blocks."""
+    """The rows that belong to a grid, in the grid's order, under its present labels and blocks, with its depths."""
     by_key: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         by_key.setdefault(row["config_hash"], []).append(row)
     return [
-        {**row, "label": variant.label, "block": variant.block}
+        {**row, "label": variant.label, "block": variant.block, "depth": credit_depth(variant.config)}
         for variant in grid
         for row in by_key.get(variant.hash, ())
     ]
@@ -232,27 +238,34 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     """Runs an experiment as its command line says, and returns its table.
 
     Raises:
-      ConfigError, DataError, ResultsError, CheckpointError, HostsError: with one line that names the value and the fix.
+      ConfigError, DataError, ResultsError, CheckpointError, ClusterError: with one line that names the value and the
+        fix.
+      BatchError, Interrupted: with one line that ends in the command that goes on.
     """
     args, overrides = _arguments(experiment, argv)
     grid = grid_of(experiment, args.preset, overrides, args.estimators)
     wanted = chosen(grid, args.methods)
+    if args.fresh and not args.plan:
+        args.results_dir = _fresh(args.results_dir)
     folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:
         programs = plan_sweep(wanted, args.seeds, folder, data_dir=args.data_dir, there=there)
         return plan.describe(programs, _device(args))
-    found = run_sweep(
-        wanted, args.seeds, folder, data_dir=args.data_dir, seeds_per_batch=args.seeds_per_batch,
-        progress=not args.no_progress, there=there,
-    )  # fmt: skip
-    if not hosts.is_lead():
-        return ""
+    try:
+        with nullcontext() if args.scheduler is None else dask_cluster(args.scheduler) as executor:
+            found = run_sweep(
+                wanted, args.seeds, folder, data_dir=args.data_dir, seeds_per_batch=args.seeds_per_batch,
+                progress=not args.no_progress, there=there, executor=executor, batch_runs=args.batch_runs,
+            )  # fmt: skip
+    except (BatchError, Interrupted) as error:
+        error.args = (f"{error}: {_to_go_on(experiment, args, argv)}",)
+        raise
     write_json(folder.directory / "config.json", describe_sweep(experiment, args, overrides, grid))
     new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
     table = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
-    again = "" if new else "; every run was there already, --results-dir DIR starts afresh"
+    again = "" if new else "; every run was there already, --fresh makes them anew in a folder of its own"
     return f"{table}\nrows, table and figure: {folder.directory}{again}\n"
 
 
@@ -271,11 +284,27 @@ def _arguments(experiment: Experiment, argv: Sequence[str] | None) -> tuple[argp
     return args, overrides_of(args)
 
 
+def _fresh(results_dir: Path) -> Path:
+    """A new folder for results, below the usual one."""
+    for n in itertools.count(1):
+        folder = results_dir / f"fresh-{n}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
+
+
+def _to_go_on(experiment: Experiment, args: argparse.Namespace, argv: Sequence[str] | None) -> str:
+    """The command that goes on with this one."""
+    script, *given = sys.argv if argv is None else [f"{experiment.name}.py", *argv]
+    if args.fresh:  # the last --results-dir counts
+        given = [*(text for text in given if text != "--fresh"), "--results-dir", str(args.results_dir)]
+    return shlex.join(["python", script, *given])
+
+
 def _set_up(args: argparse.Namespace) -> None:
-    """Devices, other processes and the cache of compiled programs; before the first use of a device."""
+    """Devices and the cache of compiled programs; before the first use of a device."""
     use_all_cores()
-    if args.distributed or args.coordinator or args.num_processes or args.process_id is not None:
-        hosts.join(args.coordinator, args.num_processes, args.process_id)
     if not args.no_compile_cache:
         keep_compiled_programs()
 
@@ -303,16 +332,22 @@ def describe_sweep(
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-    """The command: prints the table; exits with 2 and one line on a user's error, with 130 if interrupted."""
+    """The command: prints the table; exits with one line and 2 on a user's error, 1 if batches failed, 130 or 143 if
+    it was interrupted or terminated.
+    """
     try:
         print(run(experiment, argv), end="")
     except USER_ERRORS as error:
         sys.exit(_say(experiment, error, 2))
-    except (Interrupted, KeyboardInterrupt) as error:
-        sys.exit(_say(experiment, error, 130))
+    except BatchError as error:
+        sys.exit(_say(experiment, error, 1))
+    except Interrupted as error:
+        sys.exit(_say(experiment, error, 128 + error.signal))
+    except KeyboardInterrupt as error:
+        sys.exit(_say(experiment, error, 128 + signal.SIGINT))
 
 
 def _say(experiment: Experiment, error: BaseException, status: int) -> int:
     text = " ".join(str(error).split()) or "interrupted"
-    print(f"{experiment.name}.py: {'error: ' if status == 2 else ''}{text}", file=sys.stderr)
+    print(f"{experiment.name}.py: {'error: ' if status < 128 else ''}{text}", file=sys.stderr)
     return status

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jcredit.config import Config, change, paths_of
+from jcredit.config import Config, change, credit_depth, paths_of
 from jcredit.parts import ConfigError
 from jcredit.report.rows import Row, Rows
 from jcredit.sweeps.layout import use_all_cores
@@ -32,6 +33,8 @@ def sweep(
     data_dir: str | Path | None = None,
     seeds_per_batch: int | None = None,
     progress: bool = True,
+    executor: Executor | None = None,
+    batch_runs: int | None = None,
 ) -> Rows:
     """Runs every configuration with every seed, those of one static shape as one compiled program.
 
@@ -52,22 +55,32 @@ def sweep(
       data_dir: folder with prepared image data.
       seeds_per_batch: runs vmapped together on a device (None: chosen for the hardware).
       progress: whether to show a progress bar.
+      executor: where programs run (None: in this process): any ``concurrent.futures.Executor`` whose processes see
+        ``results_dir`` and can import what the configurations are made of, such as that of a Dask cluster,
+        ``distributed.Client("tcp://host:8786").get_executor()``.  A program whose process died goes on from its
+        checkpoint in the next.
+      batch_runs: runs of one program that one process takes at once, at most (None: all of them).
 
     Returns:
       A row for every label and seed, in the order of labels, then values, then seeds.
 
     Raises:
-      ConfigError: a line that cannot run, or lacks a setting that is varied.
+      ConfigError: a line that cannot run or cannot be sent to other processes, or lacks a setting that is varied; an
+        executor without ``results_dir``.
       ResultsError: the folder's rows cannot be read; they are left as they are.
       DataError: image data that can neither be found nor downloaded.
       CheckpointError: the checkpoint of an interrupted call cannot be read.
+      BatchError: programs failed in other processes; all others are finished.
       Interrupted: on SIGINT or SIGTERM.
     """
+    if executor is not None and results_dir is None:
+        raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
     variants, seeds = _lines(configs, vary or {}), _checked_seeds(seeds)
     if name != Path(name).name:
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
+    options |= {"executor": executor, "batch_runs": batch_runs}
     if results_dir is not None:
         return _labelled(
             run_sweep(variants, seeds, Folder(Path(results_dir), name, PRESET), **options), variants, seeds
@@ -85,7 +98,10 @@ def _labelled(rows: Sequence[Row], variants: Sequence[Variant], seeds: Sequence[
     """The row of every label and seed: lines with equal configurations share a run, and each has its row."""
     by_key = {(row["config_hash"], row["seed"]): row for row in rows}
     named = [(variant, variant.hash) for variant in variants]
-    return Rows(as_line(by_key[key, seed], variant) for variant, key in named for seed in seeds)
+    return Rows(
+        {**as_line(by_key[key, seed], variant), "depth": credit_depth(variant.config)}
+        for variant, key in named for seed in seeds
+    )  # fmt: skip
 
 
 def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> list[Variant]:

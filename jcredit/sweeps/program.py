@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,25 +27,33 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class Interrupted(RuntimeError):
-    """The sweep was asked to stop; its checkpoint is on disk."""
+    """The sweep was asked to stop; its checkpoint is on disk.
+
+    Attributes:
+      signal: the number of the signal that asked.
+    """
+
+    signal: int = signal.SIGINT
 
 
 class Session(NamedTuple):
-    """What all programs of a sweep share.
+    """What all programs of a sweep share in one process.
 
     Attributes:
       results_dir: where runs keep what they have learned.
       seeds_per_batch: vmap width (None: chosen for the hardware).
       git_commit: of the code, when the sweep started.
       bar: counts epochs of runs.
-      stop: not empty once the sweep is to stop.
+      stopped: whether the sweep is to stop.
+      checkpoint_seconds: between checkpoints.
     """
 
     results_dir: Path
     seeds_per_batch: int | None
     git_commit: str | None
     bar: tqdm
-    stop: list[int]
+    stopped: Callable[[], bool]
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
 class Compiled(NamedTuple):
@@ -136,14 +145,14 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     kept = [p for r in group if (p := snapshots.finished(r, session.results_dir)) is not None]
     if len(kept) == len(group):
         return _as_kept(group, run, session, kept)
-    config, cache = group[0].variant.config, _cache_of(group, unfinished)
+    config, cache = group[0].variant.config, in_flight(group, unfinished)
     # The same bits need the same layout.
-    layout = _saved_layout(cache) or choose_layout(len(group), session.seeds_per_batch)
+    layout = _saved_layout(cache, len(group)) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
     progress = Progress(layout, session.git_commit)
     if (restored := checkpoints.restore(cache / "checkpoint", state)) is not None:
         state = put(restored[0], layout, per_run=True)
-        progress = Progress.from_json(restored[1]).continued_by(session.git_commit)
+        progress = Progress.from_json(restored[1]).continued_by(session.git_commit)._replace(layout=layout)
         session.bar.update(progress.epoch * len(group))
     compiled = _compile(run, layout, state, hp, data) if progress.epoch < config.epochs else None
     if compiled is not None and progress.epoch == 0:
@@ -157,15 +166,15 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
         )
         session.bar.update(len(group))
         snapshots.keep(group, state, progress, session.results_dir)
-        # Of several processes none keeps checkpoints: a program that was cut off is run again, finished ones are not.
-        if (session.stop or time.perf_counter() - saved > CHECKPOINT_SECONDS) and jax.process_count() == 1:
-            _save(cache, group, state, progress)
+        stopped = session.stopped()
+        if stopped or time.perf_counter() - saved > session.checkpoint_seconds:
+            keep_composition(group, unfinished, layout)
+            checkpoints.save(cache / "checkpoint", state, progress.to_json())
             saved = time.perf_counter()
-        if session.stop:
+        if stopped:
             raise Interrupted(
                 f"stopped at epoch {progress.epoch} of {config.epochs}; the same command goes on from there"
             )
-    _forget(cache)
     own = [progress.of_run(i) for i in range(len(group))]
     return Trained(own, layout, (state, hp, data), compiled.seconds if compiled is not None else 0.0)
 
@@ -197,25 +206,42 @@ def _one_epoch(group: Sequence[Request], compiled: Compiled, state, hp, data, pr
 # --- programs that were cut off ---------------------------------------------------------------------------------------
 
 
-def _cache_of(group: Sequence[Request], unfinished: Path) -> Path:
+def in_flight(group: Sequence[Request], unfinished: Path) -> Path:
+    """The folder of a group's checkpoint while it is trained."""
     name = hashlib.sha256(json.dumps([r.key for r in group]).encode()).hexdigest()[:12]
     return unfinished / name
 
 
-def _save(cache: Path, group: Sequence[Request], state, progress: Progress) -> None:
-    checkpoints.save(cache / "checkpoint", state, progress.to_json())
-    write_json(cache / "program.json", {"runs": [r.key for r in group], "layout": progress.layout._asdict()})
+def keep_composition(group: Sequence[Request], unfinished: Path, layout: Layout) -> None:
+    """Writes down which runs a folder in flight is of; before anything else is there, so that it is found again."""
+    path = in_flight(group, unfinished) / "program.json"
+    described = {"runs": [list(r.key) for r in group], "layout": layout._asdict()}
+    if not path.exists() or json.loads(path.read_text()) != described:
+        write_json(path, described)
 
 
-def _saved_layout(cache: Path) -> Layout | None:
-    """The layout of a checkpoint, if there is one that fits on the devices there are."""
+def _saved_layout(cache: Path, runs: int) -> Layout | None:
+    """The layout of a checkpoint of some runs, if there is one, or the same over as many devices as there are.
+
+    Over fewer devices mapped runs keep their bits, down to two (``choose_layout``); there is no going on below that.
+    """
     path = cache / "program.json"
-    layout = Layout(**json.loads(path.read_text())["layout"]) if path.exists() else None
-    return layout if layout is not None and layout.devices <= jax.local_device_count() else None
+    if not path.exists():
+        return None
+    saved = Layout(**json.loads(path.read_text())["layout"])
+    fewest = 2 if saved.devices > 1 and saved.width == 1 else 1
+    for devices in range(min(saved.devices, jax.local_device_count()), fewest - 1, -1):
+        layout = saved._replace(devices=devices)
+        if layout.padded(runs) == saved.padded(runs):
+            return layout
+    return None
 
 
-def _forget(cache: Path) -> None:
+def forget(group: Sequence[Request], unfinished: Path) -> None:
+    """Removes a group's folder in flight, if there is one: its rows are written, or what it learned is kept."""
+    cache = in_flight(group, unfinished)
     checkpoints.remove(cache / "checkpoint")
-    (cache / "program.json").unlink(missing_ok=True)
+    for name in ("rows.json", "program.json"):
+        (cache / name).unlink(missing_ok=True)
     if cache.exists() and not any(cache.iterdir()):
         cache.rmdir()

@@ -2,7 +2,7 @@
 
 Runs of one static shape form one program; its epochs advance in lockstep.  Nothing leaves the device inside an epoch.
 Between epochs curves are kept, progress is shown, and from time to time a checkpoint is written, from which a killed
-sweep goes on to the same bits.
+sweep goes on to the same bits.  Programs are handed out as batches (``engine``), here or to other processes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from jcredit.config import static_key
 from jcredit.report.rows import Row, append_rows, finished, read_rows
-from jcredit.sweeps import hosts, plan, snapshots
+from jcredit.sweeps import plan, program, snapshots
+from jcredit.sweeps.batch import Batch
+from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.program import Interrupted as Interrupted
-from jcredit.sweeps.program import Session, advance, train
+from jcredit.sweeps.program import Session, forget
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
-from jcredit.training import Run, check_run, make_run
+from jcredit.training import check_run, make_run
 
 
 def run_sweep(
@@ -36,6 +38,8 @@ def run_sweep(
     seeds_per_batch: int | None = None,
     progress: bool = True,
     there: Sequence[Row] | None = None,
+    executor: Executor | None = None,
+    batch_runs: int | None = None,
 ) -> list[Row]:
     """Runs every variant with every seed that has no row yet, and returns the rows of these runs, each once.
 
@@ -50,32 +54,35 @@ def run_sweep(
       seeds_per_batch: vmap width (None: chosen for the hardware).
       progress: whether to show a progress bar.
       there: the folder's rows, where they have been read already.
+      executor: where batches run, in processes that see ``results_dir`` (None: here, one after the other).
+      batch_runs: runs of one program in a batch, at most (None: all, or an even share where there are more workers of
+        a cluster than programs).
 
     Raises:
       ResultsError: earlier rows cannot be read; they are left as they are.
-      ConfigError: a run that cannot be built, or cannot start from its snapshot.
-      HostsError: several processes are to share runs that start from snapshots or keep what they learn.
+      ConfigError: a run that cannot be built, cannot start from its snapshot, or cannot be sent to other processes.
+      BatchError: batches failed; all others are finished.
       Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
     commit = git_commit()
     wanted = _requests(variants, seeds)
     rows, copies, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
-    before, programs = _both(pending, folder, data_dir)
-    if hosts.is_lead():
-        append_rows(folder.rows, copies)
+    programs = _with_starts(pending, folder, data_dir)
+    append_rows(folder.rows, copies, known="leave")
     new: list[Row] = []
-    shares = hosts.shares([group for group, _ in programs], jax.process_count())
-    with _session(folder.results_dir, seeds_per_batch, commit, [*before, *programs], progress) as session:
-        for group, run in before:
-            advance(group, run, session, snapshots.unfinished(folder.results_dir))
-        for share, (_, run) in zip(shares, programs, strict=True):
-            mine = share[jax.process_index()]
-            gathered = hosts.gather(train(mine, run, session, folder) if mine else [])
-            if hosts.is_lead():
-                append_rows(folder.rows, gathered)
-            new += gathered
+
+    def take(batch: Batch, made: list[Row]) -> None:
+        if batch.folder is not None:
+            append_rows(folder.rows, made, known="leave")
+            new.extend(made)
+            forget(batch.group, batch.unfinished)
+
+    with _session(folder.results_dir, seeds_per_batch, commit, programs, progress) as session:
+        run_all(programs, session, take, data_dir, executor, batch_runs)
     keys = {r.key for r in wanted}
+    if keys - finished([*rows, *copies, *new]):  # another process made them meanwhile
+        rows, copies, new = read_rows(folder.rows, folder.experiment, folder.preset), [], []
     return [row for row in (*rows, *copies, *new) if (row["config_hash"], row["seed"]) in keys]
 
 
@@ -96,8 +103,8 @@ def plan_sweep(
       ConfigError: a run that cannot be built, or cannot start from its snapshot.
     """
     _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
-    before, programs = _both(pending, folder, data_dir)
-    return [plan.program_of(run, labels_of(group), len(group)) for group, run in (*before, *programs)]
+    programs = _with_starts(pending, folder, data_dir)
+    return [plan.program_of(run, labels_of(group), len(group)) for group, run, _ in programs]
 
 
 def keep_runs(
@@ -122,10 +129,10 @@ def keep_runs(
       CheckpointError: what was kept is damaged.
       Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
-    programs = _programs(_not_kept(requests, results_dir), snapshots.unfinished(results_dir), results_dir, data_dir)
+    wanted = snapshots.not_kept(requests, results_dir)
+    programs = _programs(wanted, None, results_dir, data_dir)
     with _session(results_dir, seeds_per_batch, git_commit(), programs, progress) as session:
-        for group, run in programs:
-            advance(group, run, session, snapshots.unfinished(results_dir))
+        run_all(programs, session, lambda batch, rows: None, data_dir)
 
 
 # --- which runs are wanted, and which of them share a program ---------------------------------------------------------
@@ -154,51 +161,42 @@ def _sort_out(
     done = finished(rows)
     missing = {r.key: r for r in wanted if r.key not in done}
     copies = []
-    if missing and hosts.is_lead():
+    if missing:
         elsewhere = {(row["config_hash"], row["seed"]): row for row in rows_elsewhere(folder)}
         copies = [copied_row(elsewhere[key], request, folder) for key, request in missing.items() if key in elsewhere]
-    copies = hosts.gather(copies)  # all processes agree, and nobody writes before all have read
     done = finished(copies)
     return rows, copies, [r for key, r in missing.items() if key not in done]
 
 
-def _not_kept(requests: Sequence[Request], results_dir: Path) -> list[Request]:
-    return [r for r in requests if not snapshots.has_kept(r, results_dir)]
-
-
-Programs = list[tuple[list[Request], Run]]
-"""Groups of runs that share a program, each with its traced run."""
-
-
-def _both(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> tuple[Programs, Programs]:
-    """The programs of the networks that pending runs start from and nobody has kept, and those of the runs."""
-    results_dir = folder.results_dir
-    starts = _not_kept(snapshots.starts(pending), results_dir)
-    before = _programs(starts, snapshots.unfinished(results_dir), results_dir, data_dir)
-    return before, _programs(pending, folder.unfinished, results_dir, data_dir, {r.run_key for r in starts})
+def _with_starts(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> list[Program]:
+    """The programs of the networks that pending runs start from and nobody has kept, then those of the runs."""
+    starts = snapshots.not_kept(snapshots.starts(pending), folder.results_dir)
+    before = _programs(starts, None, folder.results_dir, data_dir)
+    return before + _programs(pending, folder, folder.results_dir, data_dir, {r.run_key for r in starts})
 
 
 def _programs(
     pending: Sequence[Request],
-    unfinished: Path,
+    folder: Folder | None,
     results_dir: Path,
     data_dir: str | Path | None,
     claimed: Iterable[tuple[str, int]] = (),
-) -> Programs:
+) -> list[Program]:
     """Sorts runs into programs, and traces these.
 
     Args:
       pending: the runs.
-      unfinished: where programs that were cut off left their checkpoints.
+      folder: where their rows go.
       results_dir: where runs keep what they have learned.
       data_dir: folder with prepared image data.
       claimed: keys of runs that will have been trained, and have kept all they learned, by then.
     """
+    unfinished = snapshots.unfinished(results_dir) if folder is None else folder.unfinished
     programs = []
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
         check_run(run)
-        programs.append((group, run))
+        programs.append(Program(group, run, folder))
     return programs
 
 
@@ -235,14 +233,19 @@ def _session(
     results_dir: Path,
     seeds_per_batch: int | None,
     commit: str | None,
-    programs: Programs,
+    programs: Sequence[Program],
     progress: bool,
 ) -> Iterator[Session]:
     """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
-    total = sum(r.variant.config.epochs for group, _ in programs for r in group)
-    quiet = not progress or not total or not hosts.is_lead()
+    total = sum(r.variant.config.epochs for group, *_ in programs for r in group)
+    quiet = not progress or not total
     with tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
-        yield Session(results_dir, seeds_per_batch, commit, bar, stop)
+        stopped = lambda: bool(stop)  # noqa: E731
+        try:
+            yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
+        except Interrupted as error:
+            error.signal = stop[0] if stop else error.signal
+            raise
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 
 from jcredit.config import Config, config_hash
 from jcredit.files import write_text
-from jcredit.sweeps import checkpoints, hosts
+from jcredit.sweeps import checkpoints
 from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.variants import Request, Variant, snapshot_request
@@ -98,12 +98,9 @@ def starts(pending: Iterable[Request]) -> list[Request]:
 
     Raises:
       ConfigError: a run cannot start from its snapshot.
-      HostsError: there are several processes.
     """
     epochs: dict[tuple[Config, int], set[int]] = {}
     for variant, seed in pending:
-        if (variant.start or variant.keep or variant.followup) and jax.process_count() > 1:
-            raise hosts.HostsError(f"{variant.label!r} keeps or needs a snapshot: run it with one process")
         if variant.start is not None:
             variant.start.check(variant.config)
             epochs.setdefault((variant.start.config, seed), set()).add(variant.start.epoch)
@@ -113,6 +110,11 @@ def starts(pending: Iterable[Request]) -> list[Request]:
 def has_kept(request: Request, results_dir: Path) -> bool:
     """Whether a run has kept all that it is to keep."""
     return all(find(results_dir, request.run_key, epoch) is not None for epoch in request.variant.keep)
+
+
+def not_kept(requests: Iterable[Request], results_dir: Path) -> list[Request]:
+    """Those runs that have not yet kept all that they are to keep."""
+    return [r for r in requests if not has_kept(r, results_dir)]
 
 
 def finished(request: Request, results_dir: Path) -> Progress | None:

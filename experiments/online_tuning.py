@@ -1,0 +1,74 @@
+"""Learning rates for credit online: one small grid for every method, on a validation split.
+
+    python experiments/online_tuning.py --preset quick
+
+The 5,000 last training images are held out and scored; no test image is looked at.  Three rates of the network for
+every method, at the estimator's default rate, and two more of the estimator's own, at the network's default, where it
+learns; 15 epochs, one seed.  Everything that was tried stands here.
+"""
+
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.settings import CIFAR10, MENDED_FIELD, lines, named
+from jcredit.sweeps.variants import Variant
+
+METHODS = named("bp", "frozen", "broadcast", "dfa", "fa", "grape", "tangent_gate", "tangent_mask", "tangent_chain") | {
+    "tangent_sweeps K=1": {"credit": jc.tangent_sweeps(1)},
+    "tangent_sweeps K=2": {"credit": jc.tangent_sweeps(2)},
+    "tangent_sweeps K=1 from the mask": {"credit": jc.tangent_sweeps(1, start="mask")},
+    "linear_field": {"credit": jc.linear_field("gate")},
+    "vector_field, mended": MENDED_FIELD,
+}
+NETWORK_RATES = (3e-4, 1e-3, 3e-3)
+
+
+def tried() -> dict[str, dict[str, dict]]:
+    """{method: {label: line}}."""
+    table: dict[str, dict[str, dict]] = {}
+    for name, line in METHODS.items():
+        table[name] = {f"network {rate:g}": line | {"learning_rate": rate} for rate in NETWORK_RATES}
+        for path, part in line["credit"].walk("credit"):
+            if default := part.settings.get("learning_rate"):
+                own = {f"estimator {default * f:g}": line | {f"{path}.learning_rate": default * f} for f in (1 / 3, 3)}
+                table[name] |= own
+    return table
+
+
+def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
+    """A block for each method: all that is tried, scored on the validation split."""
+    return tuple(
+        variant
+        for method, table in tried().items()
+        for variant in lines(CIFAR10, table, method, only, evaluate_on="validation", **fields)
+    )
+
+
+EXPERIMENT = Experiment(
+    name="online_tuning",
+    question="Which learning rates does each credit take online?",
+    phase="tuning, validation split",
+    doc=__doc__,
+    presets={
+        "smoke": Preset(
+            (42,),
+            grid(("network 0.001",), depth=2, width=16, train_size=256, test_size=128, batch_size=64,
+                 epochs=1, diagnostic_samples=64),
+            "60 seconds",
+        ),
+        "quick": Preset((42,), grid(epochs=3), "20 minutes"),
+        "full": Preset((42,), grid(epochs=15), "2 hours"),
+    },
+    table=TableSpec(
+        "Learning rates for credit online: CIFAR-10, validation accuracy",
+        credit_columns(),
+        notes=(
+            "One seed, at the last epoch; accuracy on the 5,000 training images held out. Everything that was tried.",
+            "Quick: 3 epochs (a look, on which nothing is chosen); full: 15.",
+        ),
+    ),
+    figure=default_figure("Learning rates, validation split", ("test_accuracy", "gamma")),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

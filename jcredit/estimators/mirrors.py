@@ -1,0 +1,86 @@
+"""Chained credit through copies of the blocks' weights that are learned without reading them (docs/method.md 4).
+
+Both copy the weights themselves, not the block's effective linear map: LayerNorm Jacobian and activation derivatives at
+h_l are known from the forward pass, as in feedback alignment, which these are with feedback that learns.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jcredit import parts
+from jcredit.estimators.linear_maps import chain_pull
+from jcredit.numerics import scale_free
+from jcredit.parts import Count, Positive
+from jcredit.passes import branch_of, own_matrices_of
+from jcredit.types import Estimator, EstState, Shapes, all_blocks
+
+
+def _random_weights(key, shapes: Shapes, scale, wanted_by: str):
+    own_matrices_of(shapes, wanted_by)
+    random = branch_of(shapes, wanted_by).random
+    return jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth))
+
+
+def _chained(weights, ctx, env, wanted_by: str):
+    h_LxBxD = ctx.trace.h_KxBxD[:-1]
+    return chain_pull(branch_of(env, wanted_by), weights, env.gates(h_LxBxD), h_LxBxD, ctx.delta_BxD)
+
+
+@parts.estimator
+def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: Positive = 1.0) -> Estimator:
+    """Feedback that mirrors the weights by their responses to noise (Akrout et al. 2019, NeurIPS).
+
+    In mirror mode every matrix W of a block is sent noise x ~ N(0, I), its bias and activation blocked, and its mirror
+    B moves by rate (x^T (x W) - B), the Hebbian product of both sides' activity less a decay; E[x^T x] = I, so B tends
+    to W.  Here a mirror step follows every training step.
+
+    Args:
+      samples: noise vectors of a mirror step.
+      learning_rate: the rate of the Hebbian step and of its decay.
+      scale: of the random start, relative to the initial size of the block's own weights.
+    """
+
+    def loss(state, ctx, env, key):
+        mirrored = jax.lax.stop_gradient(env.mirrored(key, samples))
+        own = {name: state.params[name] for name in mirrored}
+        error = jax.tree.map(jnp.subtract, own, mirrored)
+        # Its gradient is the rule's step: B - x^T (x W) / samples.
+        total = 0.5 * jnp.sum(jnp.stack([jnp.sum(e**2) for e in error.values()]))
+        return total, {"mirror_error": jnp.mean(jnp.stack([scale_free(error[n], mirrored[n]) for n in error]))}
+
+    return Estimator(
+        init=lambda key, shapes: EstState(_random_weights(key, shapes, scale, "weight_mirror"), {}),
+        credit=lambda state, ctx, env, key: _chained(state.params, ctx, env, "weight_mirror"),
+        loss=loss,
+        optimizer=optax.sgd(learning_rate),
+        tier="3: noise responses of single weights, sequential",
+        depth=all_blocks,
+    )
+
+
+@parts.estimator
+def kolen_pollack(scale: Positive = 1.0) -> Estimator:
+    """Feedback that moves as the weights do, and decays with them (Kolen & Pollack 1994; Akrout et al. 2019).
+
+    Weights become (1 - r w) W + step by learning rate r and weight decay w, the feedback (1 - r w) B + step, so that
+    W - B shrinks by 1 - r w in every step: without ``weight_decay`` the two only share what they have learned.  The
+    feedback is told the updates of the blocks' matrices, never the matrices.
+
+    Args:
+      scale: of the random start, relative to the initial size of the block's own weights.
+    """
+
+    def follow(state, env, step, keep):
+        moved = own_matrices_of(env, "kolen_pollack")(step)
+        return state._replace(extra=state.extra | {name: keep * state.extra[name] + s for name, s in moved.items()})
+
+    return Estimator(
+        init=lambda key, shapes: EstState({}, _random_weights(key, shapes, scale, "kolen_pollack")),
+        credit=lambda state, ctx, env, key: _chained(state.extra, ctx, env, "kolen_pollack"),
+        tier="1: the weights' own updates, sequential",
+        depth=all_blocks,
+        follow=follow,
+    )

@@ -1,0 +1,235 @@
+"""What in the study hangs on how it was measured or set up: one figure each, made of rows (text: docs/findings.md).
+
+    draw(Path("results"), load_experiments(None), Path("results/findings"))
+
+Each figure is a pure function of the rows of one experiment, at the longer of its presets that has any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jcredit.report import plots, stats
+from jcredit.report.plots import PALETTE
+from jcredit.report.rows import read_rows
+from jcredit.report.schema import Row, number_at
+from jcredit.report.tables import with_study
+from jcredit.study.experiment import Experiment, grid_of, in_grid
+from jcredit.study.settings import ORACLE, RAW_BLOCK, STUDY_BLOCK
+
+PRESETS = ("full", "quick")
+
+
+class Finding(NamedTuple):
+    """A figure.
+
+    Attributes:
+      name: of its file.
+      title: its heading.
+      experiment: whose rows it shows.
+      size: of the figure, in inches.
+      panels: number of panels, side by side.
+      draw: (axes, rows) -> None.
+    """
+
+    name: str
+    title: str
+    experiment: str
+    size: tuple[float, float]
+    panels: int
+    draw: Callable[[Sequence[Axes], Sequence[Row]], None]
+
+
+def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -> list[Path]:
+    """Writes the figure of every finding whose experiment has rows, and returns the files.
+
+    Raises:
+      ResultsError: rows that cannot be read.
+    """
+    made = []
+    for finding in FINDINGS:
+        rows, preset = rows_of(results_dir, experiments, finding.experiment)
+        if rows:
+            figure = Figure(figsize=finding.size, dpi=plots.DPI, layout="constrained")
+            axes = list(figure.subplots(1, finding.panels, squeeze=False)[0])
+            finding.draw(axes, rows)
+            for axis in axes:
+                axis.spines[["top", "right"]].set_visible(False)
+                axis.tick_params(labelsize=8)
+                axis.grid(color="0.9", lw=0.6)
+                axis.set_axisbelow(True)
+            seeds = len({row["seed"] for row in rows})
+            figure.suptitle(f"{finding.title}\n{finding.experiment}, {preset}, {seeds} seeds", fontsize=10)
+            plots.write_figure(figure, into / f"{finding.name}.png")
+            made.append(into / f"{finding.name}.png")
+    return made
+
+
+def rows_of(results_dir: Path, experiments: Mapping[str, Experiment], name: str) -> tuple[list[Row], str]:
+    """The rows of an experiment, with the study's figures, at the first preset that has rows in the present grid."""
+    for preset in PRESETS if name in experiments else ():
+        read = read_rows(results_dir / name / preset / "rows.jsonl", name, preset)
+        if found := in_grid(read, grid_of(experiments[name], preset)):
+            return with_study(found, experiments[name].table), preset
+    return [], ""
+
+
+# --- pieces of figures ------------------------------------------------------------------------------------------------
+
+
+def _values(rows: Sequence[Row], metric: str, label: str, block: str | None = None) -> list[float]:
+    """A number of a line, one value for each seed that has it."""
+    found = (number_at(r, metric) for r in rows if r["label"] == label and block in (None, r.get("block") or ""))
+    return [value for value in found if value is not None]
+
+
+def _dots(axis: Axes, y: float, values: Sequence[float], color: str, label: str | None = None) -> None:
+    """A dot for each seed and a bar at their mean."""
+    if values:
+        axis.plot(values, [y] * len(values), "o", ms=5, color=color, alpha=0.75, mew=0, label=label)
+        axis.plot([stats.mean(values)] * 2, [y - 0.22, y + 0.22], color=color, lw=2)
+
+
+def _named(axis: Axes, labels: Sequence[str]) -> None:
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    for block in dict.fromkeys(row.get("block") or "" for row in rows):
+        yield block, [row for row in rows if (row.get("block") or "") == block]
+
+
+def _legend(axis: Axes) -> None:
+    axis.legend(fontsize=7.5, frameon=False, loc="best")
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def _normalisation(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    credits = {"oracle": (ORACLE, "bp")} | {
+        name: (name, name) for name in ("tangent_chain", "fa", "broadcast", "state_bridge", "scalar_bridge", "dfa")
+    }
+    for y, (study, raw) in enumerate(credits.values()):
+        for label, block, color, name in ((study, STUDY_BLOCK, PALETTE[1], "per-sample RMS, clip 1"),
+                                          (raw, RAW_BLOCK, PALETTE[0], "raw")):  # fmt: skip
+            _dots(axes[0], y, _values(rows, "metrics.test_accuracy", label, block), color, name if y == 0 else None)
+    if frozen := _values(rows, "metrics.test_accuracy", "frozen"):
+        axes[0].axvline(stats.mean(frozen), color="0.3", ls="--", lw=1, label="frozen blocks")
+    _named(axes[0], list(credits))
+    axes[0].set_xlabel("test accuracy", fontsize=8.5)
+    _legend(axes[0])
+
+
+def _rounding(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    for (block, own), color in zip(_blocks(rows), (PALETTE[1], PALETTE[0]), strict=False):
+        noise = [number_at(row, "metrics.difference_noise") for row in own]
+        exact, differenced = ([number_at(row, f"metrics.{m}") for row in own] for m in ("rho", "rho_one_sided"))
+        points = [
+            (n, abs(a - b))
+            for n, a, b in zip(noise, exact, differenced, strict=True)
+            if n is not None and a is not None and b is not None
+        ]
+        if points:
+            axes[0].loglog(*zip(*points, strict=True), "o", ms=5, color=color, alpha=0.75, mew=0, label=block)
+    axes[0].axvline(1, color="0.3", ls="--", lw=1)
+    axes[0].set_xlabel("rounding noise of a forward difference / size of the effects it measures", fontsize=8.5)
+    axes[0].set_ylabel("|rho by forward difference - rho, exact|", fontsize=8.5)
+    _legend(axes[0])
+
+
+def _dilution(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
+        mine = [row for row in own if row["label"] == "dfa"]
+        depth = max((len(row["layers"]["gamma"]) for row in mine), default=0)
+        for row in mine:
+            values = [math.nan if v is None else v for v in row["layers"]["gamma"]]
+            axes[0].plot(
+                range(depth), values, "o-", ms=3.5, lw=1.2, color=color, label=block if row is mine[0] else None
+            )
+        _dots(axes[1], list(dict(_blocks(rows))).index(block), _values(own, "metrics.gamma", "dfa"), color)
+    _named(axes[1], [block for block, _ in _blocks(rows)])
+    axes[0].set_xlabel("hidden state l", fontsize=8.5)
+    axes[0].set_ylabel("cosine of DFA's credit with the gradient", fontsize=8.5)
+    axes[1].set_xlabel("Gamma: its mean over l = 0..L-1", fontsize=8.5)
+    axes[1].set_xlim(left=0)
+    _legend(axes[0])
+
+
+def _case_d(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    titles = {
+        "dl_held_rms_all": "at the step size best on the batch",
+        "careful_rms_all": "best on other training samples",
+    }
+    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+        for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
+            for y, label in enumerate(labels):
+                _dots(axis, y, _values(own, f"metrics.{metric}", label), color, block if y == 0 else None)
+        axis.axvline(0, color="0.3", lw=0.8)
+        axis.set_title(title, fontsize=8.5)
+        axis.set_xlabel("change of held-out loss (up is damage)", fontsize=8.5)
+        _named(axis, labels if axis is axes[0] else [""] * len(labels))
+    _legend(axes[0])
+
+
+def _projection(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    labels = [label for label in dict.fromkeys(row["label"] for row in rows) if label.startswith(("eT", "deltaL"))]
+    for y, label in enumerate(labels):
+        color = PALETTE[1] if "unit" in label else PALETTE[0]
+        _dots(axes[0], y, _values(rows, "metrics.gamma", label), color)
+        if theirs := number_at(next(row for row in rows if row["label"] == label), "study.gamma"):
+            axes[0].plot(theirs, y, **plots.STUDY_MARK, label="the study" if y == 0 else None)
+    _named(axes[0], labels)
+    axes[0].set_xlabel("Gamma", fontsize=8.5)
+    if axes[0].get_legend_handles_labels()[0]:
+        _legend(axes[0])
+
+
+def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
+        mine = [row for row in own if row["label"] == "scalar_bridge"]
+        for row in mine:
+            label = block if row is mine[0] else None
+            for axis, curve in zip(axes, ("terminal_gradient", "gamma"), strict=True):
+                values = [math.nan if v is None else v for v in row["curves"].get(curve, [])]
+                points = [(i + 1, v) for i, v in enumerate(values) if not math.isnan(v)]
+                if points:
+                    axis.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, color=color, label=label)
+    axes[0].axhline(1, color="0.3", ls="--", lw=1)
+    axes[0].set_ylabel("terminal gradient error (1: a gradient of zero)", fontsize=8.5)
+    axes[1].set_ylabel("Gamma of the scalar bridge", fontsize=8.5)
+    for axis in axes:
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("epoch", fontsize=8.5)
+    _legend(axes[0])
+
+
+def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    lines = {"state_bridge": PALETTE[0], "scalar_bridge": PALETTE[1], "broadcast": PALETTE[7]}
+    blocks = [block for block, _ in _blocks(rows)]
+    for y, block in enumerate(blocks):
+        for label, color in lines.items():
+            _dots(axes[0], y, _values(rows, "metrics.gamma", label, block), color, label if y == 0 else None)
+    axes[0].axvline(0.945, color="black", ls=":", lw=1, label="the study: both bridges")
+    _named(axes[0], blocks)
+    axes[0].set_xlabel("Gamma", fontsize=8.5)
+    _legend(axes[0])
+
+
+FINDINGS = (
+    Finding("normalisation", "The local rule hides what credit is worth", "cifar10", (6.4, 3.4), 1, _normalisation),
+    Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
+    Finding("dilution", "DFA's Gamma is its first layer, averaged", "cifar_depth_scan", (8.4, 3.2), 2, _dilution),
+    Finding("case_d", "Case D under two choices of the step size", "exploit_linesearch", (9.4, 3.4), 2, _case_d),
+    Finding("projection", "The scale of h_L's projection", "boundary_ablation", (6.4, 3.6), 1, _projection),
+    Finding("pinned", "Values that the code pins", "toy_lq", (9.4, 3.4), 2, _pinned),
+    Finding("readings", "Toy LQ: no reading gives both figures", "toy_lq", (7.4, 2.8), 1, _readings),
+)

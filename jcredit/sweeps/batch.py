@@ -1,0 +1,209 @@
+"""A batch: runs that share a program, described plainly, and what is done with it, in whichever process.
+
+A batch may be begun again at any time and anywhere: one process at a time has it, goes on from its checkpoint, and a
+finished one is only read.  So a batch whose process died ends in the same bits as if it had not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
+
+from jcredit.config import parts_of
+from jcredit.files import write_text
+from jcredit.report.rows import ResultsError, Row, finished, read_rows
+from jcredit.sweeps import owners, plan, snapshots
+from jcredit.sweeps.layout import Layout, keep_compiled_programs, use_all_cores
+from jcredit.sweeps.program import Interrupted, Session, advance, forget, in_flight, keep_composition, train
+from jcredit.sweeps.record import git_commit
+from jcredit.sweeps.variants import Folder, Request, labels_of
+from jcredit.training import Run, make_run
+
+NUMERICS = ("enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable")
+"""JAX's options that decide a run's bits: a batch has those of the process that started the sweep."""
+log = logging.getLogger("jcredit")
+
+
+class BatchError(RuntimeError):
+    """A batch that could not be finished; the message names it, the cause and what to do."""
+
+
+class Batch(NamedTuple):
+    """Runs of one program.  Plain values, and parts that travel by their names: it can be sent anywhere.
+
+    Attributes:
+      group: the runs, in the order of the run axis.
+      results_dir: where runs keep what they learn; absolute where it is sent.
+      folder: where their rows go; None: they leave none.
+      data_dir: folder with prepared image data (None: that of the process which runs it).
+      seeds_per_batch: vmap width (None: chosen for the hardware).
+      checkpoint_seconds: between checkpoints.
+      sweep: id of the sweep that it belongs to.
+      numerics: ``NUMERICS`` of the process that started the sweep.
+      compile_cache: whether compiled programs are kept on disk.
+    """
+
+    group: tuple[Request, ...]
+    results_dir: Path
+    folder: Folder | None
+    data_dir: str | Path | None
+    seeds_per_batch: int | None
+    checkpoint_seconds: float
+    sweep: str
+    numerics: tuple[Any, ...]
+    compile_cache: bool
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder of in-flight checkpoints that its own is in."""
+        return snapshots.unfinished(self.results_dir) if self.folder is None else self.folder.unfinished
+
+    @property
+    def name(self) -> str:
+        """What people call it: experiment, first line, runs, and the name of its folder while it is in flight."""
+        where = "snapshots" if self.folder is None else f"{self.folder.experiment}/{self.folder.preset}"
+        runs = f"{len(self.group)} run{'s' * (len(self.group) > 1)}"
+        return f"{where}: {plan.shown(labels_of(self.group))}, {runs}, {in_flight(self.group, self.unfinished).name}"
+
+
+def run_batch(batch: Batch, session: Session | None = None, run: Run | None = None) -> list[Row]:
+    """Brings a batch to its end, from wherever others left it, and returns its rows.
+
+    Args:
+      batch: the batch.
+      session: of the process that started the sweep; None in any other.
+      run: its runs' functions, where they have been made already.
+
+    Returns:
+      Its rows: none where it leaves none, or where all of them are in the folder's file.
+
+    Raises:
+      BatchError: this process does not see the results directory of the sweep.
+      Interrupted: the sweep is to stop; there is a checkpoint.
+      ConfigError, DataError, CheckpointError, ResultsError: as in ``run_sweep``.
+    """
+    session = session or _session_elsewhere(batch)
+    with _numerics_of(batch), owners.present(batch.results_dir, batch.name, batch.sweep) as me:
+        group = _not_kept(batch)
+        while group:
+            with owners.owned(batch.results_dir, me, _owned_by(batch, group), _waiting(session)):
+                if len(still := _not_kept(batch)) == len(group):
+                    run = run or make_run(group[0].variant.config, data_dir=batch.data_dir)
+                    if batch.folder is not None:
+                        return _rows(batch, batch.folder, run, session)
+                    advance(group, run, session, batch.unfinished)
+                    forget(group, batch.unfinished)
+                    return []
+            group = still  # others have kept some of them while this process waited
+        session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+        return []
+
+
+def _not_kept(batch: Batch) -> Sequence[Request]:
+    """Those of its runs that are still to be trained, where all that counts is what they keep."""
+    return batch.group if batch.folder is not None else snapshots.not_kept(batch.group, batch.results_dir)
+
+
+def _owned_by(batch: Batch, group: Sequence[Request]) -> list[str]:
+    """What no two processes may be at: the folder in flight, and each network that is kept."""
+    keeping = [r for r in group if r.variant.keep or r.variant.followup is not None]
+    kept = dict.fromkeys(owners.kept_name("{}-{}".format(*r.run_key)) for r in keeping)
+    return [owners.in_flight_name(batch.results_dir, in_flight(group, batch.unfinished)), *kept]
+
+
+def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]:
+    """The rows of a batch that this process owns: found, or made."""
+    group, path = batch.group, in_flight(batch.group, batch.unfinished) / "rows.json"
+    found = _stored(path)
+    # In this order: whoever adds rows to the folder's file drops them here afterwards.
+    if found is None and all(r.key in finished(read_rows(folder.rows)) for r in group):
+        found = []
+    if found is not None:
+        session.bar.update(group[0].variant.config.epochs * len(group))
+        return found
+    rows = train(group, run, session, folder)
+    # On disk before they are handed over: neither process nor network may lose them from here on.
+    keep_composition(group, batch.unfinished, Layout(**rows[0]["layout"]))
+    write_text(path, json.dumps(rows, allow_nan=False))
+    return rows
+
+
+def _stored(path: Path) -> list[Row] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ResultsError(f"{path}: damaged ({error}); delete {path.parent} to run these again") from error
+
+
+def _waiting(session: Session) -> Callable[[owners.Owner], None]:
+    """Says whom a batch waits for, once each, and stops waiting where the sweep is to stop."""
+    said: set[str] = set()
+
+    def waiting(other: owners.Owner) -> None:
+        if session.stopped():
+            raise Interrupted(f"stopped while waiting for {other}; the same command goes on from there")
+        if other.id not in said:
+            said.add(other.id)
+            session.bar.set_description(f"waiting for {other}")
+            if session.bar.disable:
+                log.warning("waiting for %s", other)
+
+    return waiting
+
+
+def check_portable(batch: Batch) -> None:
+    """Raises ConfigError if another process could not find a part that a batch is made of by its name."""
+    for variant in {id(r.variant): r.variant for r in batch.group}.values():
+        for config in (variant.config, *([variant.start.config] if variant.start else [])):
+            for _, part in parts_of(config):
+                part.factory.__reduce__()
+
+
+# --- in another process than the sweep's own --------------------------------------------------------------------------
+
+
+def numerics() -> tuple[Any, ...]:
+    """The values of ``NUMERICS`` in this process."""
+    return tuple(getattr(jax.config, f"jax_{name}") for name in NUMERICS)
+
+
+@contextlib.contextmanager
+def _numerics_of(batch: Batch) -> Iterator[None]:
+    """A batch's own ``NUMERICS``, in this thread."""
+    with contextlib.ExitStack() as stack:
+        for name, value in zip(NUMERICS, batch.numerics, strict=True):
+            stack.enter_context(getattr(jax, name)(value))
+        yield
+
+
+_commit = functools.cache(git_commit)
+"""Of the code of a worker, which goes on as it began whatever is committed meanwhile."""
+
+
+def _session_elsewhere(batch: Batch) -> Session:
+    """Sets a worker's devices up, and what its batches share.
+
+    Raises:
+      BatchError: it does not see the results directory of the sweep, or the sweep is no more.
+    """
+    if not owners.exists(batch.results_dir, batch.sweep):
+        raise BatchError(
+            f"{batch.results_dir} on {owners.this_host()} does not have the sweep that sent this batch; give a results"
+            " directory on a file system that all workers share"
+        )
+    use_all_cores()
+    if batch.compile_cache:
+        keep_compiled_programs()
+    stopped = functools.partial(owners.asked_to_stop, batch.results_dir, batch.sweep)
+    bar = tqdm(disable=True)
+    return Session(batch.results_dir, batch.seeds_per_batch, _commit(), bar, stopped, batch.checkpoint_seconds)

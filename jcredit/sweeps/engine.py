@@ -1,0 +1,240 @@
+"""The engine of a sweep: hands batches to an executor, those first that others wait for, and takes what they bring.
+
+Any ``concurrent.futures.Executor`` will do whose workers see the results directory; without one, batches run here, one
+after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from jcredit.config import config_hash
+from jcredit.report.rows import Row
+from jcredit.sweeps import owners, snapshots
+from jcredit.sweeps.batch import Batch, BatchError, check_portable, numerics, run_batch
+from jcredit.sweeps.program import Interrupted, Session, in_flight
+from jcredit.sweeps.variants import Folder, Request
+from jcredit.training import Run
+
+POLL_SECONDS = 0.5
+LOST = "the scheduler, or the pool that ran the batches, was lost"
+GOES_ON = "finished runs have their rows, and the same command goes on from the last checkpoints"
+log = logging.getLogger("jcredit")
+
+
+class Program(NamedTuple):
+    """Runs that share a program, the traced run, and where their rows go (None: they leave none)."""
+
+    group: list[Request]
+    run: Run
+    folder: Folder | None
+
+
+class InProcess(Executor):
+    """Runs what it is given at once, in the thread that gives it."""
+
+    def submit(self, fn: Callable, /, *args, **kwargs) -> Future:
+        """A future that is done."""
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run_all(
+    programs: Sequence[Program],
+    session: Session,
+    take: Callable[[Batch, list[Row]], None],
+    data_dir: str | Path | None,
+    executor: Executor | None = None,
+    batch_runs: int | None = None,
+) -> None:
+    """Hands programs out in batches.
+
+    Args:
+      programs: those that others start from first.
+      session: of this process.
+      take: called with each finished batch, and its rows where they are not in the folder's file.
+      data_dir: folder with prepared image data.
+      executor: where batches run (None: here).
+      batch_runs: runs in a batch, at most (None: all of a program, or a share of it for each worker of a cluster).
+
+    Raises:
+      ConfigError, BatchError, Interrupted: as ``run_sweep``.
+    """
+    if not programs:
+        return
+    results_dir = session.results_dir
+    folders = {snapshots.unfinished(results_dir), *(p.folder.unfinished for p in programs if p.folder is not None)}
+    owners.remove_remains(results_dir, folders)
+    with owners.present(results_dir, "a sweep") as me:
+        batches = list(_batches(programs, session, me.id, data_dir, batch_runs, getattr(executor, "workers", 1)))
+        if executor is not None:
+            for batch, _ in batches:
+                check_portable(batch)
+        here, runs = InProcess(), {batch.name: run for batch, run in batches}
+
+        def begin(batch: Batch) -> Future:
+            if executor is None:
+                return here.submit(run_batch, batch, session, runs[batch.name])
+            return executor.submit(run_batch, batch)
+
+        def take_and_count(batch: Batch, rows: list[Row]) -> None:
+            take(batch, rows)
+            if executor is not None:
+                session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+
+        def halt() -> set[str]:
+            owners.ask_to_stop(results_dir, me.id)
+            return {owner.what for owner in owners.living(results_dir) if owner.sweep == me.id}
+
+        hand_out(
+            [batch for batch, _ in batches], begin, take_and_count, stopping=session.stopped, halt=halt,
+            persistent=executor is not None,
+        )  # fmt: skip
+
+
+def _batches(
+    programs: Sequence[Program],
+    session: Session,
+    sweep: str,
+    data_dir: str | Path | None,
+    batch_runs: int | None,
+    workers: int,
+) -> Iterator[tuple[Batch, Run]]:
+    """Every program as one batch, or as several; one that was cut off goes on as it was."""
+    results_dir = session.results_dir.resolve()  # other processes may have another current directory
+    shares = -(-workers // len(programs))
+    for group, run, folder in programs:
+        folder = folder and folder._replace(results_dir=results_dir)
+        whole = Batch(
+            tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
+            session.checkpoint_seconds, sweep, numerics(), bool(jax.config.jax_compilation_cache_dir),
+        )  # fmt: skip
+        most = batch_runs or -(-len(group) // shares)
+        if in_flight(group, whole.unfinished).exists():
+            most = len(group)
+        for i in range(0, len(group), most):
+            yield whole._replace(group=tuple(group[i : i + most])), run
+
+
+# --- in which order, and what becomes of them -------------------------------------------------------------------------
+
+
+class _Job(NamedTuple):
+    """A batch, the keys of the runs it trains, and those of the runs that others must have trained before it."""
+
+    batch: Batch
+    trains: frozenset[tuple[str, int]]
+    needs: frozenset[tuple[str, int]]
+
+
+def _job(batch: Batch) -> _Job:
+    trains = frozenset(r.run_key for r in batch.group)
+    starts = ((config_hash(r.variant.start.config), r.seed) for r in batch.group if r.variant.start is not None)
+    return _Job(batch, trains, trains.union(starts))
+
+
+def hand_out(
+    batches: Sequence[Batch],
+    begin: Callable[[Batch], Future],
+    take: Callable[[Batch, list[Row]], None],
+    *,
+    stopping: Callable[[], bool],
+    halt: Callable[[], set[str]],
+    persistent: bool,
+) -> None:
+    """Has batches run, and takes the rows of each as it ends.
+
+    A batch waits for those before it that train a run it starts from, or one of its own.
+
+    Args:
+      batches: in the order in which they should run.
+      begin: hands a batch to an executor.
+      take: called with a finished batch and its rows, in this thread.
+      stopping: whether the sweep is to stop.
+      halt: asks the batches that are under way in other processes to stop, and returns their names; they are waited
+        for, all others are taken back.
+      persistent: whether other batches still run when one fails.
+
+    Raises:
+      Interrupted: the sweep was to stop, and was not at its end.
+      BatchError: the executor itself was lost; or a batch failed (where ``persistent``, after all others).
+      Exception: what a batch raised, if it is the user's to mend (a ``ValueError``) or not ``persistent``.
+    """
+    waiting, running = [_job(batch) for batch in batches], dict[Future, _Job]()
+    failed: list[tuple[_Job, Exception]] = []
+    stopped: list[Interrupted] = []
+    try:
+        while waiting or running:
+            ready = None if persistent and stopping() else _ready(waiting, [*running.values(), *(j for j, _ in failed)])
+            if ready is not None:
+                waiting = [job for job in waiting if job is not ready]
+                running[begin(ready.batch)] = ready
+            elif not running:
+                break
+            elif stopping():
+                waiting += _taken_back(running, halt())
+            timeout = 0 if ready is not None else POLL_SECONDS
+            for future in wait(running, timeout, FIRST_COMPLETED).done:
+                job = running.pop(future)
+                try:
+                    take(job.batch, future.result())
+                except Interrupted as error:
+                    stopped.append(error)
+                    if not persistent:
+                        raise
+                except (CancelledError, BrokenExecutor) as error:
+                    raise BatchError(f"{LOST} ({_shown(error)}); {GOES_ON}") from error
+                except Exception as error:
+                    failed.append((job, error))
+                    if not persistent:
+                        raise
+                    if not stopping():
+                        log.warning("%s: %s; the other batches go on", job.batch.name, _shown(error))
+    finally:
+        for future in running:
+            future.cancel()
+    if stopped or (stopping() and waiting):
+        left = f"; {len(waiting)} of {len(batches)} batches had not begun" if waiting else ""
+        raise Interrupted(f"stopped{left}; the same command goes on from there")
+    if failed:
+        _raise(failed, len(waiting))
+
+
+def _ready(waiting: Sequence[_Job], before: Sequence[_Job]) -> _Job | None:
+    """The first job that waits for none of those before it."""
+    unfinished = set().union(*(job.trains for job in before))
+    for job in waiting:
+        if unfinished.isdisjoint(job.needs):
+            return job
+        unfinished |= job.trains
+    return None
+
+
+def _taken_back(running: dict[Future, _Job], begun: set[str]) -> list[_Job]:
+    """Cancels those jobs that have not begun anywhere, and returns them."""
+    futures = [f for f, job in running.items() if job.batch.name not in begun and not f.done() and f.cancel()]
+    return [running.pop(future) for future in futures]
+
+
+def _shown(error: BaseException) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _raise(failed: Sequence[tuple[_Job, Exception]], blocked: int) -> None:
+    job, error = failed[0]
+    if isinstance(error, ValueError):  # what users do wrong: one line that says so
+        raise error
+    others = f" (and {len(failed) - 1} other batches failed)" if len(failed) > 1 else ""
+    rest = f"; {blocked} batches that start from its runs were not begun" if blocked else ""
+    raise BatchError(f"batch {job.batch.name}: {_shown(error)}{others}{rest}; {GOES_ON}") from error

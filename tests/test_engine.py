@@ -1,0 +1,297 @@
+"""Batches on an executor: what waits for what, the rows of one process, failures, stops, and who owns a batch."""
+
+import contextlib
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from helpers import tiny
+
+import jcredit as jc
+from jcredit.report.rows import append_rows, read_rows
+from jcredit.sweeps import engine, owners, program, snapshots
+from jcredit.sweeps.batch import Batch, BatchError, numerics, run_batch
+from jcredit.sweeps.cluster import ClusterError, dask_cluster
+from jcredit.sweeps.program import Interrupted, forget, in_flight
+from jcredit.sweeps.run import keep_runs, run_sweep
+from jcredit.sweeps.variants import Folder, Request, Snapshot, Variant, snapshot_request
+
+pytest_plugins = ["sharing"]
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+SMALL = {"network.depth": 2, "epochs": 3, "diagnose_every": 2}
+NET = tiny(jc.bp(), **SMALL)
+
+
+def line(label="dfa", credit=None, **changes):
+    return Variant(label, tiny(credit or jc.dfa(), **{**SMALL, **changes}))
+
+
+def fit(label="fit"):
+    return Variant(label, NET.replace(credit=jc.broadcast(), trains="nothing", epochs=1), start=Snapshot(NET, 2))
+
+
+LINES = [line(), line("bp", jc.bp()), fit()]
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """Two threads in the place of two workers."""
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(owners, "POLL_SECONDS", 0.01)
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def sweep_into(path, variants=LINES, seeds=(0, 1), **options):
+    return run_sweep(variants, seeds, Folder(path, "tiny", "smoke"), progress=False, **options)
+
+
+def batch_of(path, group, sweep="", folder=True):
+    folder = Folder(path, "tiny", "smoke") if folder else None
+    return Batch(tuple(group), path, folder, None, None, 60.0, sweep, numerics(), False)
+
+
+def without_times(rows):
+    return sorted(([r["label"], r["seed"], {k: v for k, v in r.items() if k != "timing"}] for r in rows), key=str)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_executor_gives_the_rows_of_one_process_and_leaves_only_them(tmp_path, pool):
+    here = sweep_into(tmp_path / "here")
+    there = sweep_into(tmp_path / "there", executor=pool)
+    assert without_times(there) == without_times(here) and len(here) == 6
+    assert without_times(read_rows(tmp_path / "there/tiny/smoke/rows.jsonl")) == without_times(here)
+    assert not list((tmp_path / "there/tiny/smoke/cache").iterdir()) and not owners.living(tmp_path / "there")
+    assert sweep_into(tmp_path / "there", executor=None) == there  # nothing is left to be made
+
+
+def test_a_program_can_be_split_into_batches_of_the_same_bits(tmp_path, pool):
+    whole = sweep_into(tmp_path / "whole", [line()], (0, 1, 2))
+    split = sweep_into(tmp_path / "split", [line()], (0, 1, 2), executor=pool, batch_runs=2)
+    assert sorted(row["timing"]["runs_in_program"] for row in split) == [1, 2, 2]
+    numbers = lambda rows: {r["seed"]: [r[k] for k in ("metrics", "layers", "curves")] for r in rows}  # noqa: E731
+    assert numbers(split) == numbers(whole)
+
+
+def test_an_even_share_goes_to_each_worker_only_where_there_are_more_of_them_than_programs(tmp_path):
+    programs = [engine.Program([Request(line(), seed) for seed in range(5)], None, Folder(tmp_path, "a", "b"))]  # type: ignore
+    session = program.Session(tmp_path, None, None, None, lambda: False)  # type: ignore
+    sizes = lambda *args: [len(b.group) for b, _ in engine._batches(*args)]  # noqa: E731
+    assert sizes(programs, session, "", None, None, 1) == [5]
+    assert sizes(programs, session, "", None, None, 3) == [2, 2, 1]
+    assert sizes(programs, session, "", None, 4, 3) == [4, 1]
+    assert sizes(3 * programs, session, "", None, None, 3) == [5, 5, 5]
+    # A program that was cut off keeps its composition: its checkpoint is of all of its runs.
+    in_flight(programs[0].group, Folder(tmp_path, "a", "b").unfinished).mkdir(parents=True)
+    assert sizes(programs, session, "", None, None, 3) == [5]
+
+
+def test_a_batch_is_sent_as_names_and_numbers():
+    sent = batch_of("results", [Request(v, 3) for v in LINES])
+    text = pickle.dumps(sent)
+    assert pickle.loads(text) == sent and len(text) < 4000 and b"<lambda>" not in text
+
+
+def test_what_workers_cannot_find_is_refused_before_anything_runs(tmp_path, pool, compiled):
+    @jc.estimator
+    def hidden() -> jc.Estimator:
+        return jc.broadcast().build()
+
+    with pytest.raises(
+        jc.ConfigError, match=r"hidden is defined in test_engine, inside something else.*top of a module"
+    ):
+        sweep_into(tmp_path, [line(), line("mine", hidden())], executor=pool)
+    assert not compiled and not (tmp_path / "tiny").exists()
+    sweep_into(tmp_path, [line("mine", hidden(), epochs=1)], (0,))  # here it runs
+
+
+def test_an_executor_needs_a_folder_that_all_see(pool):
+    with pytest.raises(jc.ConfigError, match="needs results_dir"):
+        jc.sweep({"bp": NET}, [0], executor=pool)
+
+
+# --- order, failures, stops -------------------------------------------------------------------------------------------
+
+
+def test_batches_wait_for_those_they_start_from_and_for_no_others(tmp_path):
+    network = batch_of(tmp_path, [snapshot_request(NET, 0, [2])], folder=False)
+    other, fitted, same = (batch_of(tmp_path, [Request(v, 0)]) for v in (line(), fit(), Variant("bp", NET)))
+    futures, log = {}, []
+
+    def begin(b):
+        log.append(("begin", b))
+        futures[b.name] = Future()
+        return futures[b.name]
+
+    def ended(b, rows):
+        log.append(("end", b))
+
+    def work():
+        for b in (other, network, same, fitted):
+            while b.name not in futures:
+                time.sleep(0.001)
+            time.sleep(0.02)
+            futures[b.name].set_result([])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    engine.hand_out(
+        [network, fitted, other, same], begin, ended, stopping=lambda: False, halt=set, persistent=True
+    )  # fmt: skip
+    thread.join()
+    assert [b for what, b in log if what == "begin"][:2] == [network, other]
+    for waiting in (fitted, same):  # same is the network's own run, as a line of the table
+        assert log.index(("begin", waiting)) > log.index(("end", network))
+
+
+def test_a_batch_that_fails_is_named_while_others_finish_and_what_starts_from_it_waits(
+    tmp_path, pool, monkeypatch, caplog
+):
+    real, out_of_memory = program._compile, True
+
+    def compile(one, *args):
+        if one.config.credit.name == "bp" and out_of_memory:
+            raise MemoryError("out of memory\nsecond line")
+        return real(one, *args)
+
+    monkeypatch.setattr(program, "_compile", compile)
+    with pytest.raises(
+        BatchError, match=r"snapshots: snapshot, 2 runs, .*: MemoryError: out of memory.*; 1 batches"
+    ) as raised:
+        sweep_into(tmp_path, [line(), fit()], executor=pool)
+    assert "\n" not in str(raised.value) and "the same command goes on" in str(raised.value)
+    assert "the other batches go on" in caplog.text
+    assert {r["label"] for r in read_rows(tmp_path / "tiny/smoke/rows.jsonl")} == {"dfa"}
+    out_of_memory = False
+    assert len(sweep_into(tmp_path, [line(), fit()], executor=pool)) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest(tmp_path, pool, monkeypatch, number):
+    lines = [line(), line("bp", jc.bp()), line("fa", jc.fa()), line("broadcast", jc.broadcast())]
+    whole, real = sweep_into(tmp_path / "whole", lines), program._one_epoch
+    signals = [number]
+
+    def epoch(*args):
+        with contextlib.suppress(IndexError):  # one of the two threads sends it
+            os.kill(os.getpid(), signals.pop())
+        while not list(owners.registry(tmp_path / "cut").glob("*.stop")):
+            time.sleep(0.005)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "_one_epoch", epoch)
+        with pytest.raises(
+            Interrupted, match=r"stopped; 2 of 4 batches had not begun; the same command goes on"
+        ) as raised:
+            sweep_into(tmp_path / "cut", lines, executor=pool)
+    assert raised.value.signal == number
+    assert len(list((tmp_path / "cut/tiny/smoke/cache").glob("*/checkpoint/*/meta.json"))) == 2
+    assert not list(owners.registry(tmp_path / "cut").iterdir())
+    assert without_times(sweep_into(tmp_path / "cut", lines, executor=pool)) == without_times(whole)
+
+
+# --- who owns a batch -------------------------------------------------------------------------------------------------
+
+
+def group_of(variant, seeds=(0, 1)):
+    return [Request(variant, seed) for seed in seeds]
+
+
+def test_rows_that_nobody_took_are_found_and_not_made_again(tmp_path, compiled):
+    with owners.present(tmp_path, "a sweep") as sweep:
+        one = batch_of(tmp_path, group_of(line()), sweep.id)
+        rows = run_batch(one)
+        assert run_batch(one) == rows and len(compiled) == 1  # sent twice, as when a worker seemed dead
+    # The sweep was killed before it wrote them.  Another command finds them, wherever the seeds stand in its own.
+    assert without_times(sweep_into(tmp_path, [line()], (1, 0))) == without_times(rows) and len(compiled) == 1
+    assert not list((tmp_path / "tiny/smoke/cache").iterdir())
+
+
+def test_rows_that_another_sweep_wrote_meanwhile_are_taken(tmp_path, compiled):
+    with owners.present(tmp_path, "a sweep") as sweep:
+        one = batch_of(tmp_path, group_of(line()), sweep.id)
+        rows = run_batch(one)
+        append_rows(one.folder.rows, rows)
+        forget(one.group, one.unfinished)
+        assert run_batch(one) == [] and len(compiled) == 1
+        append_rows(one.folder.rows, rows, known="leave")
+        assert read_rows(one.folder.rows) == rows
+
+
+def test_two_processes_at_one_batch_train_it_once(tmp_path, pool, compiled):
+    with owners.present(tmp_path, "a sweep") as sweep:
+        one = batch_of(tmp_path, group_of(line()), sweep.id)
+        first, second = (f.result() for f in [pool.submit(run_batch, one), pool.submit(run_batch, one)])
+    assert first == second and len(first) == 2 and len(compiled) == 1
+
+
+def test_two_sweeps_that_start_from_one_network_train_it_once(tmp_path, pool, compiled):
+    """They want other seeds beside it: their batches differ, and only the network's owner keeps them apart."""
+    with owners.present(tmp_path, "a sweep") as sweep:
+        batches = [
+            batch_of(tmp_path, [snapshot_request(NET, seed, [2]) for seed in seeds], sweep.id, folder=False)
+            for seeds in ((0, 1), (1, 2))
+        ]
+        assert [f.result() for f in [pool.submit(run_batch, b) for b in batches]] == [[], []]
+    assert len(compiled) == 2
+    trained = [p.layout for p in (snapshots.find(tmp_path, (line("", jc.bp()).run_hash, s), 3) for s in (0, 1, 2))]
+    assert len(trained) == 3 and not list(snapshots.unfinished(tmp_path).glob("*"))
+
+
+def test_a_batch_waits_for_the_owner_of_a_network_and_says_whom_for(tmp_path, monkeypatch, compiled, caplog):
+    monkeypatch.setattr(owners, "POLL_SECONDS", 0.01)
+    request = snapshot_request(NET, 0, [2])
+    name = owners.kept_name("{}-{}".format(*request.run_key))
+    ends, owning = threading.Event(), threading.Event()
+
+    def own():
+        with owners.present(tmp_path, "somebody's batch") as me, owners.owned(tmp_path, me, [name]):
+            owning.set()
+            ends.wait()
+
+    thread = threading.Thread(target=own)
+    thread.start()
+    owning.wait()
+    trainer = threading.Thread(target=keep_runs, args=([request], tmp_path), kwargs={"progress": False})
+    trainer.start()
+    while "waiting for somebody's batch on" not in caplog.text:
+        time.sleep(0.01)
+    assert not compiled
+    ends.set()
+    trainer.join()
+    thread.join()
+    assert len(compiled) == 1 and snapshots.has_kept(request, tmp_path)
+    assert caplog.text.count("waiting for") == 1
+
+
+def test_a_worker_that_does_not_see_the_results_says_so_and_writes_nothing(tmp_path):
+    with pytest.raises(BatchError, match=r"elsewhere on .* file system that all workers share"):
+        run_batch(batch_of(tmp_path / "elsewhere", group_of(line()), "0123456789ab"))
+    assert not list(tmp_path.iterdir())
+
+
+# --- a Dask cluster that is not there ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://nowhere.invalid:8786", "", "tcp://:x"])
+def test_a_scheduler_that_does_not_answer_is_one_line(address, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("jcredit.sweeps.cluster.CONNECT_SECONDS", 0.5)
+    with pytest.raises(ClusterError, match="--scheduler") as raised, dask_cluster(address):
+        pytest.fail("connected")
+    assert repr(address) in str(raised.value) and "dask scheduler" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_dask_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(ClusterError, match=r"pip install 'jcredit\[cluster\]'"), dask_cluster("tcp://127.0.0.1:1"):
+        pytest.fail("connected")

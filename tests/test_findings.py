@@ -1,0 +1,57 @@
+"""The figures of docs/findings.md: made of rows alone, the same bytes each time, and every one of them on the page."""
+
+from pathlib import Path
+
+import pytest
+
+from jcredit.__main__ import load_experiments, main
+from jcredit.study import findings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    return load_experiments(ROOT / "experiments")
+
+
+def test_every_finding_has_rows_and_its_figure_is_on_the_page(experiments, tmp_path):
+    page = (ROOT / "docs/findings.md").read_text()
+    made = findings.draw(ROOT / "results", experiments, tmp_path)
+    assert [path.stem for path in made] == [f.name for f in findings.FINDINGS]
+    for path in made:
+        assert f"results/findings/{path.name}" in page
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_shows_its_rows(experiments, tmp_path, monkeypatch):
+    """Changing one number changes the figures of its experiment, and no others."""
+    before = {path.name: path.read_bytes() for path in findings.draw(ROOT / "results", experiments, tmp_path / "a")}
+    honest = findings.rows_of
+
+    def edited(results_dir, known, name):
+        rows, preset = honest(results_dir, known, name)
+        if name != "boundary_ablation":
+            return rows, preset
+        return [{**row, "metrics": {**row["metrics"], "gamma": 0.3}} for row in rows], preset
+
+    monkeypatch.setattr(findings, "rows_of", edited)
+    after = {path.name: path.read_bytes() for path in findings.draw(ROOT / "results", experiments, tmp_path / "b")}
+    assert {name for name in before if before[name] != after[name]} == {"projection.png"}
+
+
+def test_without_rows_nothing_is_drawn(experiments, tmp_path):
+    assert findings.draw(tmp_path, experiments, tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()
+
+
+def test_the_check_names_a_figure_that_was_touched(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results").mkdir()
+    for name in ("boundary_ablation", "matplotlib.txt"):
+        (tmp_path / "results" / name).symlink_to(ROOT / "results" / name)
+    (tmp_path / "results/findings").mkdir()
+    (tmp_path / "results/findings/projection.png").write_bytes(b"not this")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["report", "--check", "--experiments", str(ROOT / "experiments")])
+    assert "findings: projection.png is not what its rows give" in capsys.readouterr().err
