@@ -155,7 +155,10 @@ def reference_index() -> str:
     for node in tasks.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             lines += [f"- [`jc.tasks.{alias.name}`][{node.module}.{alias.name}]" for alias in node.names]
-    checks = [f"- [`jc.testing.{name}`][jcredit.testing.{name}]" for name in ("check_estimator", "check_rule", "check_network", "check_task")]
+    checks = [
+        f"- [`jc.testing.{name}`][jcredit.testing.{name}]"
+        for name in ("check_estimator", "check_rule", "check_network", "check_task")
+    ]
     intro = "All that a user needs is a name of `import jcredit as jc`. What each is, is said where it is defined."
     return "# The names\n\n" + intro + "\n\n" + "\n".join([*lines, *checks]) + "\n"
 

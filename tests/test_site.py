@@ -1,4 +1,4 @@
-"""The site: every experiment, module and example has its page, links lead where GitHub's lead, nothing comes from afar."""
+"""The site: every experiment, module and example has its page, links lead somewhere, nothing comes from afar."""
 
 import importlib.util
 import re

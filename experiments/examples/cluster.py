@@ -2,9 +2,9 @@
 
     python experiments/examples/cluster.py tcp://SCHEDULER:8786
 
-With the address of a scheduler, the workers that joined it (``dask worker``, dask-jobqueue, dask-kubernetes ...) run the
-programs; all of them must see the results directory.  A program whose worker died goes on from its checkpoint on the
-next one, and calling the sweep again runs only what has no row yet.
+With the address of a scheduler, the workers that joined it (``dask worker``, dask-jobqueue, dask-kubernetes ...) run
+the programs; all of them must see the results directory.  A program whose worker died goes on from its checkpoint on
+the next one, and calling the sweep again runs only what has no row yet.
 """
 
 import sys

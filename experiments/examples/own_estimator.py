@@ -1,8 +1,8 @@
 """An estimator of your own that learns nothing: forward gradients at the hidden states.
 
 Every hidden state is moved along a few fresh directions, and the measured changes of the loss, times these directions,
-are the credit: right on average, noisy by the width (Baydin et al. 2022).  More directions, less noise: the table shows how
-far one and sixteen carry beside the exact gradient (bp).
+are the credit: right on average, noisy by the width (Baydin et al. 2022).  More directions, less noise: the table shows
+how far one and sixteen carry beside the exact gradient (bp).
 """
 
 import jax

@@ -4,8 +4,11 @@ States are images, flattened to (B, D).  A network without a ``branch`` trains w
 branch is the block's linear part with weights to be replaced, here convolution kernels.  Its transpose is derived.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from sklearn.datasets import load_digits
 
 import jcredit as jc
@@ -37,7 +40,7 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
     kernel = lambda key, i, o: (9 * i) ** -0.5 * jax.random.normal(key, (3, 3, i, o))  # noqa: E731
     inside = lambda w, h: convolve(image(white(h)), w["u"])  # noqa: E731
 
-    def weights(key, scale=1.0):
+    def weights(key, scale: Any = 1.0):
         u, v = jax.random.split(key)
         return {"u": scale * kernel(u, channels, gates), "v": scale * kernel(v, gates, channels)}
 
@@ -67,8 +70,8 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
     )
 
 
-digits = load_digits()
-x, y = digits.images[..., None], digits.target
+x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
+x = x.reshape(-1, 8, 8, 1)
 task = jc.tasks.arrays(x[:1200], y[:1200], x[1200:], y[1200:])
 jc.testing.check_network(convolutional, task=task)
 credits = {"bp": jc.bp(), "fa": jc.fa(), "chain": jc.tangent_chain()}

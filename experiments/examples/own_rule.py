@@ -1,7 +1,7 @@
 """A local rule of your own: does a block need to know how much each unit is to change, or only which way?
 
-A rule turns the credit at a block's output into a derivative there.  This one keeps the sign of every entry and one size
-for each sample.  It is tried with the exact gradient and with random feedback, beside the usual rule.
+A rule turns the credit at a block's output into a derivative there.  This one keeps the sign of every entry and one
+size for each sample.  It is tried with the exact gradient and with random feedback, beside the usual rule.
 """
 
 import jax.numpy as jnp

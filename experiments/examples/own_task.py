@@ -6,13 +6,14 @@ draws fresh samples, and how many signs count is a setting to sweep.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import jcredit as jc
 
-digits = load_digits()
-x, x_test, y, y_test = train_test_split(digits.data, digits.target, test_size=0.3, random_state=0)
+x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
+x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0)
 digits_task = jc.tasks.arrays(x, y, x_test, y_test)
 
 
@@ -47,6 +48,7 @@ def parity(inputs: jc.Count = 20, bits: jc.Count = 2, tests: jc.Count = 512) -> 
 jc.testing.check_task(parity)
 credits = {"bp": jc.bp(), "dfa": jc.dfa()}
 for name, task, more in (("digits", digits_task, {}), ("parity", parity(), {"steps_per_epoch": 100})):
-    base = jc.Config(task=task, network=jc.image_mlp(depth=3, width=32), epochs=5, batch_size=64, **more)
+    base = jc.Config(task=task, network=jc.image_mlp(depth=3, width=32), epochs=5, batch_size=64)
+    base = base.replace(**more)
     configs = {label: base.replace(credit=credit) for label, credit in credits.items()}
     print(jc.sweep(configs, seeds=range(3), name=name).table())

@@ -5,6 +5,7 @@ seeds.  Trials are judged on a validation split of the training samples; the tes
 the best trial and by what it has to beat.
 """
 
+import numpy as np
 import optuna
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -12,8 +13,8 @@ from sklearn.model_selection import train_test_split
 import jcredit as jc
 
 ROUNDS, TRIALS = 3, 8
-digits = load_digits()
-x, x_test, y, y_test = train_test_split(digits.data, digits.target, test_size=0.3, random_state=0)
+x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
+x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0)
 x_train, x_valid, y_train, y_valid = train_test_split(x, y, test_size=0.25, random_state=1)
 network = jc.image_mlp(depth=3, width=32)
 base = jc.Config(
