@@ -25,7 +25,7 @@ CREDITS = {"bp": jc.bp(), "dfa": jc.dfa(), "broadcast": jc.broadcast()}
 
 def main(address: str | None = None, results_dir: str | None = None) -> None:
     """Runs three kinds of credit at two learning rates and four seeds, and prints their table."""
-    cluster = None if address else LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = None if address else LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with tempfile.TemporaryDirectory() as scratch, Client(address or cluster) as client:
         rows = jc.sweep(
             {label: BASE.replace(credit=credit) for label, credit in CREDITS.items()},
