@@ -16,7 +16,7 @@ def _known(flag: str) -> bool:
     """Whether the installed compiler has an option; one it does not have would end the process."""
     for library in Path(str(jaxlib.__file__)).parent.glob("libjax_common*"):
         with library.open() as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return text.find(flag.encode()) >= 0
+            return text.find(b"\0" + flag.encode() + b"\0") >= 0  # a retired one lives on inside other names
     return False
 
 

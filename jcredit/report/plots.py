@@ -60,12 +60,12 @@ def bars(rows: Sequence[Row], metrics: Sequence[str], path: str | Path, title: s
 
 
 def layer_profile(rows: Sequence[Row], metric: str, path: str | Path, title: str = "") -> None:
-    """Writes a panel per block of row["layers"][metric] over depth l / L: mean and range over seeds per label."""
+    """Writes a panel per block of ``row["layers"][metric]`` over depth l / L: mean and range over seeds per label."""
     _line_figure(rows, lambda row: profile_points(row, metric), path, title, "depth (layer / L)", _title(metric))
 
 
 def against(rows: Sequence[Row], curve: str, xs: Sequence[float], path: str | Path, title: str, xlabel: str) -> None:
-    """Writes a panel per block of row["curves"][curve] over the abscissae ``xs``: mean and range over seeds."""
+    """Writes a panel per block of ``row["curves"][curve]`` over the abscissae ``xs``: mean and range over seeds."""
     _line_figure(rows, lambda row: dict(points_at(row, f"curves.{curve}", xs)), path, title, xlabel, _title(curve))
 
 
