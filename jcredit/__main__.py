@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
-from jcredit.parts import known
+from jcredit.parts import brief, known
 from jcredit.report.rows import Rows, read_rows
 from jcredit.study import quotes, reproduce
-from jcredit.study.command import Parser
+from jcredit.study.command import Parser, folder
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, grid_of, in_grid, write_report
 from jcredit.sweeps.door import PRESET as SWEEP
 from jcredit.sweeps.run import Interrupted
@@ -272,7 +272,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not 0 <= hours < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of hours from 0")
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number of hours from 0")
     return hours
 
 
@@ -289,17 +289,19 @@ def _parser() -> Parser:
     rebuilding = commands.add_parser("report", help="rebuild every table.md and figure.png from the rows alone")
     judging = commands.add_parser("claims", help="judge every claim of the study by the rows: CLAIMS.md, claims.json")
     for command in (reproducing, rebuilding, judging):
-        command.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
+        command.add_argument(
+            "--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows are"
+        )
     for command in (listing, reproducing, rebuilding, judging):
         command.add_argument(
-            "--experiments", type=Path, metavar="DIR", help="folder of the scripts (default: ./experiments)"
+            "--experiments", type=folder, metavar="DIR", help="folder of the scripts (default: ./experiments)"
         )
     reproducing.add_argument(
         "--hours", type=_hours, metavar="H",
         help="stop after these, with a checkpoint; 0 shows the list and what is left (default: run to the end)",
     )  # fmt: skip
     reproducing.add_argument("--only", nargs="+", metavar="NAME", help="only these items of the list")
-    reproducing.add_argument("--data-dir", type=Path, metavar="DIR", help="prepared image data")
+    reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help="prepared image data")
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
     rebuilding.add_argument(
         "--check", action="store_true",
@@ -308,7 +310,7 @@ def _parser() -> Parser:
         " for each difference",
     )  # fmt: skip
     rebuilding.add_argument(
-        "--quotes", type=Path, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
+        "--quotes", type=folder, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
     )
     return parser
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError, change, described, paths_of
-from jcredit.files import write_json, write_text
+from jcredit.files import FileError, write_json, write_text
 from jcredit.parts import known
 from jcredit.report import plots
 from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
@@ -27,7 +27,7 @@ from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Variant
 from jcredit.tasks.image_data import DataError
 
-USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, hosts.HostsError)
+USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, FileError, hosts.HostsError)
 CLAIM = re.compile(r"\b[A-Z]{2}\d")
 CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
 
@@ -196,7 +196,8 @@ def chosen(grid: Sequence[Variant], methods: Sequence[str] | None) -> list[Varia
 def preset_name(preset: str, overrides: Mapping[str, Any], estimators: Sequence[str] = ()) -> str:
     """Directory of a preset: what is changed is part of its name, so that the preset's own rows stay its own."""
     own = (re.sub(r"[^\w.=,()-]+", "", spec.replace(":", ".")) for spec in estimators)
-    return "+".join([preset, *(f"{name}={value}" for name, value in overrides.items()), *own])
+    changed = (f"{name}={value}".replace("/", "%2F").replace("\0", "%00") for name, value in overrides.items())
+    return "+".join([preset, *changed, *own])
 
 
 # --- table and figure -------------------------------------------------------------------------------------------------
@@ -238,6 +239,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     grid = grid_of(experiment, args.preset, overrides, args.estimators)
     wanted = chosen(grid, args.methods)
     folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
+    folder.check()
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:

@@ -64,14 +64,14 @@ def sweep(
       Interrupted: on SIGINT or SIGTERM.
     """
     variants, seeds = _lines(configs, vary or {}), _checked_seeds(seeds)
-    if name != Path(name).name:
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     if results_dir is not None:
-        return _labelled(
-            run_sweep(variants, seeds, Folder(Path(results_dir), name, PRESET), **options), variants, seeds
-        )
+        folder = Folder(Path(results_dir), name, PRESET)
+        folder.check()
+        return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
     with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
         try:
             rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)

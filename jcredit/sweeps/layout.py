@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jcredit.files import cache_directory
+from jcredit.files import cache_directory, private_directory
 
 
 class Layout(NamedTuple):
@@ -49,8 +49,12 @@ def use_all_cores() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "xla"))
+    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine.
+
+    Raises:
+      FileError: the folder is not the user's alone: compiled programs are run as they lie there.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(private_directory(cache_directory() / "xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
