@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
-from jcredit.parts import known
+from jcredit.parts import brief, known
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
 from jcredit.study import findings, quotes, reproduce
-from jcredit.study.command import Parser
+from jcredit.study.command import Parser, folder
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, write_report
 from jcredit.study.found import directories, found_in, sections
 from jcredit.sweeps.run import Interrupted
@@ -309,7 +309,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = math.nan
     if not 0 <= hours < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of hours from 0")
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number of hours from 0")
     return hours
 
 
@@ -336,17 +336,19 @@ def _parser() -> Parser:
     rebuilding = commands.add_parser("report", help="rebuild every table.md and figure.png from the rows alone")
     judging = commands.add_parser("claims", help="judge every claim of the study by the rows: CLAIMS.md, claims.json")
     for command in (reproducing, rebuilding, judging):
-        command.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows are")
+        command.add_argument(
+            "--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows are"
+        )
     for command in (listing, reproducing, rebuilding, judging):
         command.add_argument(
-            "--experiments", type=Path, metavar="DIR", help="folder of the scripts (default: ./experiments)"
+            "--experiments", type=folder, metavar="DIR", help="folder of the scripts (default: ./experiments)"
         )
     reproducing.add_argument(
         "--hours", type=_hours, metavar="H",
         help="stop after these, with a checkpoint; 0 shows the list and what is left (default: run to the end)",
     )  # fmt: skip
     reproducing.add_argument("--only", nargs="+", metavar="NAME", help="only these items of the list")
-    reproducing.add_argument("--data-dir", type=Path, metavar="DIR", help="prepared image data")
+    reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help="prepared image data")
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
     rebuilding.add_argument(
         "--check", action="store_true",
@@ -360,7 +362,7 @@ def _parser() -> Parser:
         " needs jcredit[html]",
     )  # fmt: skip
     rebuilding.add_argument(
-        "--quotes", type=Path, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
+        "--quotes", type=folder, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
     )
     watching = commands.add_parser("watch", help="follow running sweeps from outside: how far, how long, curves")
     watching.add_argument("directory", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="results")

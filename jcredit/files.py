@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ log = logging.getLogger("jcredit")
 
 
 class FileError(ValueError):
-    """A value that has no form on disk, or a file that is not what was written; one line that says what is wrong."""
+    """What has no form on disk, is not what was written, or cannot be a place for files; one line that says the fix."""
 
 
 def cache_directory() -> Path:
@@ -33,6 +34,66 @@ def cache_directory() -> Path:
     if chosen := os.environ.get("JCREDIT_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "jcredit"
+
+
+def private_directory(path: Path) -> Path:
+    """The folder, made if need be, that only its owner may enter (0700): what lies there is later run or trusted.
+
+    Raises:
+      FileError: it belongs to somebody else, others may write to it, or it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise FileError(f"cache {path} belongs to user {found.st_uid}, not to you; set JCREDIT_CACHE to a folder of"
+                            " your own")  # fmt: skip
+        if found.st_mode & 0o022:
+            raise FileError(
+                f"cache {path} can be written by others (mode {found.st_mode & 0o777:o}), who could have left anything"
+                " there; delete it, or set JCREDIT_CACHE to another"
+            )
+        if found.st_mode & 0o077:
+            path.chmod(0o700)
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise FileError(f"cache {path} cannot be used ({error.strerror}); set JCREDIT_CACHE to a folder") from error
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Tries to make a folder and a file in it, and leaves nothing behind.
+
+    Raises:
+      FileError: that cannot be done; a file is in the way, a name is too long, a place takes no files.
+    """
+    made: list[Path] = []
+    try:
+        missing = [folder for folder in (path, *path.parents) if not _is_there(folder)]
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".", suffix=".tmp"):
+            pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path} cannot hold results ({why}); name another folder") from error
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another process has put something there
+                folder.rmdir()
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether there is something of this name; unlike ``Path.exists``, an error where that cannot be told."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def plain(value: Any) -> Any:

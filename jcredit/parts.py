@@ -43,6 +43,12 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message names the setting, the value and the fix."""
 
 
+LARGEST_INTEGER = 2**31 - 1
+"""The largest whole number of a setting: arrays are indexed with int32."""
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+"""Magnitudes between which float32 holds a number to full precision; below, compiled programs compute with zero."""
+
+
 class Bound(NamedTuple):
     """The range of a number, and whether it is swept."""
 
@@ -103,6 +109,15 @@ class Arrays(tuple):
 Description = Literal["full", "static", "key"]
 
 
+def brief(value: Any) -> str:
+    """A value as an error shows it: on one line, and not without end."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python writes out
+        return "<an integer of over 4300 digits>"
+    return text if len(text) <= 120 else f"{text[:60]} ... {text[-20:]}"
+
+
 # --- one setting ------------------------------------------------------------------------------------------------------
 
 
@@ -142,34 +157,45 @@ class Setting(NamedTuple):
         """
         name, kind = self.name, self.type
         if self.choices:
-            if value not in self.choices or isinstance(value, bool) != isinstance(self.choices[0], bool):
-                raise ConfigError(f"{name}={value!r} is unknown; choose one of: {', '.join(map(str, self.choices))}")
+            same = isinstance(value, type(self.choices[0])) and isinstance(value, bool) == isinstance(
+                self.choices[0], bool
+            )
+            if not same or value not in self.choices:
+                raise ConfigError(
+                    f"{name}={brief(value)} is unknown; choose one of: {', '.join(map(str, self.choices))}"
+                )
         elif kind is bool:
             if not isinstance(value, bool):
-                raise ConfigError(f"{name}={value!r} must be True or False")
+                raise ConfigError(f"{name}={brief(value)} must be True or False")
         elif kind in (int, float):
             return self._number(value)
         elif isinstance(value, Part) and self.kind is not None and value.kind != self.kind.name:
             raise ConfigError(f"{name}={value!r} is no {self.kind.name} but a part of kind {value.kind}")
         elif not isinstance(value, kind):
             wanted = getattr(kind, "__name__", str(kind))
-            raise ConfigError(f"{name}={value!r} must be of type {wanted}{'; call its factory' * callable(value)}")
+            raise ConfigError(f"{name}={brief(value)} must be of type {wanted}{'; call its factory' * callable(value)}")
         return value
 
-    def _number(self, value: Any) -> int | float:
-        name, bound = self.name, self.bound
+    def _number(self, value: Any, text: str | None = None) -> int | float:
+        """The number, checked; where it was typed, errors have the text."""
+        bound = self.bound
         if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int if self.type is int else int | float):
-            raise ConfigError(f"{name}={value!r} must be a{'n integer' if self.type is int else ' number'}")
-        if self.type is float and (not math.isfinite(value) or abs(value) > 3e38):
-            raise ConfigError(f"{name}={value} is not finite in float32; give an ordinary number")
+            raise ConfigError(f"{self.name}={brief(value)} must be a{'n integer' if self.type is int else ' number'}")
+        where = f"{self.name}={brief(value) if text is None else brief(text)[1:-1]}"
+        if self.type is float and not abs(value) <= LARGEST:  # nan too; whole numbers of any length compare
+            raise ConfigError(f"{where} is not finite in float32; give an ordinary number")
+        if self.type is float and 0 < abs(value) < SMALLEST:
+            raise ConfigError(f"{where} is zero in float32; give 0 or at least {SMALLEST:.2g} in size")
+        if self.type is int and abs(value) > LARGEST_INTEGER:
+            raise ConfigError(f"{where} is too large; give at most {LARGEST_INTEGER}")
         if bound.low == 0 and bound.high == 1 and not 0 <= value <= 1:
-            raise ConfigError(f"{name}={value} must lie between 0 and 1")
+            raise ConfigError(f"{where} must lie between 0 and 1")
         if value < bound.low or value > bound.high or (bound.open and value == bound.low):
             positive = bound.open or bound.low == 1
             least = "zero or more" if bound.low == 0 else f"at least {bound.low}"
-            raise ConfigError(f"{name}={value} must be {'positive' if positive else least}")
+            raise ConfigError(f"{where} must be {'positive' if positive else least}")
         return float(value) + 0.0 if self.type is float else value  # -0.0 is 0.0
 
     def parsed(self, text: str) -> Any:
@@ -182,15 +208,15 @@ class Setting(NamedTuple):
             return self.checked(next((c for c in self.choices if str(c) == text), text))
         if self.type is bool:
             if text.lower() not in ("true", "false"):
-                raise ConfigError(f"{self.name}={text!r} must be true or false")
+                raise ConfigError(f"{self.name}={brief(text)} must be true or false")
             return text.lower() == "true"
         try:
-            return self.checked(self.type(text))
+            return self._number(self.type(text), text) if self.type in (int, float) else self.checked(self.type(text))
         except ConfigError:
             raise
         except (ValueError, TypeError, OverflowError):
             kind = {int: "an integer", float: "a number"}.get(self.type, "set from Python")
-            raise ConfigError(f"{self.name}={text!r} must be {kind}") from None
+            raise ConfigError(f"{self.name}={brief(text)} must be {kind}") from None
 
 
 def _declared(name: str, annotation: Any, default: Any, doc: str) -> Setting:
@@ -442,7 +468,7 @@ def known(what: str, name: str, names: Any) -> None:
         return
     near = difflib.get_close_matches(str(name), list(names), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
-    raise ConfigError(f"{what} {name!r} is unknown; {hint}")
+    raise ConfigError(f"{what} {brief(name)} is unknown; {hint}")
 
 
 def estimator(function: Callable) -> Factory:

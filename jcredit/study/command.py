@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import PARTS, Config, ConfigError, parts_of, paths_of, settings
-from jcredit.parts import Part, Setting
+from jcredit.parts import LARGEST_INTEGER, Part, Setting, brief
 
 SHOWN_VALUES = 5
 
@@ -17,12 +18,18 @@ SHOWN_VALUES = 5
 class Parser(argparse.ArgumentParser):
     """One clear line per error; unknown options come with the nearest known one."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # argparse takes -1e3 and -inf for options and then does not name them; here they are values, which are judged.
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
     def error(self, message: str):
         """Exits with status 2 and one line."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             known = [s for action in self._actions for s in action.option_strings]
-            near = difflib.get_close_matches(unknown.split()[0].split("=")[0], known, n=1)
+            near = difflib.get_close_matches((unknown.split() or [""])[0].split("=")[0], known, n=1)
+            message = f"unrecognized arguments: {brief(unknown)[1:-1] if unknown else repr(unknown)}"
             message = f"{message}; {f'did you mean {near[0]}?' if near else '--help lists all options'}"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
@@ -30,22 +37,42 @@ class Parser(argparse.ArgumentParser):
 # --- what texts stand for ---------------------------------------------------------------------------------------------
 
 
+def _whole(text: str, least: int, wanted: str) -> int:
+    """A whole number from ``least`` to 2^31 - 1, written in plain digits."""
+    digits = text.lstrip("0") or "0"
+    if not (text.isascii() and text.isdigit()) or len(digits) > 10 or not least <= int(digits) <= LARGEST_INTEGER:
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be {wanted} to {LARGEST_INTEGER}")
+    return int(digits)
+
+
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive whole number")
-    return int(text)
+    return _whole(text, 1, "a positive whole number, 1")
 
 
 def _count_or_auto(text: str) -> int | None:
-    if text != "auto" and (not text.isdigit() or int(text) < 1):
-        raise argparse.ArgumentTypeError(f"{text!r} must be auto or a positive whole number")
-    return None if text == "auto" else int(text)
+    return None if text == "auto" else _whole(text, 1, "auto or a positive whole number, 1")
 
 
 def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to {2**31 - 1}")
-    return int(text)
+    return _whole(text, 0, "a whole number from 0")
+
+
+def _rate(text: str) -> float:
+    """What a device has: a number a plan can divide by."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1e-6 <= value <= 1e12:
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number from 1e-6 to 1e12")
+    return value
+
+
+def folder(text: str) -> Path:
+    """A folder as it is named; no name, or one that no file system takes, is refused."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be the name of a folder; . is the current one")
+    return Path(text)
 
 
 # --- options for settings ---------------------------------------------------------------------------------------------
@@ -178,9 +205,9 @@ def _add_run_options(group: Any, minutes: Mapping[str, str]) -> None:
         help="an estimator of your own as one more line of every block, trained as its first line is (its longest,"
         " where they differ); with settings: \"MODULE:FACTORY(rank=8, how='x')\"; can be given again",
     )
-    add("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where rows go")
+    add("--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows go")
     add("--fresh", action="store_true", help="start over, in a new folder DIR/fresh-N of its own; nothing is deleted")
-    add("--data-dir", type=Path, metavar="DIR", help="prepared image data (default: TFDS_DATA_DIR)")
+    add("--data-dir", type=folder, metavar="DIR", help="prepared image data (default: TFDS_DATA_DIR)")
     add(
         "--seeds-per-batch",
         type=_count_or_auto,
@@ -195,8 +222,8 @@ def _add_plan_options(group: Any) -> None:
     add: Callable[..., Any] = group.add_argument
     add("--plan", action="store_true", help="print runs per device, bytes, FLOPs, time; run nothing")
     add("--devices", type=_count, metavar="N", help="devices to plan for")
-    add("--device-gib", type=float, metavar="X", help="memory of a device to plan for")
-    add("--device-gflops", type=float, metavar="X", help="float32 matmul rate of a device to plan for")
+    add("--device-gib", type=_rate, metavar="X", help="memory of a device to plan for")
+    add("--device-gflops", type=_rate, metavar="X", help="float32 matmul rate of a device to plan for")
 
 
 def _add_cluster_options(group: Any) -> None:

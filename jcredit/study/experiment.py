@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError, change, credit_depth, described, paths_of
-from jcredit.files import write_json, write_text
+from jcredit.files import FileError, write_json, write_text
 from jcredit.parts import known
 from jcredit.report import plots, terminal
 from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
@@ -33,7 +33,7 @@ from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Variant
 from jcredit.tasks.image_data import DataError
 
-USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, ClusterError)
+USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, FileError, ClusterError)
 CLAIM = re.compile(r"\b[A-Z]{2}\d")
 CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
 
@@ -202,7 +202,8 @@ def chosen(grid: Sequence[Variant], methods: Sequence[str] | None) -> list[Varia
 def preset_name(preset: str, overrides: Mapping[str, Any], estimators: Sequence[str] = ()) -> str:
     """Directory of a preset: what is changed is part of its name, so that the preset's own rows stay its own."""
     own = (re.sub(r"[^\w.=,()-]+", "", spec.replace(":", ".")) for spec in estimators)
-    return "+".join([preset, *(f"{name}={value}" for name, value in overrides.items()), *own])
+    changed = (f"{name}={value}".replace("/", "%2F").replace("\0", "%00") for name, value in overrides.items())
+    return "+".join([preset, *changed, *own])
 
 
 # --- table and figure -------------------------------------------------------------------------------------------------
@@ -253,6 +254,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     if args.fresh:
         args.results_dir = _fresh(args.results_dir, only_named=args.plan)
     folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
+    folder.check()
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:

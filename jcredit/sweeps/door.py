@@ -76,15 +76,15 @@ def sweep(
     if executor is not None and results_dir is None:
         raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
     variants, seeds = _lines(configs, vary or {}), _checked_seeds(seeds)
-    if name != Path(name).name:
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
     if results_dir is not None:
-        return _labelled(
-            run_sweep(variants, seeds, Folder(Path(results_dir), name, PRESET), **options), variants, seeds
-        )
+        folder = Folder(Path(results_dir), name, PRESET)
+        folder.check()
+        return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
     with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
         try:
             rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jcredit.files import cache_directory
+from jcredit.files import cache_directory, private_directory
 from jcredit.sweeps.compiled import set_damaged_aside
 
 
@@ -54,8 +54,12 @@ _CACHE = "jax_compilation_cache_dir"
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine."""
-    directory = cache_directory() / "xla"
+    """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine.
+
+    Raises:
+      FileError: the folder is not the user's alone: compiled programs are run as they lie there.
+    """
+    directory = private_directory(cache_directory() / "xla")
     with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
         set_damaged_aside(directory)
     jax.config.update(_CACHE, str(directory))

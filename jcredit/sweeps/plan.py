@@ -6,17 +6,23 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jcredit.config import Config, parts_of
+from jcredit.parts import ConfigError
 from jcredit.sweeps.cost import matmul_flops, memory_of
 from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.training import Run, epoch_and_scores
 
 EFFICIENCY = 0.5
 """Share of the matmul rate a run is assumed to reach (results/benchmark shows what it reaches on two CPU cores)."""
+
+
+LARGE = 0.05
+"""Share of a device's memory from which on a program is compiled to learn whether it fits."""
 
 
 class Device(NamedTuple):
@@ -56,21 +62,88 @@ class Program(NamedTuple):
         return share * self.epochs * self.flops / (device.flops * EFFICIENCY)
 
 
+def device_memory() -> float:
+    """Bytes of each of this machine's devices; the cores of a CPU share its memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    shared = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return stats.get("bytes_limit") or shared / jax.local_device_count()
+
+
+def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None) -> None:
+    """Refuses runs that the memory cannot hold; nothing is allocated.
+
+    First by a lower bound, from shapes: parameters, moments of both optimisers, the estimator, data, and one batch's
+    h_0..h_L.  Where that takes a twentieth of the memory or more, the program is compiled for what it takes in fact.
+
+    Args:
+      run: one of them.
+      runs: how many share its program.
+      device: bytes of a device, and how many devices there are (None: this machine's).
+
+    Raises:
+      ConfigError: naming the largest array, the settings that make it and what there is.
+    """
+    memory, devices = device or (device_memory(), jax.local_device_count())
+    key, hp, config = jax.random.key(0), run.hparams(run.config), run.config
+    try:
+        state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
+    except (OverflowError, TypeError, ValueError, MemoryError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{_sizes(config)}: no arrays of such sizes ({type(error).__name__}); lower one") from error
+    blocks, embed = state.params.blocks, state.params.embed
+    depth = jax.tree.leaves(blocks)[0].shape[0] if jax.tree.leaves(blocks) else 0
+    width = max((leaf.shape[-1] for leaf in jax.tree.leaves(embed) if leaf.ndim), default=0)
+    shape = depth + 1, config.batch_size, width
+    arrays = {**_arrays("state", state), **_arrays("data", data), "hidden states": (shape, 4 * math.prod(shape))}
+    fixed = sum(size for name, (_, size) in arrays.items() if name.startswith("data")) if run.shared_data else 0
+    share = -(-runs // devices)
+    need = fixed + share * (sum(size for _, size in arrays.values()) - fixed)
+    if LARGE * memory < need <= memory:
+        program = program_of(run)
+        need = program.shared_bytes + share * program.run_bytes
+    if need > memory:
+        name, (shape, size) = max(arrays.items(), key=lambda item: item[1][1])
+        raise ConfigError(
+            f"{_sizes(config, shape)}: {config.credit.name} needs at least {_readable(need)} for {share} run"
+            f"{'s' * (share > 1)}, {_readable(size)} of it for {name} {list(shape)}, and a device has"
+            f" {_readable(memory)}; lower it{', or run fewer seeds' * (share > 1)}"
+        )
+
+
+def _arrays(name: str, tree: Any) -> dict[str, tuple[tuple[int, ...], int]]:
+    """{where in the tree: (shape, bytes)}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        f"{name}{jax.tree_util.keystr(path)}": (leaf.shape, math.prod(leaf.shape) * leaf.dtype.itemsize)
+        for path, leaf in leaves
+    }
+
+
+def _sizes(config: Config, shape: Sequence[int] | None = None) -> str:
+    """The whole numbers of a configuration that an array's shape shows, the largest of all where it shows none."""
+    found = {f"{path}.{name}": value for path, part in parts_of(config) for name, value in part.bound}
+    found = {n: v for n, v in {**found, "batch_size": config.batch_size}.items() if type(v) is int}
+    shown = {name: value for name, value in found.items() if value > 1 and {value, value + 1} & set(shape or ())}
+    named = shown or {name: value for name, value in found.items() if value == max(found.values())}
+    most = max(named.values())
+    return ", ".join(f"{name}={value}" for name, value in named.items() if value == most)
+
+
+def _readable(size: float) -> str:
+    power = min(int(math.log2(max(size, 1))) // 10, 6)
+    return f"{size / 2 ** (10 * power):.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[power]}"
+
+
 def this_device() -> Device:
     """The devices of this machine, their float32 rate measured with one short matrix product."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats() or {}
-    # The cores of a CPU share its memory.
-    memory = stats.get("bytes_limit") or (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
-    )
     size, products = 1024, 4
     chain = jax.jit(lambda x: jax.lax.fori_loop(0, products, lambda _, y: y @ x, x))
     x = jnp.eye(size)
     chain(x).block_until_ready()
     start = time.perf_counter()
     chain(x).block_until_ready()
-    return Device(memory, products * 2 * size**3 / (time.perf_counter() - start), jax.local_device_count())
+    return Device(device_memory(), products * 2 * size**3 / (time.perf_counter() - start), jax.local_device_count())
 
 
 def program_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Program:

@@ -87,9 +87,9 @@ class Progress(NamedTuple):
 # --- divergence -------------------------------------------------------------------------------------------------------
 
 
-def first_bad_epoch(losses: Iterable[float], estimator_losses: Iterable[float]) -> int | None:
-    """The first epoch (from 1) whose mean loss or estimator loss is not finite."""
-    for epoch, values in enumerate(zip(losses, estimator_losses, strict=True), 1):
+def first_bad_epoch(*curves: Iterable[float]) -> int | None:
+    """The first epoch (from 1) at which one of these curves is not finite: mean losses, the loss after the epoch."""
+    for epoch, values in enumerate(zip(*curves, strict=True), 1):
         if not all(math.isfinite(v) for v in values):
             return epoch
     return None
@@ -134,7 +134,8 @@ def make_row(
         name: [entry[name][0] if name in entry else None for entry in history] for name in names
     }
     est_losses = curves.get("estimator_loss", [0.0] * len(history))
-    bad = first_bad_epoch(curves["train_loss"], est_losses)
+    # An epoch's mean takes every step's loss along; what the last step did is seen by the evaluation after it.
+    bad = first_bad_epoch(curves["train_loss"], est_losses, curves["test_loss"])
     flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
     flags += ["worse_than_nothing"] if bad is None and worse_than_nothing(curves) else []
     return plain({

@@ -196,7 +196,10 @@ def _programs(
     programs = []
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
+        plan.check_fits(run, len(group))
         check_run(run)
+        if (followup := group[0].variant.followup) is not None:
+            followup.check(run)
         programs.append(Program(group, run, folder))
     return programs
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from jcredit.config import Config, change, config_hash, digest, paths_of
-from jcredit.parts import ConfigError, Description, Part
+from jcredit.files import FileError, check_writable
+from jcredit.parts import ConfigError, Description, Part, brief
 
 USUAL_EPOCHS = (1, 3, 20)
 """Epochs every network that others start from keeps, beside its last one."""
@@ -86,6 +90,16 @@ class Followup(NamedTuple):
     name: str
     build: Callable[..., Callable]
     settings: Any
+
+    def check(self, run: Any) -> None:
+        """Traces it on a run, so that samples it lacks are said before anything is trained.
+
+        Raises:
+          ConfigError: it cannot be measured on such a run.
+        """
+        key, hp = jax.random.key(0), run.hparams(run.config)
+        state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
+        jax.eval_shape(self.build(run, self.settings), state, hp, data)
 
     def described(self, how: Description = "full") -> dict[str, Any]:
         """Plain JSON values that identify it; ``how`` as in ``Part.described``."""
@@ -173,6 +187,25 @@ class Folder(NamedTuple):
     def rows(self) -> Path:
         """Its rows."""
         return self.directory / "rows.jsonl"
+
+    def check(self) -> None:
+        """Tries, before anything is compiled, whether rows can be written there and nowhere else.
+
+        Raises:
+          ConfigError: they cannot: a name with a path in it, a link that leads elsewhere, a place that takes no files.
+        """
+        for name in (self.experiment, self.preset):
+            if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
+                raise ConfigError(f"results folder {brief(name)} must be a plain name, without a path")
+        try:
+            root = Path(self.results_dir).resolve()
+            for place in (self.directory, self.rows, self.unfinished, root / "cache"):
+                if not place.resolve().is_relative_to(root):
+                    raise ConfigError(f"{place} leads out of the results directory {root}, to {place.resolve()}; remove"
+                                      " that link")  # fmt: skip
+            check_writable(self.directory)
+        except (FileError, OSError, RuntimeError) as error:
+            raise ConfigError(f"results_dir={brief(str(self.results_dir))}: {error}") from error
 
     @property
     def unfinished(self) -> Path:

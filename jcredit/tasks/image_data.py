@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import cache_directory, set_aside
+from jcredit.files import FileError, cache_directory, private_directory, set_aside
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
@@ -102,12 +102,13 @@ def load_images(
     root, setting = _data_root(data_dir)
     with _quiet_tfds(progress) as tfds:
         builder = _open(tfds, name, root, setting)
-        cache = _cache_dir(cache_dir) / f"{name}-{builder.version}-{_fingerprint(tfds, builder)}.npz"
-        counts = _counts(builder)
-        arrays = _read_cache(cache, name, counts)
+        counts, folder = _counts(builder), _cache_dir(cache_dir)
+        cache = folder and folder / f"{name}-{builder.version}-{_fingerprint(tfds, builder)}.npz"
+        arrays = cache and _read_cache(cache, name, counts)
         if arrays is None:
             arrays = _check(_decode(builder, name, progress), name, counts)
-            _write_cache(cache, arrays)
+            if cache is not None:
+                _write_cache(cache, arrays)
     return arrays
 
 
@@ -292,8 +293,14 @@ def _check(arrays: ImageArrays, name: str, counts: tuple[int, int]) -> ImageArra
     return arrays
 
 
-def _cache_dir(cache_dir: str | Path | None) -> Path:
-    return cache_directory() if cache_dir is None else Path(cache_dir).expanduser()
+def _cache_dir(cache_dir: str | Path | None) -> Path | None:
+    """Where decoded images are kept; None, with a warning, where the folder is not the user's alone."""
+    try:
+        folder = cache_directory() if cache_dir is None else Path(cache_dir).expanduser()
+        return private_directory(folder) if os.path.exists(folder) else folder  # made when there is something to keep
+    except FileError as error:
+        warnings.warn(f"no image cache: {error}", stacklevel=3)
+        return None
 
 
 def _fingerprint(tfds: Any, builder: Any) -> str:
@@ -327,13 +334,13 @@ def _write_cache(path: Path, arrays: ImageArrays) -> None:
     """Writes atomically; a folder that cannot be written costs the next run a decoding, nothing else."""
     temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # unique: several runs may start at once
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_directory(path.parent)
         with temporary.open("xb") as file:
             np.savez(file, allow_pickle=False, **arrays._asdict())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, FileError) as error:
         warnings.warn(f"no image cache in {path.parent} ({_cause(error)}); set JCREDIT_CACHE", stacklevel=3)
     finally:
         if os.path.exists(temporary):

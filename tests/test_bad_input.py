@@ -1,0 +1,130 @@
+"""Bad input that once ended in a traceback, in silence, or in the kernel's killer: one line, field, value, status 2."""
+
+import jax
+import pytest
+from helpers import refused, tiny
+
+import jcredit as jc
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.sweeps import plan, program
+from jcredit.sweeps.variants import Followup, Variant
+from jcredit.training import make_run
+
+TINY = tiny(jc.frozen(), depth=2, epochs=1)
+LONG = "9" * 400
+
+
+def experiment(*variants):
+    preset = Preset((0,), variants or (Variant("frozen", TINY),), "a moment")
+    return Experiment(
+        "tiny", "?", "0", "A tiny experiment.", {"quick": preset}, TableSpec("T", credit_columns()), default_figure("T")
+    )
+
+
+@pytest.fixture
+def compiles_nothing(monkeypatch):
+    monkeypatch.setattr(program, "_compile", lambda *_: pytest.fail("it was compiled"))
+
+
+@pytest.mark.usefixtures("compiles_nothing")
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--epochs", LONG], ["epochs", "999", "2147483647"]),
+        (["--learning-rate", LONG], ["learning_rate", "999", "float32"]),
+        (["--learning-rate", "1e39"], ["learning_rate", "1e39", "not finite in float32"]),
+        (["--learning-rate", "1e400"], ["learning_rate", "1e400"]),
+        (["--learning-rate", "1e-60"], ["learning_rate", "1e-60", "zero in float32"]),
+        (["--learning-rate", "-1e-3"], ["learning_rate", "-1e-3", "positive"]),
+        (["--learning-rate", "-inf"], ["learning_rate", "-inf"]),
+        (["--depth", "9" * 5000], ["depth", "999", "integer"]),
+        (["--width", "10000000"], ["network.width=10000000", "TiB", "lower"]),
+        (["--depth", "1000000000"], ["network.depth=1000000000", "TiB", "lower"]),
+        (["--plan", "--device-gib", "nan"], ["--device-gib", "nan"]),
+        (["--plan", "--device-gib", "inf"], ["--device-gib", "inf"]),
+        (["--plan", "--device-gflops", "0"], ["--device-gflops", "'0'"]),
+        (["--plan", "--device-gflops", "1e-300"], ["--device-gflops", "1e-300"]),
+        (["--results-dir", ""], ["--results-dir", "''"]),
+        (["--data-dir", " "], ["--data-dir", "' '"]),
+        (["--results-dir", "/dev/null/x"], ["results_dir", "/dev/null/x"]),
+        (["--results-dir", "/proc/x"], ["results_dir", "/proc/x"]),
+        (["--results-dir", "n" * 300], ["results_dir", "nnn", "too long"]),
+        (["--seeds", LONG], ["--seeds", "999"]),
+        (["--seeds", "²"], ["--seeds", "²"]),
+        (["--devices", LONG], ["--devices", "999"]),
+        (["--seeds-per-batch", "9" * 5000], ["--seeds-per-batch", "999"]),
+    ],
+)
+def test_it_is_one_line_that_names_field_and_value(capsys, tmp_path, argv, named):
+    with pytest.raises(SystemExit) as exit_:
+        main(experiment(), ["--results-dir", str(tmp_path), *argv])
+    text = capsys.readouterr()
+    assert exit_.value.code == 2 and text.out == "" and len(text.err.splitlines()) == 1, text.err
+    assert all(word in text.err for word in named) and len(text.err) < 500, text.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["long", "negative", "longer"])
+def test_integers_of_any_length_are_refused_in_python(value):
+    refused(lambda: jc.Config(learning_rate=value), "learning_rate=.* (is not finite in float32|over 4300)")
+    refused(lambda: jc.Config(epochs=value), "epochs=")
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_and_zero_is_not():
+    refused(lambda: jc.Config(learning_rate=1e-60), "learning_rate=1e-60 is zero in float32")
+    refused(lambda: jc.Config(clip=-1e-45), "clip=-1e-45 is zero in float32")
+    assert jc.Config(clip=0).clip == 0 and jc.Config(learning_rate=1.2e-38).learning_rate == 1.2e-38
+
+
+@pytest.mark.usefixtures("compiles_nothing")
+def test_sizes_that_cannot_fit_are_refused_in_python():
+    refused(lambda: jc.sweep({"a": TINY.replace(width=10_000_000)}, [0]), "network.width=10000000: frozen needs .* TiB")
+
+
+def test_the_bound_counts_every_run_and_the_data_once():
+    # one run: data 48 x 128 floats, labels; more runs of a small memory do not fit, fewer do
+    run = make_run(TINY)
+    state, hp = jax.eval_shape(run.init, jax.random.key(0), run.hparams(TINY)), run.hparams(TINY)
+    data = jax.eval_shape(run.data, jax.random.key(0), hp)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, data)))
+    hidden = (2 + 1) * 8 * 16 * 4
+    assert not run.shared_data
+    refused(lambda: plan.check_fits(run, 4, (4 * (size + hidden) - 1, 1)), "needs at least .* for 4 runs.*fewer seeds")
+    plan.check_fits(run, 4, (100 * (size + hidden), 1))
+    plan.check_fits(run, 400, (1000 * (size + hidden), 4))
+
+
+def test_a_program_that_the_bound_leaves_open_is_compiled_for_what_it_takes():
+    run = make_run(TINY)
+    taken = plan.program_of(run)
+    refused(lambda: plan.check_fits(run, 1, (taken.run_bytes - 1, 1)), "needs at least")
+    plan.check_fits(run, 1, (taken.run_bytes, 1))
+
+
+def test_what_a_followup_lacks_is_said_before_training(monkeypatch, tmp_path):
+    def build(run, settings):
+        def measure(state, hp, data):
+            if data.test_x.shape[0] < 1000:
+                raise jc.ConfigError(f"{data.test_x.shape[0]} evaluation samples are too few; raise test_size")
+            return {"metrics": {}, "curves": {}}
+
+        return measure
+
+    class Nothing(tuple):
+        def _asdict(self):
+            return {}
+
+    monkeypatch.setattr(program, "_compile", lambda *_: pytest.fail("it was compiled"))
+    with pytest.raises(SystemExit) as exit_:
+        main(experiment(Variant("f", TINY, followup=Followup("f", build, Nothing()))), ["--results-dir", str(tmp_path)])
+    assert exit_.value.code == 2 and not list(tmp_path.rglob("rows.jsonl"))
+
+
+def test_a_run_that_diverges_is_flagged_and_stops_no_sweep(tmp_path):
+    good = tiny(jc.bp(), depth=2, epochs=2, optimizer="sgd")
+    rows = jc.sweep({"good": good, "bad": good.replace(learning_rate=1e30)}, [0], results_dir=tmp_path, progress=False)
+    by_label = {row["label"]: row for row in rows}
+    assert by_label["good"]["status"] == "ok" and by_label["good"]["metrics"]["test_loss"] > 0
+    assert by_label["bad"]["status"] == "diverged" and by_label["bad"]["metrics"] == {}
+    assert by_label["good"]["timing"]["runs_in_program"] == 2  # side by side in one program
