@@ -5,9 +5,6 @@ effects of perturbations.  Nothing is registered or subclassed; sweeps, diagnost
 """
 
 import functools
-import inspect
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +82,3 @@ def test_its_settings_are_as_ours():
     assert swept == {"terminal_weight", "learning_rate"}
     assert learned_feedback.settings["directions"].doc == "perturbations of a sample in each step."
     assert part.name == "test_own_estimator.learned_feedback" and len(part.described()["source"]) == 12
-
-
-def test_the_readme_shows_this_very_estimator():
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
-    shown = next(block for block in blocks if "def learned_feedback" in block)
-    assert inspect.getsource(learned_feedback.function) in shown + "\n"
