@@ -28,14 +28,14 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Series:
 
 
 def curve_points(row: Row, name: str) -> dict[float, float]:
-    """Epoch -> number of row["curves"][name]; one entry more than epochs: it starts before training, at epoch 0."""
+    """Epoch -> number of ``row["curves"][name]``; one entry more than epochs: it starts before training, at epoch 0."""
     length = len((row.get("curves") or {}).get(name) or [])
     first = 0 if length == row.get("epochs", length) + 1 else 1
     return dict(points_at(row, f"curves.{name}", [float(first + i) for i in range(length)]))
 
 
 def profile_points(row: Row, name: str) -> dict[float, float]:
-    """Depth l / L -> number of row["layers"][name].
+    """Depth l / L -> number of ``row["layers"][name]``.
 
     Scores of credit have an entry for each h_0..h_{L-1} and start at l = 0, like profiles with L + 1 entries; any other
     profile of L entries belongs to the blocks' outputs and starts at l = 1.
