@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.losses.perturbation import Probe, measure
-from jcredit.numerics import cosine, pearson, rms_normalise
+from jcredit.numerics import clamped_cosine, cosine, norm, pearson, rms_normalise
 from jcredit.types import Array, Context, Env, Key
 
 RHO_DIRECTIONS = 32
@@ -76,9 +76,7 @@ def clamped_gamma(a_BxD: Array, delta_BxD: Array) -> Array:
 
     Where gradients are small it falls short of 1 even for the gradient itself: the study's BP had .940.
     """
-    dots = jnp.sum(a_BxD * delta_BxD, axis=-1)
-    norms = jnp.linalg.norm(a_BxD, axis=-1) * jnp.linalg.norm(delta_BxD, axis=-1)
-    return jnp.mean(dots / jnp.maximum(norms, CLAMP))
+    return jnp.mean(clamped_cosine(a_BxD, delta_BxD, CLAMP))
 
 
 def difference_noise(env: Env, ctx: Context, delta_BxD: Array, epsilon: Array | float) -> Array:
@@ -89,7 +87,7 @@ def difference_noise(env: Env, ctx: Context, delta_BxD: Array, epsilon: Array | 
     """
     loss_B = env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B)
     spacing_B = jnp.nextafter(loss_B, jnp.full_like(loss_B, jnp.inf)) - loss_B
-    effect_B = jnp.linalg.norm(delta_BxD, axis=-1) * delta_BxD.shape[-1] ** -0.5
+    effect_B = norm(delta_BxD) * delta_BxD.shape[-1] ** -0.5
     return jnp.median(spacing_B / epsilon / jnp.maximum(effect_B, jnp.finfo(effect_B.dtype).tiny))
 
 
@@ -132,8 +130,8 @@ def score_credit(
             "rho_one_sided": rho(env, ctx, layer, a, layer_key, "one_sided", rho_epsilon),
             "difference_noise": difference_noise(env, ctx, delta, rho_epsilon),
             "nudge": nudge(env, ctx, layer, a, nudge_eta),
-            "credit_norm": jnp.mean(jnp.linalg.norm(a, axis=-1)),
-            "delta_norm": jnp.mean(jnp.linalg.norm(delta, axis=-1)),
+            "credit_norm": jnp.mean(norm(a)),
+            "delta_norm": jnp.mean(norm(delta)),
         }
 
     # One layer after the other: L x M x B x D tangents at once would not fit the 12-block networks.

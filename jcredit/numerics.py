@@ -54,6 +54,32 @@ def _unit_scale(a: Array, axis: int | tuple[int, ...]) -> Array:
     return a / jnp.where(largest > 0, largest, 1.0)
 
 
+def _binary_scale(a: Array) -> Array:
+    """The power of two at or below the largest magnitude along the last axis, kept as 1; 1 where all is zero.
+
+    Division by it is exact, so that whatever neither under- nor overflows without it has the same bits with it.
+    """
+    largest = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
+    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))
+    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+
+
+def norm(a_BxD: Array) -> Array:
+    """Euclidean norm over the last axis, exact at any scale.  Drops the last axis."""
+    scale_Bx1 = _binary_scale(a_BxD)
+    return jnp.linalg.norm(a_BxD / scale_Bx1, axis=-1) * scale_Bx1[..., 0]
+
+
+def clamped_cosine(a_BxD: Array, b_BxD: Array, least: float) -> Array:
+    """<a, b> / max(||a|| ||b||, least) over the last axis, exact at any scale.  Drops the last axis."""
+    scale_a, scale_b = _binary_scale(a_BxD), _binary_scale(b_BxD)
+    a, b = a_BxD / scale_a, b_BxD / scale_b
+    dots, norms = jnp.sum(a * b, axis=-1), jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
+    back = lambda x: x * scale_a[..., 0] * scale_b[..., 0]  # noqa: E731
+    clamped = back(norms) < least  # zero vectors among them
+    return jnp.where(clamped, back(dots) / jnp.maximum(back(norms), least), dots / jnp.where(norms > 0, norms, 1.0))
+
+
 def cosine(a_BxD: Array, b_BxD: Array) -> Array:
     """Cosine over the last axis, exact at any scale; 0 where either vector is zero.  Drops the last axis."""
     a, b = _unit_scale(a_BxD, -1), _unit_scale(b_BxD, -1)

@@ -9,10 +9,12 @@ from helpers import normal, relative
 from jcredit.numerics import (
     batch_normalise,
     clamp,
+    clamped_cosine,
     clip_by_norm,
     cosine,
     layer_norm,
     layer_norm_tangent,
+    norm,
     pearson,
     rms_normalise,
     scale_free,
@@ -59,6 +61,23 @@ def test_gradient_of_cosine(scale):
     expected = (unit_b - exact_cosine(A, B)[:, None] * unit_a) / np.linalg.norm(A, axis=-1, keepdims=True)
     found = jax.grad(lambda x: jnp.sum(cosine(x, b)))(a)
     assert relative(np.asarray(found, np.float64) * scale, expected) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e37])
+def test_norm_is_exact_at_any_scale(scale):
+    found = norm(jnp.asarray(scale * A, jnp.float32))
+    np.testing.assert_allclose(np.asarray(found, np.float64), scale * np.linalg.norm(A, axis=-1), rtol=3e-7)
+
+
+def test_norm_and_clamped_cosine_have_the_bits_of_the_plain_formula_where_that_is_exact():
+    a, b = jnp.asarray(1e-4 * A, jnp.float32), jnp.asarray(1e-4 * B, jnp.float32)  # products about 7e-8
+    norms = jnp.linalg.norm(a, axis=-1), jnp.linalg.norm(b, axis=-1)
+    np.testing.assert_array_equal(norm(a), norms[0])
+    for least in (1e-8, 7e-8, 1e-3):  # none, some, all are clamped
+        plain = jnp.sum(a * b, axis=-1) / jnp.maximum(norms[0] * norms[1], least)
+        np.testing.assert_array_equal(clamped_cosine(a, b, least), plain)
+    np.testing.assert_array_equal(norm(jnp.zeros((2, 3))), 0)
+    np.testing.assert_array_equal(clamped_cosine(jnp.zeros((2, 3)), jnp.ones((2, 3)), 1e-8), 0)
 
 
 def test_pearson_is_the_correlation_coefficient():
