@@ -46,11 +46,12 @@ from jcredit.training import check_run, make_run
 # --- every factory of ours, and every setting -------------------------------------------------------------------------
 
 FACTORIES: list[Factory] = [
-    jc.bp, jc.broadcast, jc.dfa, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape, jc.kolen_pollack,
-    jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain, jc.tangent_coarse,
-    jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field, jc.weight_mirror,
-    jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp, jc.ladder_mlp,
-    jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher, arrays_task,
+    jc.bp, jc.broadcast, jc.dfa, jc.disturbed_bp, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape,
+    jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain,
+    jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field,
+    jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp,
+    jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
+    arrays_task,
 ]  # fmt: skip
 ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
 REQUIRED: dict[Factory, dict[str, Any]] = {
