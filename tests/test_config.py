@@ -482,6 +482,7 @@ SWEEPS = {
     "local_heads": tiny(jc.local_heads()),
     "forward_gradient": tiny(small(jc.forward_gradient)),
     "wrapped": tiny(jc.exact_terminal(of=jc.unbiased_residual(of=jc.fa()))),
+    "disturbed_bp": tiny(jc.disturbed_bp()),
 }
 VALUES = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "ema": 0.5}
 
