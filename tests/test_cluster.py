@@ -229,7 +229,7 @@ def test_a_killed_sweeps_batch_is_finished_by_its_worker_and_taken_by_the_next_o
     sweep.kill()
     soon(lambda: not cluster.owners())
     [finished] = (cluster.folder / "results/tiny/smoke/cache").glob("*/rows.json")
-    made = json.loads(finished.read_text())
+    made = json.loads(finished.read_text())["rows"]
     ends(cluster.sweep("results", "dfa", address="none"))
     assert read_rows(cluster.folder / "results/tiny/smoke/rows.jsonl") == made  # their times too: taken, not made
     assert rows_in(cluster.folder / "results") == expected("dfa") and not finished.parent.exists()
