@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -308,7 +309,7 @@ def test_an_own_estimator_runs_in_a_script_of_the_study(own_module):
     script = ROOT / "experiments/synth_ladder.py"
     options = ["--preset", "smoke", "--methods", "scaled", "--estimator", "my_credit:scaled", "--no-progress"]
     ran = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, cwd=own_module)
-    assert ran.returncode == 0 and "| scaled " in ran.stdout, ran.stderr
+    assert ran.returncode == 0 and re.search(r"^\W*scaled ", ran.stdout, re.M), ran.stdout + ran.stderr
     [rows] = own_module.rglob("rows.jsonl")
     assert [r["method"] for r in read_rows(rows)] == ["my_credit.scaled"]
 
