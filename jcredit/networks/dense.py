@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.numerics import float_type, layer_norm, layer_norm_tangent
-from jcredit.parts import Added, Count, Fraction, NonNegative
+from jcredit.parts import Added, ConfigError, Count, Fraction, NonNegative
 from jcredit.types import Array, Branch, Key, NetParams, Network, Params, Sizes
 
 
@@ -191,7 +191,8 @@ def ladder_mlp(
         return {"u": u, "v": jnp.eye(width, dtype=float_type())}
 
     branch = dense_branch(width, gates, random, own=lambda p: {"u": p["w"]}) if layer_norm_on else None
-    return Network(init, affine, block, affine, layer_norm, branch)
+    embed = lambda params, x: affine(params, x.reshape(x.shape[0], -1))  # noqa: E731
+    return Network(init, embed, block, affine, layer_norm, branch)
 
 
 @parts.network
@@ -210,6 +211,8 @@ def lq_dynamics(
       near: A_l is a random orthogonal matrix, or the identity, plus spread N(0, 1/D) entries; the study's is unknown.
       spread: size of those entries.
     """
+    if len(sizes.inputs) != 1:
+        raise ConfigError(f"lq_dynamics: samples have shape {sizes.inputs}; it takes vectors")
     (width,) = sizes.inputs
 
     def init_block(key: Key) -> Params:

@@ -88,8 +88,12 @@ def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
         return directory.name, {}, []
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        return described["preset"], described["overrides"], described.get("estimators", [])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        preset, overrides, estimators = described["preset"], described["overrides"], described.get("estimators", [])
+        plain = isinstance(preset, str) and isinstance(overrides, dict) and isinstance(estimators, list)
+        if not plain or not all(isinstance(spec, str) for spec in estimators):
+            raise TypeError
+        return preset, overrides, estimators
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: missing or torn ({type(error).__name__}), so its preset is not known; run the experiment again"
+            f"{path}: missing, torn or not what an experiment writes ({type(error).__name__}), so its preset is not known; run the experiment again"
         ) from error

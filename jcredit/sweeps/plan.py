@@ -25,6 +25,10 @@ LARGE = 0.05
 """Share of a device's memory from which on a program is compiled to learn whether it fits."""
 
 
+HUGE = 2**16
+"""A setting from which on a shape that JAX refuses is laid to its size: two such sides overflow its indices."""
+
+
 class Device(NamedTuple):
     """What a device has: memory in bytes, float32 matrix products in FLOP/s, and how many devices there are."""
 
@@ -88,8 +92,8 @@ def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None)
     try:
         state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
     except (OverflowError, TypeError, ValueError, MemoryError) as error:
-        if isinstance(error, ConfigError):
-            raise
+        if isinstance(error, ConfigError) or max(_whole_numbers(config).values()) < HUGE:
+            raise  # a part's own mistake
         raise ConfigError(f"{_sizes(config)}: no arrays of such sizes ({type(error).__name__}); lower one") from error
     blocks, embed = state.params.blocks, state.params.embed
     depth = jax.tree.leaves(blocks)[0].shape[0] if jax.tree.leaves(blocks) else 0
@@ -120,10 +124,14 @@ def _arrays(name: str, tree: Any) -> dict[str, tuple[tuple[int, ...], int]]:
     }
 
 
+def _whole_numbers(config: Config) -> dict[str, int]:
+    found = {f"{path}.{name}": value for path, part in parts_of(config) for name, value in part.bound}
+    return {n: v for n, v in {**found, "batch_size": config.batch_size}.items() if type(v) is int}
+
+
 def _sizes(config: Config, shape: Sequence[int] | None = None) -> str:
     """The whole numbers of a configuration that an array's shape shows, the largest of all where it shows none."""
-    found = {f"{path}.{name}": value for path, part in parts_of(config) for name, value in part.bound}
-    found = {n: v for n, v in {**found, "batch_size": config.batch_size}.items() if type(v) is int}
+    found = _whole_numbers(config)
     shown = {name: value for name, value in found.items() if value > 1 and {value, value + 1} & set(shape or ())}
     named = shown or {name: value for name, value in found.items() if value == max(found.values())}
     most = max(named.values())
