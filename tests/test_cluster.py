@@ -16,7 +16,7 @@ from jcredit.report.rows import read_rows
 from jcredit.sweeps import owners
 
 pytest.importorskip("distributed", reason="needs the extra: pip install 'jcredit[cluster]'")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]  # processes are killed here: pytest -m faults
 
 PATIENCE = 240
 """Seconds after which something is not going to happen."""

@@ -3,9 +3,9 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
 import signal
-import re
 import subprocess
 import sys
 from pathlib import Path
