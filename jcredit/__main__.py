@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
-from jcredit.files import write_json, write_text
+from jcredit.files import FileError, check_writable, write_json, write_text
 from jcredit.parts import brief, known
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
@@ -357,7 +357,7 @@ def _parser() -> Parser:
         " with 2 and a line for each difference",
     )  # fmt: skip
     rebuilding.add_argument(
-        "--html", type=Path, nargs="?", const=Path(), metavar="FILE",
+        "--html", type=folder, nargs="?", const=Path(), metavar="FILE",
         help=f"write the results page as well: one file with all tables and charts (default: {PAGE} under the results);"
         " needs jcredit[html]",
     )  # fmt: skip
@@ -365,11 +365,11 @@ def _parser() -> Parser:
         "--quotes", type=folder, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
     )
     watching = commands.add_parser("watch", help="follow running sweeps from outside: how far, how long, curves")
-    watching.add_argument("directory", type=Path, nargs="?", default=Path("results"), metavar="DIR", help="results")
+    watching.add_argument("directory", type=folder, nargs="?", default=Path("results"), metavar="DIR", help="results")
     watching.add_argument("--once", action="store_true", help="show it one time")
     watching.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="between looks (default: 2)")
     watching.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="also write the curves as event files into this empty folder"
+        "--tensorboard", type=folder, metavar="DIR", help="also write the curves as event files into this empty folder"
     )
     return parser
 
@@ -383,6 +383,10 @@ def _reproduce(args: argparse.Namespace, experiments: dict[str, Experiment]) -> 
         done = reproduce.all_finished(args.results_dir)
         print(reproduce.shown(reproduce.what_is_left(items, done, args.only)))
         return True
+    try:
+        check_writable(args.results_dir)
+    except FileError as error:
+        raise ConfigError(f"--results-dir {brief(str(args.results_dir))}: {error}") from None
     return reproduce.walk(
         items, args.results_dir, hours=args.hours, data_dir=args.data_dir, only=args.only,
         progress=not args.no_progress,
@@ -409,7 +413,8 @@ def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> boo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; exits with 2 if anything could not be read or differs, after doing all the rest."""
+    """The command; exits with 2 if anything could not be read or differs, after doing all the rest; with 1 if
+    the system failed."""
     args = _parser().parse_args(argv)
     good = True
     try:
@@ -424,6 +429,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.command == "report":
             good = _report(args, experiments)
         else:
+            directories(args.results_dir)  # says that it does not exist
             count = write_claims(args.results_dir, experiments, args.results_dir)
             print(f"{count} claims: {args.results_dir / LEDGER[0]}")
     except USER_ERRORS as error:
@@ -432,6 +438,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+    except OSError as error:
+        print(f"python -m jcredit: {_said(error)}; mend that and give the same command again", file=sys.stderr)
+        sys.exit(1)
     if not good:
         sys.exit(2)
 

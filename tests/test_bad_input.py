@@ -1,10 +1,13 @@
 """Bad input that once ended in a traceback, in silence, or in the kernel's killer: one line, field, value, status 2."""
 
+from pathlib import Path
+
 import jax
 import pytest
 from helpers import refused, tiny
 
 import jcredit as jc
+from jcredit import __main__ as command
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweeps import plan, program
@@ -49,7 +52,7 @@ def compiles_nothing(monkeypatch):
         (["--data-dir", " "], ["--data-dir", "' '"]),
         (["--results-dir", "/dev/null/x"], ["results_dir", "/dev/null/x"]),
         (["--results-dir", "/proc/x"], ["results_dir", "/proc/x"]),
-        (["--results-dir", "n" * 300], ["results_dir", "nnn", "too long"]),
+        (["--results-dir", "n" * 300], ["--results-dir", "nnn", "too long"]),
         (["--seeds", LONG], ["--seeds", "999"]),
         (["--seeds", "²"], ["--seeds", "²"]),
         (["--devices", LONG], ["--devices", "999"]),
@@ -62,6 +65,32 @@ def test_it_is_one_line_that_names_field_and_value(capsys, tmp_path, argv, named
     text = capsys.readouterr()
     assert exit_.value.code == 2 and text.out == "" and len(text.err.splitlines()) == 1, text.err
     assert all(word in text.err for word in named) and len(text.err) < 500, text.err
+    assert not list(tmp_path.iterdir())
+
+
+SCRIPTS = str(Path(__file__).parent.parent / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["list", "--experiments", "n" * 300], ["--experiments", "nnn", "too long"]),
+        (["list", "--experiments", "nowhere"], ["--experiments", "nowhere"]),
+        (["reproduce", "--hours", "nan"], ["--hours", "nan"]),
+        (["reproduce", "--results-dir", "/dev/null/x", "--experiments", SCRIPTS], ["--results-dir", "/dev/null/x"]),
+        (["report", "--results-dir", ""], ["--results-dir", "''"]),
+        (["report", "--html", " "], ["--html", "' '"]),
+        (["claims", "--results-dir", "nowhere", "--experiments", SCRIPTS], ["--results-dir", "nowhere"]),
+        (["watch", ""], ["DIR", "''"]),
+    ],
+)
+def test_so_it_is_for_the_commands_over_all_experiments(capsys, tmp_path, monkeypatch, argv, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        command.main(argv)
+    text = capsys.readouterr()
+    assert exit_.value.code == 2 and text.out == "" and len(text.err.splitlines()) == 1, text.err
+    assert all(word in text.err for word in named), text.err
     assert not list(tmp_path.iterdir())
 
 

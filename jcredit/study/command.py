@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +74,11 @@ def folder(text: str) -> Path:
     """A folder as it is named; no name, or one that no file system takes, is refused."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError(f"{brief(text)} must be the name of a folder; . is the current one")
+    try:
+        os.stat(text)
+    except OSError as error:  # what is not there, or is not a folder, is for its user to say
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise argparse.ArgumentTypeError(f"{brief(text)}: {error.strerror}; name another") from None
     return Path(text)
 
 
