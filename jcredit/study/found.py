@@ -95,6 +95,6 @@ def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
         return preset, overrides, estimators
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: missing, torn or not an experiment's ({type(error).__name__}), so its preset is not known; run the"
-            " experiment again"
+            f"{path}: missing, torn or not an experiment's ({type(error).__name__}), so its preset is not known; run"
+            " the experiment again"
         ) from error
