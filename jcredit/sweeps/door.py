@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jcredit.config import Config, change, credit_depth, paths_of
+from jcredit.config import Config, change, paths_of
 from jcredit.parts import ConfigError
 from jcredit.report.rows import Row, Rows
 from jcredit.sweeps.layout import use_all_cores
@@ -99,7 +99,7 @@ def _labelled(rows: Sequence[Row], variants: Sequence[Variant], seeds: Sequence[
     by_key = {(row["config_hash"], row["seed"]): row for row in rows}
     named = [(variant, variant.hash) for variant in variants]
     return Rows(
-        {**as_line(by_key[key, seed], variant), "depth": credit_depth(variant.config)}
+        as_line(by_key[key, seed], variant)
         for variant, key in named for seed in seeds
     )  # fmt: skip
 
