@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from helpers import refused, tiny
 
@@ -12,7 +13,7 @@ from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweeps import plan, program
 from jcredit.sweeps.variants import Followup, Variant
-from jcredit.training import make_run
+from jcredit.training import check_run, make_run
 
 TINY = tiny(jc.frozen(), depth=2, epochs=1)
 LONG = "9" * 400
@@ -148,6 +149,15 @@ def test_what_a_followup_lacks_is_said_before_training(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as exit_:
         main(experiment(Variant("f", TINY, followup=Followup("f", build, Nothing()))), ["--results-dir", str(tmp_path)])
     assert exit_.value.code == 2 and not list(tmp_path.rglob("rows.jsonl"))
+
+
+def test_networks_of_vectors_flatten_images_or_refuse_them():
+    x, y = np.zeros((8, 4, 4, 1), np.float32), np.arange(8) % 2
+    task = jc.tasks.arrays(x, y, x, y)
+    check_run(make_run(jc.Config(task=task, network=jc.ladder_mlp(depth=2, width=8), batch_size=4)))
+    one = make_run(jc.Config(task=task, network=jc.lq_dynamics(depth=2), batch_size=4))
+    refused(lambda: check_run(one), r"lq_dynamics: samples have shape \(4, 4, 1\); it takes vectors")
+    refused(lambda: plan.check_fits(one), "it takes vectors")  # sizes are not what is wrong
 
 
 def test_a_run_that_diverges_is_flagged_and_stops_no_sweep(tmp_path):
