@@ -82,7 +82,7 @@ def refused(call, *named):
     assert "\n" not in text and all(word in text for word in named), text
 
 
-@pytest.mark.parametrize("name", ["../out", "a/b", "/tmp/out", "..", "", ".", "a\0b"])
+@pytest.mark.parametrize("name", ["../out", "a/b", "/elsewhere/out", "..", "", ".", "a\0b"])
 def test_names_with_a_path_in_them_are_refused(tmp_path, name):
     inside = tmp_path / "results"
     refused(Folder(inside, name, "quick").check, "plain name")
