@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Jaxpr
 
 from jcredit import diagnostics
 from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_key
@@ -181,8 +182,11 @@ def epoch_and_scores(run: Run) -> Callable[..., tuple[TrainState, Metrics]]:
     return advance
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run) -> Jaxpr:
     """Traces a run without compiling it, so that what cannot run is said at once.
+
+    Returns:
+      One step as a jaxpr.
 
     Raises:
       ConfigError: a part that does not fit, such as a credit of another shape than the states.
@@ -190,7 +194,7 @@ def check_run(run: Run) -> None:
     key, hp = jax.random.key(0), run.hparams(run.config)
     state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
     index = jax.ShapeDtypeStruct((run.config.batch_size,), jnp.int32)
-    after, _ = jax.eval_shape(run.step, state, hp, data, index)
+    step, (after, _) = jax.make_jaxpr(run.step, return_shape=True)(state, hp, data, index)
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             where = jax.tree_util.keystr(path)
@@ -199,6 +203,7 @@ def check_run(run: Run) -> None:
                 f" {new.dtype}{new.shape}; shapes and types must stay"
             )
     jax.eval_shape(run.diagnose, state, hp, data)
+    return step.jaxpr
 
 
 # --- the start --------------------------------------------------------------------------------------------------------

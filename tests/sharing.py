@@ -31,8 +31,8 @@ def shared_programs(monkeypatch, programs_of_the_file):
 
     def check_once(one):
         if static_key(one.config) not in found:
-            check(one)
-            found[static_key(one.config)] = True
+            found[static_key(one.config)] = check(one)
+        return found[static_key(one.config)]
 
     monkeypatch.setattr(program, "_compile", compile_once)
     monkeypatch.setattr(run, "check_run", check_once)

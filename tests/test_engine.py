@@ -92,7 +92,7 @@ def test_a_program_can_be_split_into_batches_of_the_same_bits(tmp_path, pool):
 
 
 def test_an_even_share_goes_to_each_worker_only_where_there_are_more_of_them_than_programs(tmp_path):
-    programs = [engine.Program([Request(line(), seed) for seed in range(5)], None, Folder(tmp_path, "a", "b"))]  # type: ignore
+    programs = [engine.Program([Request(line(), seed) for seed in range(5)], None, Folder(tmp_path, "a", "b"), 1.0)]  # type: ignore
     session = program.Session(tmp_path, None, None, None, lambda: False)  # type: ignore
     sizes = lambda *args: [len(b.group) for b, _ in engine._batches(*args)]  # noqa: E731
     assert sizes(programs, session, "", None, None, 1) == [5]

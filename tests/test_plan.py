@@ -9,7 +9,7 @@ from helpers import small, tiny
 import jcredit as jc
 from jcredit import parts
 from jcredit.study.experiment import main
-from jcredit.sweeps.cost import flops_of_text, matmul_flops, memory_of, time_by_scope
+from jcredit.sweeps.cost import matmul_flops, memory_of, time_by_scope
 from jcredit.sweeps.plan import Device, Program, program_of, shown
 from jcredit.sweeps.run import plan_sweep
 from jcredit.sweeps.variants import Folder, Snapshot, Variant
@@ -22,22 +22,28 @@ def test_products_in_nested_loops_are_counted_as_often_as_they_run():
         inner = lambda h, w: (jnp.tanh(h @ w), None)  # noqa: E731
         return jax.lax.map(lambda scale: jax.lax.scan(inner, x * scale, weights)[0], jnp.arange(3.0))
 
-    compiled = jax.jit(tower).lower(jnp.ones((32, 64)), jnp.ones((4, 64, 64))).compile()
-    assert matmul_flops(compiled) == 3 * 4 * 2 * 32 * 64 * 64
+    assert matmul_flops(tower, jnp.ones((32, 64)), jnp.ones((4, 64, 64))) == 3 * 4 * 2 * 32 * 64 * 64
 
 
 def test_batched_products_and_their_contracted_axes():
-    text = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b)).lower(jnp.ones((5, 8, 9)), jnp.ones((5, 9, 7)))
-    assert matmul_flops(text.compile()) == 2 * 5 * 8 * 9 * 7
+    product = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b))
+    assert matmul_flops(product, jnp.ones((5, 8, 9)), jnp.ones((5, 9, 7))) == 2 * 5 * 8 * 9 * 7
 
 
-def test_loops_of_unknown_length_are_refused():
+def test_a_convolution_costs_its_kernel_at_every_place():
+    images, kernel = jnp.ones((3, 2, 8, 8)), jnp.ones((5, 2, 3, 3))
+    convolve = lambda x, k: jax.lax.conv(x, k, (2, 2), "SAME")  # noqa: E731
+    assert matmul_flops(convolve, images, kernel) == 2 * (3 * 5 * 4 * 4) * (2 * 3 * 3)
+
+
+def test_what_nobody_needs_is_free_branches_count_once_and_so_do_loops_of_unknown_length():
     def until(x):
+        jnp.ones((9, 8)) @ x
+        x = jax.lax.cond(jnp.sum(x) > 0, lambda c: c @ c @ c, lambda c: c @ c, x)
         return jax.lax.while_loop(lambda c: jnp.sum(c) < 1e6, lambda c: c @ c, x)
 
-    with pytest.raises(ValueError, match="unknown length"):
-        matmul_flops(jax.jit(until).lower(jnp.ones((8, 8))).compile())
-    assert flops_of_text("") == 0
+    assert matmul_flops(until, jnp.ones((8, 8))) == 3 * 2 * 8**3
+    assert matmul_flops(lambda x: x + 1, 1.0) == 0
 
 
 def test_memory_counts_arguments_and_donation():

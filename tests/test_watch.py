@@ -63,19 +63,12 @@ def test_a_sweep_is_seen_at_every_epoch_and_leaves_only_rows(tmp_path, views):
     assert "no sweep is under way" in text_of(after) and "bridge [x]" in text_of(after)
 
 
-def test_the_time_left_is_that_of_the_rate_so_far():
+def test_the_time_left_is_what_the_sweep_says_less_the_time_since():
     process = {"pid": os.getpid(), "host": "here", "began": 100.0}
-    program = {**process, "where": "a/b", "labels": ["x"], "runs": 2, "epochs": 10, "curves": {}, "updated": 0.0}
-    sweep = {**process, "runs": 4, "run_epochs": 40}
-
-    def left(first, epoch):
-        return watch.seconds_left(
-            watch.View([], [program | {"epoch": epoch, "first_epoch": first}], [sweep], 130.0), sweep
-        )
-
-    assert left(0, 5) == pytest.approx(30 / 10 * 30)  # 10 run-epochs in 30 s, 30 more
-    assert left(3, 5) == pytest.approx(30 / 4 * 30)  # 6 of the 10 were done before
-    assert left(5, 5) is None
+    sweep = {**process, "runs": 4, "run_epochs": 40, "done": 10, "updated": 120.0}
+    shown = lambda left: text_of(watch.View([], [], [sweep | {"left": left}], 130.0))  # noqa: E731
+    assert "10 of 40 run-epochs after 30 s; about 55 s left" in shown(65.0)
+    assert "about 0 s left" in shown(5.0) and "about ? left" in shown(None)
 
 
 def test_writing_takes_its_share_at_most(tmp_path, monkeypatch):
@@ -146,7 +139,7 @@ def test_files_that_are_replaced_while_they_are_read_disturb_nobody(tmp_path):
 
     def rewrite():
         while not stop.is_set():
-            report._again = 0.0
+            report._file._again = 0.0
             report.write(progress)
             (status.folder(tmp_path) / "name.json").unlink()
 

@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
 from jcredit.config import parts_of
 from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
+from jcredit.sweeps.forecast import Bar, Work
 from jcredit.sweeps.layout import Layout, keep_compiled_programs, use_all_cores
-from jcredit.sweeps.program import Interrupted, Session, advance, forget, in_flight, keep_composition, train
+from jcredit.sweeps.program import (
+    Interrupted,
+    Session,
+    advance,
+    forget,
+    in_flight,
+    keep_composition,
+    train,
+    what_is_run,
+)
 from jcredit.sweeps.record import git_commit
 from jcredit.sweeps.variants import Folder, Request, labels_of
 from jcredit.training import Run, make_run
@@ -66,6 +75,12 @@ class Batch(NamedTuple):
         return snapshots.unfinished(self.results_dir) if self.folder is None else self.folder.unfinished
 
     @property
+    def whole(self) -> tuple[tuple[str, int], int]:
+        """What its bar calls its program, and its run-epochs."""
+        config = self.group[0].variant.config
+        return what_is_run(config), config.epochs * len(self.group)
+
+    @property
     def name(self) -> str:
         """What people call it: experiment, first line, runs, and the name of its folder while it is in flight."""
         where = "snapshots" if self.folder is None else f"{self.folder.experiment}/{self.folder.preset}"
@@ -104,7 +119,7 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
                     break
             group = still  # others have kept some of them while this process waited
         else:
-            session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+            session.bar.done(*batch.whole)
         forget(batch.group, batch.unfinished)  # a checkpoint from before others kept some
         return []
 
@@ -129,7 +144,7 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     if found is None and all(r.key in finished(read_rows(folder.rows)) for r in group):
         found = []
     if found is not None:
-        session.bar.update(group[0].variant.config.epochs * len(group))
+        session.bar.done(*batch.whole)
         return found
     rows = train(group, run, session, folder)
     # On disk before they are handed over: neither process nor network may lose them from here on.
@@ -208,5 +223,5 @@ def _session_elsewhere(batch: Batch) -> Session:
     if batch.compile_cache:
         keep_compiled_programs()
     stopped = functools.partial(owners.asked_to_stop, batch.results_dir, batch.sweep)
-    bar = tqdm(disable=True)
+    bar = Bar({batch.whole[0]: Work(batch.whole[1], 1.0)}, disable=True)
     return Session(batch.results_dir, batch.seeds_per_batch, _commit(), bar, stopped, batch.checkpoint_seconds)

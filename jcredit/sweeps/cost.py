@@ -1,7 +1,7 @@
-"""What a compiled program costs: FLOPs of its matrix products, its memory, and where its time goes.
+"""What a program costs: FLOPs of its matrix products, its memory, and where its time goes.
 
 XLA's own ``cost_analysis`` counts the body of a loop once, however often it runs; blocks are scanned here, so FLOPs are
-taken from the text of the optimised program with every loop multiplied by its known trip count.
+counted in the traced program.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.\-]+) = (\S+?)\[([\d,]*)\]\S* ([\w\-]+)\((.*)$")
-_CALLED = re.compile(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)")
-_TRIPS = re.compile(r"known_trip_count[^\d]*(\d+)")
-_OPERAND = re.compile(r"%([\w.\-]+)")
 _ORIGIN = re.compile(r"%([\w.\-]+) = .*metadata=\{[^}\n]*op_name=\"([^\"]*)\"")
 _CONTAINERS = ("while", "call", "conditional")
 
@@ -39,71 +36,38 @@ def memory_of(compiled: Any) -> Memory:
     return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, results)
 
 
-def matmul_flops(compiled: Any) -> float:
-    """Floating-point operations of all matrix products of a compiled program, 2 m n k each, loops multiplied out.
+def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
+    """Floating-point operations of all matrix products and convolutions of a function, 2 m n k each.
 
-    Raises:
-      ValueError: a loop that contains matrix products and whose trip count XLA does not know.
+    Counted before any compiler has seen it, on whatever backend, without what no result needs; scans are multiplied
+    out, of branches the dearest counts, and a loop of unknown length counts once.
+
+    Args:
+      function: jit-able.
+      *args: its arguments, or their shapes.
     """
-    return flops_of_text(compiled.as_text())
+    return flops_of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def flops_of_text(text: str) -> float:
-    """``matmul_flops`` of XLA's program text."""
-    bodies: dict[str, list[str]] = {}
-    entry, current = "", None
-    for raw in text.splitlines():
-        line = raw.strip()
-        if started := _COMPUTATION.match(line):
-            current = bodies.setdefault(started[1], [])
-            entry = started[1] if line.startswith("ENTRY") else entry
-        elif line == "}":
-            current = None
-        elif current is not None:
-            current.append(line)
-    totals: dict[str, float] = {}
-
-    def total(name: str) -> float:
-        if name not in totals:
-            totals[name] = _computation_flops(bodies.get(name, []), total)
-        return totals[name]
-
-    return total(entry)
+def flops_of_jaxpr(jaxpr: Any) -> float:
+    """``matmul_flops`` of what ``jax.make_jaxpr`` gives."""
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return sum(map(_flops_of_equation, needed.eqns))
 
 
-def _computation_flops(lines: list[str], total) -> float:
-    shapes: dict[str, list[int]] = {}
-    flops = 0.0
-    for line in lines:
-        if not (found := _INSTRUCTION.match(line)):
-            # Results that are tuples: of these only loops and calls matter.
-            flops += _called_flops(line, total) if "=" in line else 0.0
-            continue
-        name, _, dims, op, rest = found.groups()
-        shapes[name] = [int(d) for d in dims.split(",") if d]
-        if op == "dot":
-            flops += 2.0 * math.prod(shapes[name]) * _contracted(rest, shapes)
-        else:
-            flops += _called_flops(line, total)
-    return flops
-
-
-def _contracted(rest: str, shapes: dict[str, list[int]]) -> int:
-    left = _OPERAND.search(rest)
-    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
-    if left is None or axes is None or left[1] not in shapes:
-        raise ValueError(f"a matrix product without known operands: {rest}")
-    return math.prod(shapes[left[1]][int(axis)] for axis in axes[1].split(",") if axis)
-
-
-def _called_flops(line: str, total) -> float:
-    inside = sum(total(name) for name in _CALLED.findall(line))
-    if inside and " while(" in line:
-        trips = _TRIPS.search(line)
-        if trips is None:
-            raise ValueError(f"a loop of unknown length: {line[:80]}")
-        return inside * int(trips[1])
-    return inside
+def _flops_of_equation(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left, [out] = equation.invars[0].aval.shape, equation.outvars
+        return 2.0 * math.prod(out.aval.shape) * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, [out] = equation.invars[1].aval.shape, equation.outvars
+        return 2.0 * math.prod(out.aval.shape) * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+    inside = [flops_of_jaxpr(part) for part in jaxprs_in_params(params)]
+    if name == "cond":
+        return max(inside)
+    return sum(inside) * (params["length"] if name == "scan" else 1)
 
 
 def time_by_scope(compiled: Any, call: Callable[[], Any], scopes: Sequence[Sequence[str]]) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ after the other.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from pathlib import Path
@@ -14,25 +15,35 @@ from typing import NamedTuple
 
 from jcredit.config import config_hash
 from jcredit.report.rows import Row
-from jcredit.sweeps import owners, snapshots
+from jcredit.sweeps import owners, snapshots, status
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, numerics, run_batch
+from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Interrupted, Session, in_flight
 from jcredit.sweeps.variants import Folder, Request
 from jcredit.training import Run
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 2.0
 LOST = "the scheduler, or the pool that ran the batches, was lost"
 GOES_ON = "finished runs have their rows, and the same command goes on from the last checkpoints"
 log = logging.getLogger("jcredit")
 
 
 class Program(NamedTuple):
-    """Runs that share a program, the traced run, and where their rows go (None: they leave none)."""
+    """Runs that share a program.
+
+    Attributes:
+      group: the runs.
+      run: their functions.
+      folder: where their rows go (None: they leave none).
+      flops: of one epoch of one of them.
+    """
 
     group: list[Request]
     run: Run
     folder: Folder | None
+    flops: float
 
 
 class InProcess(Executor):
@@ -80,6 +91,7 @@ def run_all(
             for batch, _ in batches:
                 check_portable(batch)
         here, runs = InProcess(), {batch.name: run for batch, run in batches}
+        elsewhere = _Elsewhere([batch for batch, _ in batches], session.bar)
 
         def begin(batch: Batch) -> Future:
             if executor is None:
@@ -89,16 +101,54 @@ def run_all(
         def take_and_count(batch: Batch, rows: list[Row]) -> None:
             take(batch, rows)
             if executor is not None:
-                session.bar.update(sum(r.variant.config.epochs for r in batch.group))
+                elsewhere.end(batch)
+
+        def stopping() -> bool:
+            if executor is not None:
+                elsewhere.look()
+            return session.stopped()
 
         def halt() -> set[str]:
             owners.ask_to_stop(results_dir, me.id)
             return {owner.what for owner in owners.living(results_dir) if owner.sweep == me.id}
 
         hand_out(
-            [batch for batch, _ in batches], begin, take_and_count, stopping=session.stopped, halt=halt,
+            [batch for batch, _ in batches], begin, take_and_count, stopping=stopping, halt=halt,
             persistent=executor is not None,
         )  # fmt: skip
+
+
+class _Elsewhere:
+    """Brings a bar up to what batches in other processes say of themselves (``status``)."""
+
+    def __init__(self, batches: Sequence[Batch], bar: Bar):
+        self._batches, self._bar = {in_flight(b.group, b.unfinished): b for b in batches}, bar
+        self._seen: dict[Path, tuple[int, float]] = {}  # run-epochs and seconds
+        self._again = 0.0
+
+    def look(self) -> None:
+        """Counts the epochs since the last look."""
+        if not self._batches or time.monotonic() < self._again:
+            return
+        self._again = time.monotonic() + LOOK_SECONDS
+        said = dict(status.objects(next(iter(self._batches.values())).results_dir))
+        for path, batch in self._batches.items():
+            if {"epoch", "seconds"} <= (own := said.get(path.name, {})).keys():
+                self._count(path, own["epoch"] * len(batch.group), own["seconds"])
+
+    def end(self, batch: Batch) -> None:
+        """Counts all that is left of a batch, which is done."""
+        path = in_flight(batch.group, batch.unfinished)
+        self._count(path, batch.whole[1], None)
+        del self._batches[path]
+
+    def _count(self, path: Path, run_epochs: int, seconds: float | None) -> None:
+        before, spent = self._seen.get(path, (0, 0.0))
+        if run_epochs > before:
+            took = None if seconds is None or path not in self._seen else seconds - spent
+            self._bar.done(self._batches[path].whole[0], run_epochs - before, took)
+        if run_epochs >= before:
+            self._seen[path] = run_epochs, spent if seconds is None else seconds
 
 
 def _batches(
@@ -112,7 +162,7 @@ def _batches(
     """Every program as one batch, or as several; one that was cut off goes on as it was."""
     results_dir = session.results_dir.resolve()  # other processes may have another current directory
     shares = -(-workers // len(programs))
-    for group, run, folder in programs:
+    for group, run, folder, _ in programs:
         folder = folder and folder._replace(results_dir=results_dir)
         whole = Batch(
             tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,

@@ -171,10 +171,11 @@ def program_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Program:
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     lowered = advance.lower(one_run(state), one_run(hp), data if run.shared_data else one_run(data))
     compiled = lowered.compile(compiler_options=options)
+    flops = matmul_flops(epoch_and_scores(run), state, hp, data)
     memory = memory_of(compiled)
     shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) if run.shared_data else 0
     total = memory.arguments + memory.temporary + memory.results
-    return Program(tuple(labels), runs, run.config.epochs, matmul_flops(compiled), total - shared, shared)
+    return Program(tuple(labels), runs, run.config.epochs, flops, total - shared, shared)
 
 
 def shown(labels: Sequence[str]) -> str:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from jcredit.config import Config, static_key
 from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row
 from jcredit.sweeps import checkpoints, plan, snapshots, status
+from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import Layout, choose_layout, over_runs, put, stack
 from jcredit.sweeps.record import Progress, make_row
 from jcredit.sweeps.variants import Folder, Request, labels_of
@@ -43,7 +44,7 @@ class Session(NamedTuple):
       results_dir: where runs keep what they have learned.
       seeds_per_batch: vmap width (None: chosen for the hardware).
       git_commit: of the code, when the sweep started.
-      bar: counts epochs of runs.
+      bar: counts epochs of runs, by ``what_is_run``.
       stopped: whether the sweep is to stop.
       checkpoint_seconds: between checkpoints.
     """
@@ -51,9 +52,14 @@ class Session(NamedTuple):
     results_dir: Path
     seeds_per_batch: int | None
     git_commit: str | None
-    bar: tqdm
+    bar: Bar
     stopped: Callable[[], bool]
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+
+def what_is_run(config: Config) -> tuple[str, int]:
+    """The name of a configuration's program in a forecast."""
+    return static_key(config), config.epochs
 
 
 class Compiled(NamedTuple):
@@ -153,20 +159,24 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
         state = put(restored[0], layout, per_run=True)
         progress = Progress.from_json(restored[1]).continued_by(session.git_commit)._replace(layout=layout)
-        session.bar.update(progress.epoch * len(group))
+        session.bar.done(what_is_run(config), progress.epoch * len(group))
     report = status.Reporter(session.results_dir, unfinished, cache.name, group)
     report.write(progress)
-    compiled = _compile(run, layout, state, hp, data) if progress.epoch < config.epochs else None
+    compiled = None
+    if progress.epoch < config.epochs:
+        compiled = _compile(run, layout, state, hp, data)
+        session.bar.compiled(what_is_run(config), compiled.seconds)
     if compiled is not None and progress.epoch == 0:
         progress = progress._replace(initial=_host(compiled.diagnose(state, hp, data)["layers"], len(group)))
     session.bar.set_description(plan.shown(labels_of(group)))
     saved = time.perf_counter()
     while compiled is not None and progress.epoch < config.epochs:
+        before = progress.run_s
         state, progress = _one_epoch(group, compiled, state, hp, data, progress)
         session.bar.set_postfix(
             epoch=f"{progress.epoch}/{config.epochs}", loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}"
         )
-        session.bar.update(len(group))
+        session.bar.done(what_is_run(config), len(group), progress.run_s - before)
         report.write(progress)
         snapshots.keep(group, state, progress, session.results_dir)
         stopped = session.stopped()
@@ -186,7 +196,7 @@ def _as_kept(group: Sequence[Request], run: Run, session: Session, kept: list[Pr
     """Runs that others have trained already; their states are read only for a followup."""
     variant, layout = group[0].variant, choose_layout(len(group), session.seeds_per_batch)
     args = None if variant.followup is None else _start(group, run, layout, session.results_dir, True)
-    session.bar.update(variant.config.epochs * len(group))
+    session.bar.done(what_is_run(variant.config), variant.config.epochs * len(group))
     return Trained(kept, layout, args, 0.0)
 
 

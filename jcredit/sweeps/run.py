@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from jcredit.config import static_key
 from jcredit.files import DAMAGED
 from jcredit.report.rows import Row, append_rows, finished, read_rows
 from jcredit.sweeps import plan, program, snapshots, status
 from jcredit.sweeps.batch import Batch
+from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
+from jcredit.sweeps.forecast import Bar, Work
 from jcredit.sweeps.program import Interrupted as Interrupted
-from jcredit.sweeps.program import Session, composition, forget
+from jcredit.sweeps.program import Session, composition, forget, what_is_run
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
 from jcredit.training import check_run, make_run
@@ -79,7 +79,8 @@ def run_sweep(
             new.extend(made)
             forget(batch.group, batch.unfinished)
 
-    with _session(folder.results_dir, seeds_per_batch, commit, programs, progress) as session:
+    at_once = getattr(executor, "workers", 1)
+    with _session(folder.results_dir, seeds_per_batch, commit, programs, progress, at_once) as session:
         run_all(programs, session, take, data_dir, executor, batch_runs)
     keys = {r.key for r in wanted}
     if keys - finished([*rows, *copies, *new]):  # another process made them meanwhile
@@ -105,7 +106,7 @@ def plan_sweep(
     """
     _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
     programs = _with_starts(pending, folder, data_dir)
-    return [plan.program_of(run, labels_of(group), len(group)) for group, run, _ in programs]
+    return [plan.program_of(run, labels_of(group), len(group)) for group, run, *_ in programs]
 
 
 def keep_runs(
@@ -197,10 +198,10 @@ def _programs(
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
         plan.check_fits(run, len(group))
-        check_run(run)
+        step = check_run(run)
         if (followup := group[0].variant.followup) is not None:
             followup.check(run)
-        programs.append(Program(group, run, folder))
+        programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
 
 
@@ -239,18 +240,23 @@ def _session(
     commit: str | None,
     programs: Sequence[Program],
     progress: bool,
+    at_once: int = 1,
 ) -> Iterator[Session]:
     """A progress bar over the epochs of all runs, and a flag that is set when the sweep is to stop."""
-    total = sum(r.variant.config.epochs for group, *_ in programs for r in group)
-    quiet = not progress or not total
-    announced = status.announced(results_dir, [group for group, *_ in programs])
-    with announced, tqdm(total=total, unit="run-epoch", disable=quiet, dynamic_ncols=True) as bar, _stop_flag() as stop:
-        stopped = lambda: bool(stop)  # noqa: E731
-        try:
-            yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
-        except Interrupted as error:
-            error.signal = stop[0] if stop else error.signal
-            raise
+    work: dict[tuple[str, int], Work] = {}
+    for group, _, _, flops in programs:
+        config = group[0].variant.config
+        same = work.get(what_is_run(config), Work(0, flops))  # with one followup and another
+        work[what_is_run(config)] = same._replace(run_epochs=same.run_epochs + config.epochs * len(group))
+    quiet = not progress or not work
+    with status.announced(results_dir, [group for group, *_ in programs]) as tell, _stop_flag() as stop:
+        with Bar(work, at_once=at_once, tell=tell, disable=quiet) as bar:
+            stopped = lambda: bool(stop)  # noqa: E731
+            try:
+                yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
+            except Interrupted as error:
+                error.signal = stop[0] if stop else error.signal
+                raise
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jcredit.files import plain, remove_leftovers, write_text
+from jcredit.sweeps.forecast import Forecast
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.variants import Request, labels_of
 
@@ -31,22 +32,46 @@ def folder(results_dir: Path) -> Path:
     return Path(results_dir) / "cache" / "status"
 
 
+class _Sparing:
+    """Writes a file, but no more often than costs ``SHARE`` of the time."""
+
+    def __init__(self, path: Path):
+        self._path, self._again = path, 0.0
+
+    def write(self, value: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
+        """Writes what ``value`` gives, if it is time again (or ``at_once``)."""
+        start = time.monotonic()
+        if start >= self._again or at_once:
+            _write(self._path, value())
+            now = time.monotonic()
+            self._again = now + (now - start) / SHARE
+
+
 @contextlib.contextmanager
-def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterator[None]:
+def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterator[Callable[[Forecast], None]]:
     """Says what a sweep has to do while the block runs; afterwards its files are gone.
 
     Args:
       results_dir: where results go.
       groups: the runs of its programs.
+
+    Yields:
+      A function that says how much is left.
     """
     began, runs = time.time(), [request for group in groups for request in group]
     path = folder(results_dir) / f"sweep-{uuid.uuid4().hex[:8]}.json"
+    total = sum(request.variant.config.epochs for request in runs)
+    file, about = _Sparing(path), {"runs": len(runs), "run_epochs": total, "began": began, **_process()}
+
+    def tell(forecast: Forecast) -> None:
+        state = {"done": total - forecast.run_epochs_left(), "left": forecast.left(), "updated": time.time()}
+        file.write(lambda: {**about, **state})
+
     if runs:
         remove_leftovers(folder(results_dir))
-        total = sum(request.variant.config.epochs for request in runs)
-        _write(path, {"runs": len(runs), "run_epochs": total, "began": began, **_process()})
+        file.write(lambda: {**about, "done": 0, "left": None, "updated": began}, at_once=True)
     try:
-        yield
+        yield tell
     finally:
         with contextlib.suppress(OSError):
             for other in folder(results_dir).glob("*.json"):
@@ -63,6 +88,17 @@ def _is_ours(status: dict[str, Any], began: float) -> bool:
     return status["pid"] == os.getpid() or status["epoch"] == status["epochs"]
 
 
+def objects(results_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, what it says) of each file that can be read now."""
+    for path in sorted(folder(results_dir).glob("*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # replaced or gone
+            continue
+        if isinstance(value, dict):
+            yield path.stem, value
+
+
 class Reporter:
     """Says how far a program has come: once per epoch, unless that would cost more than ``SHARE`` of the time."""
 
@@ -75,8 +111,7 @@ class Reporter:
           name: of its checkpoint there.
           group: its runs.
         """
-        self._path, self._again = folder(results_dir) / f"{name}.json", 0.0
-        self._epochs, self._first = group[0].variant.config.epochs, None
+        self._file, self._epochs = _Sparing(folder(results_dir) / f"{name}.json"), group[0].variant.config.epochs
         home = Path(unfinished).resolve().relative_to(Path(results_dir).resolve())
         self._about = {
             "where": home.parent.as_posix() if home.name == "cache" else "networks to start from",
@@ -85,14 +120,11 @@ class Reporter:
 
     def write(self, progress: Progress) -> None:
         """Says it now, if it is time again or the program is done."""
-        start = time.monotonic()
-        self._first = progress.epoch if self._first is None else self._first
-        if start < self._again and progress.epoch < self._epochs:
-            return
-        state = {"epoch": progress.epoch, "first_epoch": self._first, "updated": time.time()}
-        _write(self._path, {**self._about, **state, "curves": mean_curves(progress)})
-        now = time.monotonic()
-        self._again = now + (now - start) / SHARE
+        state = {"epoch": progress.epoch, "seconds": progress.run_s, "updated": time.time()}
+        self._file.write(
+            lambda: {**self._about, **state, "curves": mean_curves(progress)},
+            at_once=progress.epoch == self._epochs,
+        )
 
 
 def mean_curves(progress: Progress) -> dict[str, list[float | None]]:

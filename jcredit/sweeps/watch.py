@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,25 +58,15 @@ def look(directory: Path, now: float | None = None) -> View:
     if not directory.is_dir():
         raise ConfigError(f"results directory {str(directory)!r} does not exist; give the one that a sweep writes to")
     root = next((path for path in (directory, *directory.resolve().parents[:2]) if status.folder(path).is_dir()), None)
-    statuses = list(_objects(status.folder(root).glob("*.json"))) if root is not None else []
+    statuses = [said for _, said in status.objects(root)] if root is not None else []
     below = directory.resolve().relative_to(root.resolve()).as_posix() if root is not None else "."
     programs = [s for s in statuses if _has(s, "where", "labels", "runs", "epoch", "epochs", "curves", "updated")]
     mine = [s for s in programs if below == "." or f"{s['where']}/".startswith(f"{below}/")]
     return View(
         [row for path in sorted(directory.rglob("rows.jsonl")) for row in _rows(path)],
         sorted(mine, key=lambda s: s["began"]),
-        [s for s in statuses if _has(s, "run_epochs", "began")], time.time() if now is None else now,
+        [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time() if now is None else now,
     )  # fmt: skip
-
-
-def _objects(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in sorted(paths):
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # replaced or gone
-            continue
-        if isinstance(value, dict):
-            yield value
 
 
 def _has(value: dict[str, Any], *names: str) -> bool:
@@ -110,16 +100,6 @@ def alive(process: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def seconds_left(view: View, sweep: dict[str, Any]) -> float | None:
-    """How long a sweep will take at the rate of its run-epochs so far, compiling included; None before the first."""
-    own = [p for p in view.programs if p["began"] >= sweep["began"]]
-    done = sum(p["runs"] * p["epoch"] for p in own)
-    now_done = sum(p["runs"] * (p["epoch"] - p.get("first_epoch", 0)) for p in own)
-    if not now_done:
-        return None
-    return max(sweep["run_epochs"] - done, 0) * (view.now - sweep["began"]) / now_done
 
 
 def duration(seconds: float | None) -> str:
@@ -167,12 +147,12 @@ def render(view: View) -> RenderableType:
 
 
 def _headline(view: View, sweep: dict[str, Any]) -> str:
-    own = [p for p in view.programs if p["began"] >= sweep["began"]]
-    done = sum(p["runs"] * p["epoch"] for p in own)
+    done = sweep["done"]
     where = f"{sweep['runs']} runs on {sweep['host']}, process {sweep['pid']}"
     if not alive(sweep):
         return f"{where}: ended without a word at {done} of {sweep['run_epochs']} run-epochs; start it again to go on"
-    ran, left = duration(view.now - sweep["began"]), duration(seconds_left(view, sweep))
+    left = sweep["left"] and max(sweep["left"] - (view.now - sweep["updated"]), 0.0)
+    ran, left = duration(view.now - sweep["began"]), duration(left)
     return f"{where}: {done} of {sweep['run_epochs']} run-epochs after {ran}; about {left} left"
 
 
