@@ -4,14 +4,13 @@ States are images, flattened to (B, D).  A network without a ``branch`` trains w
 branch is the block's linear part with weights to be replaced, here convolution kernels.  Its transpose is derived.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 
 import jcredit as jc
+from jcredit.numerics import layer_norm
 
 
 def convolve(x, kernel):
@@ -19,40 +18,27 @@ def convolve(x, kernel):
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def white(h):
-    """LayerNorm without parameters."""
-    centred = h - h.mean(-1, keepdims=True)
-    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-
-
 @jc.network
 def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 4, gates: jc.Count = 8) -> jc.Network:
-    """h_{l+1} = h_l + tanh(LN(h_l) * U_l) * V_l with kernels of 3 x 3, ``gates`` channels between them.
-
-    Args:
-      sizes: of the task: images (H, W, channels).
-      depth: number of blocks.
-      channels: of a state.
-      gates: channels between the two convolutions.
-    """
+    """h_{l+1} = h_l + tanh(LN(h_l) * U_l) * V_l with kernels of 3 x 3, and ``gates`` channels between the two."""
     (height, width, inputs), flat = sizes.inputs, lambda x: x.reshape(x.shape[0], -1)
     image = lambda h: h.reshape(h.shape[0], height, width, -1)  # noqa: E731
     kernel = lambda key, i, o: (9 * i) ** -0.5 * jax.random.normal(key, (3, 3, i, o))  # noqa: E731
-    inside = lambda w, h: convolve(image(white(h)), w["u"])  # noqa: E731
+    inside = lambda w, h: convolve(image(layer_norm(h)), w["u"])  # noqa: E731
 
-    def weights(key, scale: Any = 1.0):
+    def weights(key, scale: jax.Array | float = 1.0):
         u, v = jax.random.split(key)
         return {"u": scale * kernel(u, channels, gates), "v": scale * kernel(v, gates, channels)}
 
     def init(key):
-        e, b, r = jax.random.split(key, 3)
-        d = height * width * channels
-        readout = d**-0.5 * jax.random.normal(r, (d, sizes.outputs))
-        return jc.NetParams(kernel(e, inputs, channels), jax.vmap(weights)(jax.random.split(b, depth)), readout)
+        embed, blocks, readout = jax.random.split(key, 3)
+        out = 0.05 * jax.random.normal(readout, (height * width * channels, sizes.outputs))
+        return jc.NetParams(kernel(embed, inputs, channels), jax.vmap(weights)(jax.random.split(blocks, depth)), out)
 
     def push(w, m, h, tangent):
-        return flat(convolve(convolve(image(jax.jvp(white, (h,), (tangent,))[1]), w["u"]) * image(m), w["v"]))
+        return flat(convolve(convolve(image(jax.jvp(layer_norm, (h,), (tangent,))[1]), w["u"]) * image(m), w["v"]))
 
+    embed, block = lambda w, x: flat(convolve(x, w)), lambda w, h: h + flat(convolve(jnp.tanh(inside(w, h)), w["v"]))
     branch = jc.Branch(
         gates=lambda w, h: flat(1 - jnp.tanh(inside(w, h)) ** 2),
         random=weights,
@@ -60,21 +46,12 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
         push=push,
         pull=lambda w, m, h, a: jax.vjp(lambda t: push(w, m, h, t), a)[1](a)[0],
     )
-    return jc.Network(
-        init=init,
-        embed=lambda w, x: flat(convolve(x, w)),
-        block=lambda w, h: h + flat(convolve(jnp.tanh(inside(w, h)), w["v"])),
-        readout=lambda w, h: white(h) @ w,
-        normalise=white,
-        branch=branch,
-    )
+    return jc.Network(init, embed, block, lambda w, h: layer_norm(h) @ w, layer_norm, branch)
 
 
 x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
-x = x.reshape(-1, 8, 8, 1)
-task = jc.tasks.arrays(x[:1200], y[:1200], x[1200:], y[1200:])
+task = jc.tasks.arrays(x[:1200].reshape(-1, 8, 8, 1), y[:1200], x[1200:].reshape(-1, 8, 8, 1), y[1200:])
 jc.testing.check_network(convolutional, task=task)
-credits = {"bp": jc.bp(), "fa": jc.fa(), "chain": jc.tangent_chain()}
 base = jc.Config(task=task, network=convolutional(), epochs=3, batch_size=50)
-rows = jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(2))
-print(rows.table())
+credits = {"bp": jc.bp(), "fa": jc.fa(), "chain": jc.tangent_chain()}
+print(jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(2)).table())

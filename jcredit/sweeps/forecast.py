@@ -77,7 +77,7 @@ class Forecast:
 class Bar(tqdm):
     """A progress bar that counts run-epochs and forecasts the time left; it forecasts where it is not shown, too."""
 
-    FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} run-epochs, {elapsed} gone, {left} left{postfix}"
+    FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} run-epochs, {elapsed} gone, {left} left{postfix}"
 
     def __init__(
         self, work: Mapping[Any, Work], *, at_once: int = 1, tell: Callable[[Forecast], Any] | None = None, **shown
