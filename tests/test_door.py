@@ -140,6 +140,7 @@ def test_every_label_has_its_row_and_equal_configurations_are_one_run(tmp_path, 
     assert len(compiled) == 2 and [r["metrics"] for r in rows[:2]] == [r["metrics"] for r in rows[2:4]]
     assert [r["config"]["warmup_ratio"] for r in rows] == [0, 0, 0.5, 0.5, 0, 0]
     assert len(read_rows(tmp_path / "sweep/sweep/rows.jsonl")) == 4
+    assert [r["depth"] for r in rows] == [1, 1, 1, 1, 2, 2] and "| tier " in rows.table() and "| depth " in rows.table()
     renamed = jc.sweep({"other": same}, [0], results_dir=tmp_path, progress=False)
     assert [r["label"] for r in renamed] == ["other"] and len(compiled) == 2
     elsewhere = jc.sweep({"a": same}, [0], results_dir=tmp_path, name="elsewhere", progress=False)

@@ -25,10 +25,11 @@ Required: schema, experiment, preset, method (the credit's name), label (the var
 setting; a part is an object whose kind holds its name), config_hash (the variant's key), seed, status ("ok" or
 "diverged"), metrics {name: number or null}.
 
-Optional: tier (information tier), block (heading of its block of the table), flags (list of str), epochs, layers {name:
-number per layer}, curves {name: number per epoch}, start and followup (what it starts from, what was measured on it in
-the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep started), layout,
-timing, versions, device.  Not on disk, but given to tables with the configuration: depth (of the credit, in sequence).
+Optional: tier (information tier), depth (of the credit, in sequence, where its estimator states one; absent from rows
+from before it was kept), block (heading of its block of the table), flags (list of str), epochs, layers {name: number
+per layer}, curves {name: number per epoch}, start and followup (what it starts from, what was measured on it in the
+end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep started), layout, timing,
+versions, device.
 """
 
 _REQUIRED: dict[str, type] = {
@@ -36,8 +37,8 @@ _REQUIRED: dict[str, type] = {
     "status": str, "metrics": dict,
 }  # fmt: skip
 _OPTIONAL: dict[str, type] = {
-    "tier": str, "block": str, "flags": list, "epochs": int, "layers": dict, "curves": dict, "start": dict,
-    "followup": dict, "from": str, "git_commit": str,
+    "tier": str, "depth": int, "block": str, "flags": list, "epochs": int, "layers": dict, "curves": dict,
+    "start": dict, "followup": dict, "from": str, "git_commit": str,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jcredit.config import described
+from jcredit.config import credit_depth, described
 from jcredit.files import plain
 from jcredit.report.rows import SCHEMA, ResultsError, Row, read_rows
 from jcredit.sweeps.layout import Layout
@@ -141,6 +141,7 @@ def make_row(
     return plain({
         "schema": SCHEMA, "experiment": folder.experiment, "preset": folder.preset,
         "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
+        **({} if (depth := credit_depth(variant.config)) is None else {"depth": depth}),
         "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {},
