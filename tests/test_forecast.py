@@ -71,6 +71,18 @@ def test_the_bar_says_it_and_counts_down(monkeypatch):
     bar.close()
 
 
+def test_a_bar_in_a_file_is_a_line_now_and_then(monkeypatch):
+    log = io.StringIO()
+    with Bar({"a": Work(400, 1.0)}, file=log, mininterval=0.0, miniters=100) as bar:
+        bar.set_description("bp +3")
+        for _ in range(400):
+            bar.done("a", 1, 2.0)
+    lines = log.getvalue().strip().splitlines()
+    assert "\r" not in log.getvalue() and all("run-epochs" in line for line in lines)
+    assert len(lines) == 7 and lines[1].startswith("bp +3:   0%") and "200/400" in lines[3] and "400/400" in lines[-1]
+    assert Bar({"a": Work(1, 1.0)}, file=log).mininterval == 30.0
+
+
 def test_a_sweep_weighs_its_programs_by_the_products_of_their_steps(tmp_path, monkeypatch):
     """From the door: the forecast after the first epoch of the first program knows the second one's cost."""
     config = tiny(small(jc.dfa), **{"network.depth": 1, "epochs": 2})

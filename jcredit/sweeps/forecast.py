@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
@@ -74,8 +75,21 @@ class Forecast:
         return seconds / epochs if epochs else self._flops[name] * pace
 
 
+LOG_SECONDS = 30.0
+"""Between the lines of a bar that is written to a file."""
+
+
+def redraws(file: TextIO) -> bool:
+    """Whether what is written to a file can be drawn over: it is a terminal, or a notebook's."""
+    return file.isatty() or "ipykernel" in sys.modules
+
+
 class Bar(tqdm):
-    """A progress bar that counts run-epochs and forecasts the time left; it forecasts where it is not shown, too."""
+    """A progress bar that counts run-epochs and forecasts the time left; it forecasts where it is not shown, too.
+
+    Where its output is neither a terminal nor a notebook, it writes a line now and then instead of one that is drawn
+    over and over.
+    """
 
     FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} run-epochs, {elapsed} gone, {left} left{postfix}"
 
@@ -93,7 +107,13 @@ class Bar(tqdm):
         self.forecast, self._tell = Forecast(work, at_once), tell or (lambda forecast: None)
         self._forecast_at = 0.0
         total = sum(own.run_epochs for own in work.values())
+        shown = {"mininterval": 0.1 if redraws(shown.get("file") or sys.stderr) else LOG_SECONDS, **shown}
         super().__init__(total=total, unit="run-epoch", bar_format=self.FORMAT, dynamic_ncols=True, **shown)
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        """A function that shows the bar's text in place of the one before, or on a line of its own."""
+        return tqdm.status_printer(file) if redraws(file) else lambda text: print(text, file=file, flush=True)
 
     @property
     def format_dict(self) -> dict[str, Any]:

@@ -174,7 +174,9 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
         before = progress.run_s
         state, progress = _one_epoch(group, compiled, state, hp, data, progress)
         session.bar.set_postfix(
-            epoch=f"{progress.epoch}/{config.epochs}", loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}"
+            epoch=f"{progress.epoch}/{config.epochs}",
+            loss=f"{np.mean(progress.history[-1]['train_loss']):.3f}",
+            refresh=False,
         )
         session.bar.done(what_is_run(config), len(group), progress.run_s - before)
         report.write(progress)
