@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 
 _ORIGIN = re.compile(r"%([\w.\-]+) = .*metadata=\{[^}\n]*op_name=\"([^\"]*)\"")
@@ -64,7 +64,12 @@ def _flops_of_equation(equation: Any) -> float:
     if name == "conv_general_dilated":
         kernel, [out] = equation.invars[1].aval.shape, equation.outvars
         return 2.0 * math.prod(out.aval.shape) * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
-    inside = [flops_of_jaxpr(part) for part in jaxprs_in_params(params)]
+    values = jax.tree.leaves(list(params.values()), is_leaf=lambda value: isinstance(value, Jaxpr | ClosedJaxpr))
+    inside = [
+        flops_of_jaxpr(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+        for value in values
+        if isinstance(value, Jaxpr | ClosedJaxpr)
+    ]
     if name == "cond":
         return max(inside)
     return sum(inside) * (params["length"] if name == "scan" else 1)
