@@ -65,6 +65,10 @@ def test_series_is_mean_and_range_over_the_seeds_that_are_there():
 
 def test_curves_count_epochs_from_one_unless_they_begin_before_training():
     assert curve_points(make_row(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
+    searched = make_row(curves={"dl_held_all": [5, None, 7], "dl_held_eta1e-01": [1, 2]})
+    searched["followup"] = {"etas": [0.001, 0.1, 10.0]}
+    assert curve_points(searched, "dl_held_all") == {-3.0: 5.0, 1.0: 7.0}
+    assert curve_points(searched, "dl_held_eta1e-01") == {1.0: 1.0, 2.0: 2.0}
     assert curve_points(make_row(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
     assert curve_points(make_row(), "c") == {}
 

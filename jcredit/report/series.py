@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,8 +29,15 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Series:
 
 
 def curve_points(row: Row, name: str) -> dict[float, float]:
-    """Epoch -> number of ``row["curves"][name]``; one entry more than epochs: it starts before training, at epoch 0."""
+    """Epoch -> number of ``row["curves"][name]``; one entry more than epochs: it starts before training, at epoch 0.
+
+    What a followup found for each of its step sizes, ``dl_*`` with an entry for each of its ``etas``, is over log10 eta;
+    ``dl_*_eta*`` is over local steps.
+    """
     length = len((row.get("curves") or {}).get(name) or [])
+    sizes = (row.get("followup") or {}).get("etas") or []
+    if name.startswith("dl_") and "_eta" not in name and len(sizes) == length:
+        return dict(points_at(row, f"curves.{name}", [math.log10(eta) for eta in sizes]))
     first = 0 if length == row.get("epochs", length) + 1 else 1
     return dict(points_at(row, f"curves.{name}", [float(first + i) for i in range(length)]))
 

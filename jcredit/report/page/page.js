@@ -236,7 +236,13 @@ function config() {
 // --- drawing what is seen --------------------------------------------------------------------------------------------
 
 const seen = new Set(), views = new Map();
-const AXES = { curves: "epoch", layers: "depth (layer / L)" };
+
+function axisOf(kind, name) {
+  if (kind === "layers") return "depth (layer / L)";
+  if (!name.startsWith("dl_")) return "epoch";
+  return name.includes("_eta") ? "local step" : "log10 of the step size";
+}
+
 let turn = 0;
 
 async function draw(figure) {
@@ -252,12 +258,11 @@ async function draw(figure) {
   for (const table of all(".numbers table", figure)) table.remove();
   one(".numbers", figure).open = false;
   if (!values.length) { place.textContent = "Nothing here for this choice."; return; }
-  const axis = name.startsWith("dl_") ? "step or step size, in order" : AXES[kind];
   const spec = {
     $schema: "https://vega.github.io/schema/vega-lite/v6.json", config: config(), width: "container",
     autosize: { type: "fit-x", contains: "padding" },
     description: `${title(name)}, ${block || section.dataset.key}: the numbers are in the tables of this section.`,
-    ...(kind === "metrics" ? means(name, values, there) : series(name, values, there, axis)),
+    ...(kind === "metrics" ? means(name, values, there) : series(name, values, there, axisOf(kind, name))),
   };
   const { view } = await vegaEmbed(place, spec, {
     renderer: "svg", actions: { export: true, source: false, compiled: false, editor: false },
@@ -278,7 +283,7 @@ function tabulate(figure) {
   for (const column of columns) {
     const cell = document.createElement("th");
     cell.scope = "col";
-    cell.textContent = column === "x" ? AXES[kind] : column;
+    cell.textContent = column === "x" ? axisOf(kind, name) : column;
     head.append(cell);
   }
   const body = table.createTBody();
