@@ -31,8 +31,8 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Series:
 def curve_points(row: Row, name: str) -> dict[float, float]:
     """Epoch -> number of ``row["curves"][name]``; one entry more than epochs: it starts before training, at epoch 0.
 
-    What a followup found for each of its step sizes, ``dl_*`` with an entry for each of its ``etas``, is over log10 eta;
-    ``dl_*_eta*`` is over local steps.
+    What a followup found for each of its step sizes, ``dl_*`` with an entry for each of its ``etas``, is over
+    log10 eta; ``dl_*_eta*`` is over local steps.
     """
     length = len((row.get("curves") or {}).get(name) or [])
     sizes = (row.get("followup") or {}).get("etas") or []
