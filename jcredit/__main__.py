@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
 from jcredit.files import FileError, check_writable, write_json, write_text
-from jcredit.parts import brief, known
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
+from jcredit.settings import brief, known
 from jcredit.study import findings, quotes, reproduce
 from jcredit.study.command import Parser, folder
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, write_report

@@ -21,22 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.estimators import bp
-from jcredit.parts import (
-    ConfigError,
-    Count,
-    Description,
-    Fraction,
-    NonNegative,
-    Part,
-    Positive,
-    Setting,
-    Size,
-    as_numbers,
-    change_part,
-    fields_of,
-    known,
-)
+from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
+from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, fields_of, known
 from jcredit.tasks import teacher
 from jcredit.types import Estimator
 

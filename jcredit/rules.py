@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.numerics import batch_normalise, cosine, rms_normalise
-from jcredit.parts import Positive
+from jcredit.settings import Positive
 from jcredit.types import Array, LocalRule, Params
 
 Normalisation = Literal["raw", "rms", "batch"]

@@ -39,7 +39,8 @@ from jcredit.config import (
     settings,
     static_key,
 )
-from jcredit.parts import Arrays, Factory, Part, Setting
+from jcredit.parts import Arrays, Factory, Part
+from jcredit.settings import Setting
 from jcredit.tasks.classification import arrays_task
 from jcredit.training import check_run, make_run
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 import jcredit as jc
 from jcredit import config as configuration
 from jcredit.config import PARTS, config_hash, described, digest, static_key
-from jcredit.parts import Arrays, Factory, Part, Setting
+from jcredit.parts import Arrays, Factory, Part
 from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
 from jcredit.report.tables import TableSpec
+from jcredit.settings import Setting
 from jcredit.study.command import options_of
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.study.found import found_in

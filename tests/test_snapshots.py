@@ -14,7 +14,7 @@ from helpers import quick, same_bits, small, tiny
 import jcredit as jc
 from jcredit.config import config_hash
 from jcredit.files import read_sealed
-from jcredit.parts import ConfigError
+from jcredit.settings import ConfigError
 from jcredit.sweeps import run as sweeping
 from jcredit.sweeps import snapshots
 from jcredit.sweeps.run import keep_runs, run_sweep

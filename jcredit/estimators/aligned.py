@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.losses.perturbation import random_layers
 from jcredit.numerics import cosine, float_type
-from jcredit.parts import Count, NonNegative, Positive, Size
+from jcredit.settings import Count, NonNegative, Positive, Size
 from jcredit.types import Estimator, EstState, adam, all_blocks
 
 

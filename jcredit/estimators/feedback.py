@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.estimators.linear_maps import chain_pull
 from jcredit.numerics import float_type
-from jcredit.parts import Positive
 from jcredit.passes import branch_of
+from jcredit.settings import Positive
 from jcredit.types import Estimator, EstState, all_blocks
 
 

@@ -13,8 +13,8 @@ import optax
 from jcredit import parts
 from jcredit.estimators.linear_maps import chain_pull
 from jcredit.numerics import scale_free
-from jcredit.parts import Count, Positive
 from jcredit.passes import branch_of, own_matrices_of
+from jcredit.settings import Count, Positive
 from jcredit.types import Estimator, EstState, Shapes, all_blocks
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import PARTS, Config, ConfigError, parts_of, paths_of, settings
-from jcredit.parts import LARGEST_INTEGER, Part, Setting, brief
+from jcredit.parts import Part
+from jcredit.settings import LARGEST_INTEGER, Setting, brief
 
 SHOWN_VALUES = 5
 
