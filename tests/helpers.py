@@ -16,11 +16,12 @@ import pytest
 import jcredit as jc
 from jcredit.config import Config, Hparams
 from jcredit.numerics import float_type
+from jcredit.observing import make_context
 from jcredit.parts import Factory, Part
 from jcredit.passes import NetworkEnv, depth_of, forward
 from jcredit.tasks.classification import cross_entropy
 from jcredit.tasks.linear_quadratic import quadratic_loss
-from jcredit.training import Run, make_context
+from jcredit.training import Run
 from jcredit.types import Array, Context, Data, NetParams, Network, Shapes, Sizes, TrainState
 
 # conftest.py turns the compiler's optimisations off; tests of bits turn them on again, as in real runs.

@@ -11,8 +11,9 @@ import pytest
 from helpers import IMAGE_NETWORK, TINY, first_batch, make_scene, relative, start, tiny
 
 import jcredit as jc
+from jcredit.observing import with_oracle
 from jcredit.passes import forward_with_pulls, oracle_deltas
-from jcredit.training import make_run, with_oracle
+from jcredit.training import make_run
 
 
 def white(h):
