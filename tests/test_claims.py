@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiments
 from jcredit.study import claims as ledger
 from jcredit.study.early_claims import CODES as BOUNDARY
 from jcredit.study.early_claims import LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
@@ -25,6 +24,7 @@ from jcredit.study.predicates import (
     ratio,
     same,
 )
+from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parent.parent
 SIX = (42, 123, 456, 7, 8, 9)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiments, main
+from jcredit.__main__ import main
 from jcredit.study import findings
+from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parent.parent
 

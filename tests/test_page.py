@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiments, main
+from jcredit.__main__ import main
 from jcredit.files import write_text
 from jcredit.report.page import build, data
 from jcredit.report.rows import append_rows, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns
 from jcredit.study.found import sections
+from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parents[1]
 CHARTS = build.Bundle("window.vegaEmbed = null;", "charts 1.0")

@@ -10,7 +10,7 @@ import pytest
 from helpers import make_scene, quick, shapes_of, small, start, tiny
 
 import jcredit as jc
-from jcredit.__main__ import load_experiment, main
+from jcredit.__main__ import main
 from jcredit.config import described
 from jcredit.estimators import fields
 from jcredit.report import stats
@@ -18,6 +18,7 @@ from jcredit.report.rows import append_rows, read_rows
 from jcredit.report.series import profile_points
 from jcredit.study import experiment
 from jcredit.study.experiment import run
+from jcredit.study.scripts import load_experiment
 from jcredit.study.settings import ORACLE, lines, named
 from jcredit.tasks import image_data, images
 from jcredit.training import make_run

@@ -13,7 +13,6 @@ import pytest
 
 import jcredit as jc
 from jcredit import files
-from jcredit.__main__ import load_experiment
 from jcredit.config import config_hash, described
 from jcredit.report import rows as results
 from jcredit.report.rows import ResultsError, Rows
@@ -27,6 +26,7 @@ from jcredit.report.tables import (
     render_table,
     with_study,
 )
+from jcredit.study.scripts import load_experiment
 
 
 def make_row(label="DFA", seed=0, block="", status="ok", flags=(), config_hash=None, config=None, **metrics):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiment
 from jcredit.report import terminal
 from jcredit.report.rows import read_rows
 from jcredit.report.tables import Column, TableSpec, tables_of
 from jcredit.study.experiment import grid_of, in_grid, reported
+from jcredit.study.scripts import load_experiment
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted(ROOT.glob("results/*/quick/rows.jsonl"))
