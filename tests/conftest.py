@@ -63,3 +63,11 @@ def x64():
     """Double precision for everything built inside the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def experiments():
+    """Every experiment of this repository, by name."""
+    from jcredit.study.scripts import load_experiments
+
+    return load_experiments(Path(__file__).parent.parent / "experiments")

@@ -6,14 +6,8 @@ import pytest
 
 from jcredit.__main__ import main
 from jcredit.study import findings
-from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def experiments():
-    return load_experiments(ROOT / "experiments")
 
 
 def test_every_finding_has_rows_and_its_figure_is_on_the_page(experiments, tmp_path):

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from made_rows import without_times
 
 from jcredit import __main__ as command
 from jcredit.report.rows import read_rows
@@ -69,10 +70,6 @@ def out(capsys, *argv, status=0):
         assert status == 0
     text = capsys.readouterr()
     return text.out if status == 0 else text.err
-
-
-def without_times(rows):
-    return [{name: value for name, value in row.items() if name != "timing"} for row in rows]
 
 
 def rows_of(name, results="results"):
