@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,11 +95,16 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     record = results_dir / DRAWN_BY
     drawn_by, here = record.read_text(encoding="utf-8").strip() if record.exists() else "?", matplotlib.__version__
     places = directories(results_dir)
+    files = ("table.md", "figure.png") if drawn_by == here else ("table.md",)
     for directory in places:
-        yield from _checked(directory, str(directory.relative_to(results_dir)), experiments, drawn_by == here)
+        make = functools.partial(_rebuilt, directory, experiments)
+        yield from _compared(str(directory.relative_to(results_dir)), make, directory, files)
     if drawn_by == here:
-        yield from _findings_checked(results_dir, experiments)
-    yield from _claims_checked(results_dir, experiments)
+        make = functools.partial(findings.draw, results_dir, experiments)
+        yield from _compared(FINDINGS, make, results_dir / FINDINGS)
+    if ledger := [name for name in LEDGER if (results_dir / name).exists()]:
+        make = functools.partial(write_claims, results_dir, experiments)
+        yield from _compared("claims", make, results_dir, ledger)
     yield from _page_checked(results_dir / PAGE, results_dir, experiments)
     texts = quotes.read_quotes(quoted) if quoted else []
     differing = list(quotes.differences(texts, results_dir, experiments))
@@ -108,28 +114,26 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     yield Outcome("checked", f"{len(places)} tables, {figures}, {numbers} quoted numbers")
 
 
-def _checked(directory: Path, where: str, experiments: dict[str, Experiment], figures: bool) -> Iterator[Outcome]:
+def _compared(
+    where: str, make: Callable[[Path], object], there: Path, names: Collection[str] = ()
+) -> Iterator[Outcome]:
+    """Failed outcomes for those files that ``make`` writes into a folder which are not the files that are there.
+
+    Args:
+      where: what the outcomes are of.
+      make: writes into a folder of its own.
+      there: the folder that is checked.
+      names: the files that count (none: all that were made).
+    """
     with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
         try:
-            _rebuilt(directory, experiments, Path(scratch))
+            make(Path(scratch))
         except USER_ERRORS as error:
             yield Outcome(where, said(error), failed=True)
             return
-        for name in ("table.md", "figure.png") if figures else ("table.md",):
-            if difference := _difference(directory / name, Path(scratch, name).read_bytes()):
+        for name in names or sorted(path.name for path in Path(scratch).iterdir()):
+            if difference := _difference(there / name, Path(scratch, name).read_bytes()):
                 yield Outcome(where, difference, failed=True)
-
-
-def _findings_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
-        try:
-            drawn = findings.draw(results_dir, experiments, Path(scratch))
-        except USER_ERRORS as error:
-            yield Outcome(FINDINGS, said(error), failed=True)
-            return
-        for path in drawn:
-            if difference := _difference(results_dir / FINDINGS / path.name, path.read_bytes()):
-                yield Outcome(FINDINGS, difference, failed=True)
 
 
 def _difference(path: Path, expected: bytes) -> str:
@@ -161,22 +165,6 @@ def _judged(results_dir: Path, experiments: dict[str, Experiment]) -> tuple[list
     """The ledger as data and as markdown."""
     verdicts = claims.claims(results_dir, experiments)
     return claims.to_json(verdicts), claims.render_markdown(verdicts)
-
-
-def _claims_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    """Failed outcomes for the ledger's files, if any are there, that are not what the rows give."""
-    there = [results_dir / name for name in LEDGER if (results_dir / name).exists()]
-    if not there:
-        return
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
-        try:
-            write_claims(results_dir, experiments, Path(scratch))
-        except USER_ERRORS as error:
-            yield Outcome("claims", said(error), failed=True)
-            return
-        for path in there:
-            if difference := _difference(path, Path(scratch, path.name).read_bytes()):
-                yield Outcome("claims", difference, failed=True)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
