@@ -19,7 +19,7 @@ NORMALISATIONS = {"raw": lambda a: a, "rms": rms_normalise, "batch": batch_norma
 
 
 def normalise_credit(a_KxBxD: Array, how: Normalisation) -> Array:
-    """Scales credit: ``raw`` leaves it, ``rms`` per sample (the study's), ``batch`` one scale per layer."""
+    """Scales credit (L+1, B, D): ``raw`` not, ``rms`` per sample (the study's), ``batch`` one scale per layer."""
     return NORMALISATIONS[how](a_KxBxD)
 
 
@@ -30,7 +30,17 @@ def local_gradient(rule: LocalRule, block: Callable, params: Params, h_BxD: Arra
 
 
 def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_KxBxD: Array) -> tuple[Params, Params]:
-    """Gradients of the embedding (by a_0) and of all blocks (by a_1..a_L), each block seeing only itself."""
+    """Gradients of the embedding (by a_0) and of all blocks (by a_1..a_L), each block seeing only itself.
+
+    Args:
+      rule: from a credit to a derivative by a block's output.
+      trace: of the pass that is learned from.
+      pulls: of the same pass.
+      a_KxBxD: the credit as it is spent, a_0..a_L.
+
+    Returns:
+      The embedding's gradient, and the blocks' with the L blocks on the leading axis of every leaf.
+    """
 
     def one(pull, h, after, a):
         return pull(rule.signal(h, after, rule.goal(h, after, a)))[0]

@@ -323,6 +323,6 @@ class TrainState(NamedTuple):
     optimizer: Any
     estimator: EstState
     estimator_optimizer: Any
-    warmup: EstState  # DFA's feedback, used while epoch < warmup_ratio * epochs
+    warmup: EstState  # DFA's feedback, used while step < warmup_ratio * total steps
     step: Array
     key: Key

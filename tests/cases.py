@@ -1,14 +1,9 @@
-"""Cases of the properties: values of every kind of setting, parts, configurations, and what would be none.
-
-pytest_plugins = ["cases"]
-"""
+"""Cases of the properties: values of every kind of setting, parts, configurations, and what would be none."""
 
 import math
 
 import numpy as np
-import pytest
 from helpers import FACTORIES, tiny
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 import jcredit as jc
@@ -20,20 +15,6 @@ from jcredit.settings import Setting
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure
 from jcredit.sweeps.variants import Variant
 from jcredit.tasks.classification import arrays_task
-
-
-@pytest.fixture
-def holds(request):
-    """Tries a property: in the default run a short form of it, with ``-m faults`` all cases."""
-
-    def attempt(prop, short, all_cases):
-        count = all_cases if "faults" in request.config.getoption("markexpr").split() else short
-        cases = settings(
-            max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
-        cases(prop)()
-
-    return attempt
 
 
 def says_one_line(text, *named):

@@ -17,7 +17,6 @@ from jcredit.study.experiment import main
 from jcredit.sweeps import plan, program, run
 from jcredit.training import check_run
 
-pytest_plugins = ["cases"]
 pytestmark = pytest.mark.faults
 
 OPTIONS = list(options_of([variant.config for variant in PRESET.variants]))

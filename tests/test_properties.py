@@ -24,7 +24,6 @@ from jcredit.sweeps import plan
 from jcredit.tasks.classification import arrays_task
 from jcredit.training import check_run, make_run
 
-pytest_plugins = ["cases"]
 pytestmark = pytest.mark.faults
 
 # --- configurations ---------------------------------------------------------------------------------------------------
