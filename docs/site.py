@@ -57,7 +57,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def generated() -> Iterator[tuple[str, str]]:
     """(address, Markdown) of every page that is made here."""
-    from jcredit.__main__ import load_experiments
+    from jcredit.study.scripts import load_experiments
 
     found = load_experiments(ROOT / "experiments")
     yield "experiments/index.md", experiments_index(found)

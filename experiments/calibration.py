@@ -53,7 +53,7 @@ READINGS: dict[str, dict] = {
     "embedding fixed": {"train_embedding": False},
     "teacher without LayerNorm": {"teacher_network": jc.ladder_mlp(depth=4, width=128, layer_norm_on=False)},
 }
-HELD_OUT = ("as the other experiments",)
+HELD_OUT = ("as the other experiments", "embedding fixed", "noise in both values")
 """Readings whose other lines are run: the nearest two, and the one that the other experiments have."""
 
 

@@ -90,34 +90,10 @@ from .networks import image_mlp as image_mlp
 from .networks import ladder_mlp as ladder_mlp
 from .networks import lq_dynamics as lq_dynamics
 from .parts import (
-    Added as Added,
-)
-from .parts import (
     Arrays as Arrays,
 )
 from .parts import (
-    ConfigError as ConfigError,
-)
-from .parts import (
-    Count as Count,
-)
-from .parts import (
-    Fraction as Fraction,
-)
-from .parts import (
-    NonNegative as NonNegative,
-)
-from .parts import (
     Part as Part,
-)
-from .parts import (
-    Positive as Positive,
-)
-from .parts import (
-    Size as Size,
-)
-from .parts import (
-    Swept as Swept,
 )
 from .parts import (
     estimator as estimator,
@@ -138,6 +114,30 @@ from .report.rows import Rows as Rows
 from .rules import cosine_rule as cosine_rule
 from .rules import inner_product as inner_product
 from .rules import target_shift as target_shift
+from .settings import (
+    Added as Added,
+)
+from .settings import (
+    ConfigError as ConfigError,
+)
+from .settings import (
+    Count as Count,
+)
+from .settings import (
+    Fraction as Fraction,
+)
+from .settings import (
+    NonNegative as NonNegative,
+)
+from .settings import (
+    Positive as Positive,
+)
+from .settings import (
+    Size as Size,
+)
+from .settings import (
+    Swept as Swept,
+)
 from .sweeps.door import sweep as sweep
 from .training import Run as Run
 from .training import make_run as make_run

@@ -12,315 +12,32 @@ python -m jcredit watch results
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
-import math
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
-from jcredit.files import FileError, check_writable, write_json, write_text
-from jcredit.parts import brief, known
-from jcredit.report.page import build
-from jcredit.report.rows import Rows
-from jcredit.study import findings, quotes, reproduce
-from jcredit.study.command import Parser, folder
-from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment, write_report
-from jcredit.study.found import directories, found_in, sections
+from jcredit.files import FileError, check_writable
+from jcredit.settings import brief, known
+from jcredit.study import reproduce
+from jcredit.study.command import Parser, folder, number
+from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment
+from jcredit.study.found import directories
+from jcredit.study.rebuilding import DRAWN_BY, LEDGER, PAGE, check, report, said, write_claims, write_page
+from jcredit.study.scripts import description, load_experiments
 from jcredit.sweeps.run import Interrupted
 from jcredit.sweeps.watch import follow
 
 QUOTES = Path("docs/quotes.toml")
-PAGE = "index.html"
-FINDINGS = "findings"
-"""Folder under the results with the figures of docs/findings.md."""
-DRAWN_BY = "matplotlib.txt"
-"""File under the results that says which version of Matplotlib drew the figures."""
-
-# --- finding experiments ----------------------------------------------------------------------------------------------
-
-
-def load_experiment(script: Path) -> Experiment:
-    """The ``EXPERIMENT`` of a script.
-
-    Raises:
-      ConfigError: the script cannot be imported or defines none.
-    """
-    name = f"jcredit_experiment_{script.stem}"
-    spec = importlib.util.spec_from_file_location(name, script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses of a script look their module up
-    try:
-        spec.loader.exec_module(module)
-        return module.EXPERIMENT
-    except Exception as error:
-        raise ConfigError(f"{script}: not a script with an EXPERIMENT ({type(error).__name__}: {error})") from error
-
-
-def load_experiments(folder: Path | None) -> dict[str, Experiment]:
-    """The experiments of all scripts that lie in a folder, by name.
-
-    Args:
-      folder: the folder (None: ``experiments`` in the current directory).
-
-    Raises:
-      ConfigError: no scripts there, or one that defines no experiment.
-    """
-    folder = folder or Path.cwd() / "experiments"
-    scripts = sorted(folder.glob("*.py"))
-    if not scripts:
-        raise ConfigError(f"no experiments in {folder}; name the folder of their scripts with --experiments DIR")
-    found = [load_experiment(script) for script in scripts]
-    return {experiment.name: experiment for experiment in found}
-
-
-# --- list -------------------------------------------------------------------------------------------------------------
-
-
-def description(experiment: Experiment) -> str:
-    """Name, question, phase, and the runs and minutes of each preset."""
-    lines = [f"{experiment.name}  (phase {experiment.phase})", f"  {experiment.question}"]
-    for name, preset in experiment.presets.items():
-        variants, seeds = len(preset.variants), len(preset.seeds)
-        runs = f"{variants * seeds} runs ({variants} configurations x {seeds} seed{'s' * (seeds > 1)})"
-        lines.append(f"    {name:<6} {runs:<40} {preset.minutes}")
-    return "\n".join(lines)
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
-
-
-class Outcome(NamedTuple):
-    """What became of one directory of rows, or of one page."""
-
-    where: str
-    text: str
-    failed: bool = False
-
-
-def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    """Rebuilds table.md and figure.png wherever there are rows, from the rows alone.
-
-    Raises:
-      ConfigError: a results directory that does not exist.
-    """
-    found = False
-    for directory in directories(results_dir):
-        where, found = str(directory.relative_to(results_dir)), True
-        try:
-            yield Outcome(where, _rebuilt(directory, experiments, directory))
-        except USER_ERRORS as error:
-            yield Outcome(where, _said(error), failed=True)
-    try:
-        if drawn := findings.draw(results_dir, experiments, results_dir / FINDINGS):
-            yield Outcome(FINDINGS, f"{len(drawn)} figures drawn")
-    except USER_ERRORS as error:
-        yield Outcome(FINDINGS, _said(error), failed=True)
-    if found:
-        write_text(results_dir / DRAWN_BY, _matplotlib() + "\n")
-
-
-def _said(error: Exception) -> str:
-    return f"error: {' '.join(str(error).split())}"
-
-
-def _matplotlib() -> str:
-    return importlib.import_module("matplotlib").__version__
-
-
-def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:
-    """Writes table and figure of a directory's rows into another one, or the same; what they were made of."""
-    found = found_in(directory, experiments)
-    if found.experiment is None:
-        rows = Rows(found.rows)
-        write_text(into / "table.md", rows.table())
-        rows.plot(into / "figure.png", title=directory.parent.name)
-    else:
-        write_report(found.experiment, found.rows, into)
-    return found.text
-
-
-# --- the check --------------------------------------------------------------------------------------------------------
-
-
-def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | None) -> Iterator[Outcome]:
-    """Makes everything anew in a folder of its own and compares: what differs is a failed outcome.
-
-    Figures are compared, byte by byte, where the installed Matplotlib is the one that ``report`` noted; other versions
-    draw other bytes.
-
-    Args:
-      results_dir: what is checked.
-      experiments: all of them.
-      quoted: the file of quoted numbers (None: none are checked).
-
-    Raises:
-      ConfigError: a results directory that does not exist, or a file of quoted numbers that cannot be read.
-    """
-    record = results_dir / DRAWN_BY
-    drawn_by, here = record.read_text(encoding="utf-8").strip() if record.exists() else "?", _matplotlib()
-    places = directories(results_dir)
-    for directory in places:
-        yield from _checked(directory, str(directory.relative_to(results_dir)), experiments, drawn_by == here)
-    if drawn_by == here:
-        yield from _findings_checked(results_dir, experiments)
-    yield from _claims_checked(results_dir, experiments)
-    yield from _page_checked(results_dir / PAGE, results_dir, experiments)
-    texts = quotes.read_quotes(quoted) if quoted else []
-    differing = list(quotes.differences(texts, results_dir, experiments))
-    yield from (Outcome("quoted", text, failed=True) for text in differing)
-    figures = "figures" if drawn_by == here else f"no figures (drawn by Matplotlib {drawn_by}, here is {here})"
-    numbers = sum(len(quote.numbers) for quote in texts)
-    yield Outcome("checked", f"{len(places)} tables, {figures}, {numbers} quoted numbers")
-
-
-def _checked(directory: Path, where: str, experiments: dict[str, Experiment], figures: bool) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
-        try:
-            _rebuilt(directory, experiments, Path(scratch))
-        except USER_ERRORS as error:
-            yield Outcome(where, _said(error), failed=True)
-            return
-        for name in ("table.md", "figure.png") if figures else ("table.md",):
-            if difference := _difference(directory / name, Path(scratch, name).read_bytes()):
-                yield Outcome(where, difference, failed=True)
-
-
-def _findings_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
-        try:
-            drawn = findings.draw(results_dir, experiments, Path(scratch))
-        except USER_ERRORS as error:
-            yield Outcome(FINDINGS, _said(error), failed=True)
-            return
-        for path in drawn:
-            if difference := _difference(results_dir / FINDINGS / path.name, path.read_bytes()):
-                yield Outcome(FINDINGS, difference, failed=True)
-
-
-def _difference(path: Path, expected: bytes) -> str:
-    """How a file differs from what it should hold, in one line; empty if it does not."""
-    if not path.exists():
-        return f"{path.name} is missing; python -m jcredit report makes it"
-    if (found := path.read_bytes()) == expected:
-        return ""
-    if path.suffix == ".png":
-        return f"{path.name} is not what its rows give"
-    old, new = found.decode(errors="replace").split("\n"), expected.decode().split("\n")
-    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    texts = (lines[same].strip() if same < len(lines) else "nothing" for lines in (old, new))
-    return "{} line {}: has {!r}, its rows give {!r}".format(path.name, same + 1, *texts)
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
-
-LEDGER = ("CLAIMS.md", "claims.json")
-
-
-def write_claims(results_dir: Path, experiments: dict[str, Experiment], into: Path) -> int:
-    """Writes the verdict on every claim, made of the rows, and returns how many there are.
-
-    Raises:
-      ConfigError: this jcredit has no claims.
-    """
-    verdicts, text = _judged(results_dir, experiments)
-    write_text(into / LEDGER[0], text)
-    write_json(into / LEDGER[1], verdicts)
-    return len(verdicts)
-
-
-def _judged(results_dir: Path, experiments: dict[str, Experiment]) -> tuple[list[dict[str, Any]], str]:
-    """The ledger as data and as markdown."""
-    try:
-        ledger: Any = importlib.import_module("jcredit.study.claims")
-    except ModuleNotFoundError as error:
-        if error.name != "jcredit.study.claims":
-            raise
-        raise ConfigError("jcredit.study.claims is not there: no claims to judge") from None
-    verdicts = ledger.claims(results_dir, experiments)
-    return ledger.to_json(verdicts), ledger.render_markdown(verdicts)
-
-
-def _claims_checked(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    """Failed outcomes for the ledger's files, if any are there, that are not what the rows give."""
-    there = [results_dir / name for name in LEDGER if (results_dir / name).exists()]
-    if not there:
-        return
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as scratch:
-        try:
-            write_claims(results_dir, experiments, Path(scratch))
-        except USER_ERRORS as error:
-            yield Outcome("claims", _said(error), failed=True)
-            return
-        for path in there:
-            if difference := _difference(path, Path(scratch, path.name).read_bytes()):
-                yield Outcome("claims", difference, failed=True)
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def write_page(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> str:
-    """Writes the results page, and returns what it was made of.
-
-    Raises:
-      ConfigError: the charts' package is not installed.
-    """
-    try:
-        charts = build.bundle()
-    except ImportError as error:
-        raise ConfigError(str(error)) from None
-    text, count = _page(results_dir, experiments, charts)
-    write_text(path, text)
-    return f"{count} directories of rows, {len(text.encode()) / 1e6:.1f} MB"
-
-
-def _page(results_dir: Path, experiments: dict[str, Experiment], charts: build.Bundle) -> tuple[str, int]:
-    found = sections(results_dir, experiments)
-    judged = _judged(results_dir, experiments) if (results_dir / LEDGER[1]).exists() else ([], "")
-    return build.page(found, judged[0], charts), len(found)
-
-
-def _page_checked(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
-    """A failed outcome if the page is there and not what the rows give, whichever version of the charts it contains."""
-    if not path.exists():
-        return
-    text = path.read_text(encoding="utf-8")
-    try:
-        expected, _ = _page(results_dir, experiments, build.bundle_of(text))
-    except USER_ERRORS as error:
-        yield Outcome("page", _said(error), failed=True)
-        return
-    if difference := _difference(path, expected.encode()):
-        yield Outcome("page", difference, failed=True)
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def _hours(text: str) -> float:
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = math.nan
-    if not 0 <= hours < math.inf:
-        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number of hours from 0")
-    return hours
+    return number(text, 0, "of hours from 0")
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds from 0.1")
-    return seconds
+    return number(text, 0.1, "of seconds from 0.1")
 
 
 def _parser() -> Parser:
@@ -433,13 +150,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             count = write_claims(args.results_dir, experiments, args.results_dir)
             print(f"{count} claims: {args.results_dir / LEDGER[0]}")
     except USER_ERRORS as error:
-        print(f"python -m jcredit: {_said(error)}", file=sys.stderr)
+        print(f"python -m jcredit: {said(error)}", file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     except OSError as error:
-        print(f"python -m jcredit: {_said(error)}; mend that and give the same command again", file=sys.stderr)
+        print(f"python -m jcredit: {said(error)}; mend that and give the same command again", file=sys.stderr)
         sys.exit(1)
     if not good:
         sys.exit(2)

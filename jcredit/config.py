@@ -21,22 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.estimators import bp
-from jcredit.parts import (
-    ConfigError,
-    Count,
-    Description,
-    Fraction,
-    NonNegative,
-    Part,
-    Positive,
-    Setting,
-    Size,
-    as_numbers,
-    change_part,
-    fields_of,
-    known,
-)
+from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
+from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, fields_of, known
 from jcredit.tasks import teacher
 from jcredit.types import Estimator
 
@@ -81,9 +68,9 @@ class Config:
     normalise: Normalisation = "raw"
     """Credit scale: as it is, per-sample RMS (the study's), or one scale for the whole batch."""
     clip: NonNegative = 0.0
-    """Global-norm clip of each block's gradient (0: off; the study: 1)."""
+    """Global-norm clip of each block's gradient, and of the embedding's (0: off; the study: 1)."""
     clamp: NonNegative = 0.0
-    """Element-wise clamp of block gradients (0: off; phase 6A: 1)."""
+    """Element-wise clamp of the same gradients, before the clip (0: off; phase 6A: 1)."""
     state_penalty: NonNegative = 0.0
     """lam of a local term lam h_l added to the credit, which keeps hidden states from growing."""
     warmup_ratio: Fraction = 0.0

@@ -8,84 +8,29 @@ the factory with its settings bound and checked, which a ``Config`` holds and th
 
     jc.Config(credit=learned_feedback(directions=8))
 
-The annotation says what a setting is.  **Swept** numbers (``Swept``, ``NonNegative``, ``Positive``, ``Fraction``) reach
-the factory as traced scalars inside the compiled program, as with ``optax.inject_hyperparams``: a sweep over them
-recompiles nothing and maps like a seed.  All others are **static** and decide the program: ``Count``, ``Size``,
-``int``, ``float``, ``bool``, ``str``, ``Literal``, ``Part`` (its numbers traced; ``build`` it) and ``Arrays``.
+The annotation says what a setting is: a **swept** number, which reaches the factory as a traced scalar, or a **static**
+value, which decides the program (``jcredit.settings``); a ``Part`` is static, its numbers are traced: ``build`` it.
 Positional-only parameters are no settings: the run hands them over (a network gets its ``Sizes``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
-import math
-import re
 import socket
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jcredit.settings import ConfigError, Kind, Setting, argument_docs, declared, known
 from jcredit.sources import array_digest, source_hash
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run; the message names the setting, the value and the fix."""
-
-
-LARGEST_INTEGER = 2**31 - 1
-"""The largest whole number of a setting: arrays are indexed with int32."""
-SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-"""Magnitudes between which float32 holds a number to full precision; below, compiled programs compute with zero."""
-
-
-class Bound(NamedTuple):
-    """The range of a number, and whether it is swept."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open: bool = False  # whether ``low`` itself is excluded
-    swept: bool = False
-
-
-class Added(NamedTuple):
-    """Marks a setting that was added later: at ``value`` the part does what it did before, and its key is the old one.
-
-    ``sharpness: Annotated[Positive, Added(1.0)] = 1.0``: rows made before the setting existed stay those of today.
-    """
-
-    value: Any
-
-
-class Kind(NamedTuple):
-    """Marks a setting that is a part of this kind."""
-
-    name: str
-
-
-Number: TypeAlias = float | jax.Array
-Swept: TypeAlias = Annotated[Number, Bound(swept=True)]
-"""A swept number of any sign."""
-NonNegative: TypeAlias = Annotated[Number, Bound(0, swept=True)]
-"""A swept number, zero or more."""
-Positive: TypeAlias = Annotated[Number, Bound(0, open=True, swept=True)]
-"""A swept number above zero."""
-Fraction: TypeAlias = Annotated[Number, Bound(0, 1, swept=True)]
-"""A swept number from 0 to 1."""
-Count: TypeAlias = Annotated[int, Bound(1)]
-"""A static whole number from 1."""
-Size: TypeAlias = Annotated[int, Bound(0)]
-"""A static whole number from 0."""
 
 
 class Arrays(tuple):
@@ -109,143 +54,6 @@ class Arrays(tuple):
 Description = Literal["full", "static", "key"]
 
 
-def brief(value: Any) -> str:
-    """A value as an error shows it: on one line, and not without end."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of more digits than Python writes out
-        return "<an integer of over 4300 digits>"
-    return text if len(text) <= 120 else f"{text[:60]} ... {text[-20:]}"
-
-
-# --- one setting ------------------------------------------------------------------------------------------------------
-
-
-class Setting(NamedTuple):
-    """A setting as declared: its name, type, range, default and documentation."""
-
-    name: str
-    type: Any
-    bound: Bound
-    default: Any
-    doc: str
-    added: Added | None = None
-    kind: Kind | None = None
-
-    @property
-    def swept(self) -> bool:
-        """Whether its value is traced."""
-        return self.bound.swept
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """The values of a ``Literal``; else none."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
-
-    @property
-    def metavar(self) -> str:
-        """How the command line's help shows its values."""
-        if self.choices:
-            return "|".join(map(str, self.choices))
-        return {bool: "true|false", int: "N", float: "X"}.get(self.type, "VALUE")
-
-    def checked(self, value: Any) -> Any:
-        """The value as it is kept.
-
-        Raises:
-          ConfigError: a value of another type or outside the range.
-        """
-        name, kind = self.name, self.type
-        if self.choices:
-            same = isinstance(value, type(self.choices[0])) and isinstance(value, bool) == isinstance(
-                self.choices[0], bool
-            )
-            if not same or value not in self.choices:
-                raise ConfigError(
-                    f"{name}={brief(value)} is unknown; choose one of: {', '.join(map(str, self.choices))}"
-                )
-        elif kind is bool:
-            if not isinstance(value, bool):
-                raise ConfigError(f"{name}={brief(value)} must be True or False")
-        elif kind in (int, float):
-            return self._number(value)
-        elif isinstance(value, Part) and self.kind is not None and value.kind != self.kind.name:
-            raise ConfigError(f"{name}={value!r} is no {self.kind.name} but a part of kind {value.kind}")
-        elif not isinstance(value, kind):
-            wanted = getattr(kind, "__name__", str(kind))
-            raise ConfigError(f"{name}={brief(value)} must be of type {wanted}{'; call its factory' * callable(value)}")
-        return value
-
-    def _number(self, value: Any, text: str | None = None) -> int | float:
-        """The number, checked; where it was typed, errors have the text."""
-        bound = self.bound
-        if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, int if self.type is int else int | float):
-            raise ConfigError(f"{self.name}={brief(value)} must be a{'n integer' if self.type is int else ' number'}")
-        where = f"{self.name}={brief(value) if text is None else brief(text)[1:-1]}"
-        if self.type is float and not abs(value) <= LARGEST:  # nan too; whole numbers of any length compare
-            raise ConfigError(f"{where} is not finite in float32; give an ordinary number")
-        if self.type is float and 0 < abs(value) < SMALLEST:
-            raise ConfigError(f"{where} is zero in float32; give 0 or at least {SMALLEST:.2g} in size")
-        if self.type is int and abs(value) > LARGEST_INTEGER:
-            raise ConfigError(f"{where} is too large; give at most {LARGEST_INTEGER}")
-        if bound.low == 0 and bound.high == 1 and not 0 <= value <= 1:
-            raise ConfigError(f"{where} must lie between 0 and 1")
-        if value < bound.low or value > bound.high or (bound.open and value == bound.low):
-            positive = bound.open or bound.low == 1
-            least = "zero or more" if bound.low == 0 else f"at least {bound.low}"
-            raise ConfigError(f"{where} must be {'positive' if positive else least}")
-        return float(value) + 0.0 if self.type is float else value  # -0.0 is 0.0
-
-    def parsed(self, text: str) -> Any:
-        """The value a text on a command line stands for.
-
-        Raises:
-          ConfigError: a text that is no such value.
-        """
-        if self.choices:
-            return self.checked(next((c for c in self.choices if str(c) == text), text))
-        if self.type is bool:
-            if text.lower() not in ("true", "false"):
-                raise ConfigError(f"{self.name}={brief(text)} must be true or false")
-            return text.lower() == "true"
-        try:
-            return self._number(self.type(text), text) if self.type in (int, float) else self.checked(self.type(text))
-        except ConfigError:
-            raise
-        except (ValueError, TypeError, OverflowError):
-            kind = {int: "an integer", float: "a number"}.get(self.type, "set from Python")
-            raise ConfigError(f"{self.name}={brief(text)} must be {kind}") from None
-
-
-def _declared(name: str, annotation: Any, default: Any, doc: str) -> Setting:
-    bound, added, part = Bound(), None, None
-    if get_origin(annotation) is Annotated:
-        annotation, *marks = get_args(annotation)
-        bound = next((m for m in marks if isinstance(m, Bound)), bound)
-        added = next((m for m in marks if isinstance(m, Added)), None)
-        part = next((m for m in marks if isinstance(m, Kind)), None)
-    if annotation == Number:
-        annotation = float
-    if get_origin(annotation) in (types.UnionType, typing.Union):
-        annotation = tuple(get_args(annotation))
-    return Setting(name, annotation, bound, default, doc, added, part)
-
-
-def _argument_docs(doc: str | None) -> dict[str, str]:
-    """The ``Args:`` section of a docstring, {name: text on one line}."""
-    section = re.search(r"^ *Args:\n(.*?)(?:\n *\n|\Z)", inspect.cleandoc(doc or ""), re.S | re.M)
-    lines = section[1] if section else ""
-    return {name: " ".join(text.split()) for name, text in re.findall(r"^  (\w+): (.*(?:\n {3,}.*)*)", lines, re.M)}
-
-
-def fields_of(cls: type, docs: Mapping[str, str]) -> dict[str, Setting]:
-    """The settings a dataclass declares as fields, by name."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: _declared(f.name, hints[f.name], f.default, docs.get(f.name, "")) for f in dataclasses.fields(cls)}
-
-
 # --- factories and parts ----------------------------------------------------------------------------------------------
 
 
@@ -263,7 +71,7 @@ class Factory:
         functools.update_wrapper(self, function)
         self.kind, self.function = kind, function
         hints = typing.get_type_hints(function, include_extras=True)
-        docs = _argument_docs(function.__doc__)
+        docs = argument_docs(function.__doc__)
         self.settings: dict[str, Setting] = {}
         self.given = 0
         for name, parameter in inspect.signature(function).parameters.items():
@@ -272,7 +80,7 @@ class Factory:
                 continue
             if name not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise TypeError(f"{self.name}: setting {name!r} needs a type, such as jc.Count or jc.Positive")
-            self.settings[name] = _declared(name, hints[name], parameter.default, docs.get(name, ""))
+            self.settings[name] = declared(name, hints[name], parameter.default, docs.get(name, ""))
 
     @property
     def name(self) -> str:
@@ -460,15 +268,6 @@ def change_part(part: Part, path: str, value: Any) -> Part:
     if rest:
         return part.replace(**{head: change_part(part.settings[head], rest, value)})
     return part.replace(**{head: part.factory.settings[head].parsed(value) if isinstance(value, str) else value})
-
-
-def known(what: str, name: str, names: Any) -> None:
-    """Raises ConfigError unless ``name`` is one of ``names``; the message has the nearest one."""
-    if name in names:
-        return
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
-    raise ConfigError(f"{what} {brief(name)} is unknown; {hint}")
 
 
 def estimator(function: Callable) -> Factory:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.parts import ConfigError
+from jcredit.settings import ConfigError
 from jcredit.types import (
     Array,
     Branch,

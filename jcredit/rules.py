@@ -10,15 +10,16 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.numerics import batch_normalise, cosine, rms_normalise
-from jcredit.parts import Positive
-from jcredit.types import Array, LocalRule, Params
+from jcredit.passes import Pulls
+from jcredit.settings import Positive
+from jcredit.types import Array, LocalRule, Params, Trace
 
 Normalisation = Literal["raw", "rms", "batch"]
 NORMALISATIONS = {"raw": lambda a: a, "rms": rms_normalise, "batch": batch_normalise}
 
 
 def normalise_credit(a_KxBxD: Array, how: Normalisation) -> Array:
-    """Scales credit: ``raw`` leaves it, ``rms`` per sample (the study's), ``batch`` one scale per layer."""
+    """Scales credit (L+1, B, D): ``raw`` not, ``rms`` per sample (the study's), ``batch`` one scale per layer."""
     return NORMALISATIONS[how](a_KxBxD)
 
 
@@ -26,6 +27,30 @@ def local_gradient(rule: LocalRule, block: Callable, params: Params, h_BxD: Arra
     """The rule's gradient of one block's parameters at its input ``h_BxD`` (B, D); ``goal`` is from ``rule.goal``."""
     after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
     return pull(rule.signal(h_BxD, after_BxD, goal))[0]
+
+
+def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_KxBxD: Array) -> tuple[Params, Params]:
+    """Gradients of the embedding (by a_0) and of all blocks (by a_1..a_L), each block seeing only itself.
+
+    Args:
+      rule: from a credit to a derivative by a block's output.
+      trace: of the pass that is learned from.
+      pulls: of the same pass.
+      a_KxBxD: the credit as it is spent, a_0..a_L.
+
+    Returns:
+      The embedding's gradient, and the blocks' with the L blocks on the leading axis of every leaf.
+    """
+
+    def one(pull, h, after, a):
+        return pull(rule.signal(h, after, rule.goal(h, after, a)))[0]
+
+    h_KxBxD = trace.h_KxBxD
+    after_LxBxD = h_KxBxD[1:] if trace.noise_LxBxD is None else h_KxBxD[1:] - trace.noise_LxBxD
+    blocks = jax.vmap(one)(pulls.blocks, h_KxBxD[:-1], after_LxBxD, a_KxBxD[1:])
+    # The embedding is a block that starts from nothing: its residual output is h_0 itself.
+    with jax.named_scope("embedding"):
+        return one(pulls.embed, jnp.zeros_like(h_KxBxD[0]), h_KxBxD[0], a_KxBxD[0]), blocks
 
 
 def _credit_as_goal(h_BxD, after_BxD, a_BxD):

@@ -23,10 +23,12 @@ from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import ConfigError, Factory, NetworkPart, Part
+from jcredit.observing import shapes_of
+from jcredit.parts import Factory, NetworkPart, Part
 from jcredit.passes import depth_of, forward
+from jcredit.settings import ConfigError
 from jcredit.tasks import teacher
-from jcredit.training import Run, check_run, make_run, shapes_of
+from jcredit.training import Run, check_run, make_run
 from jcredit.types import Branch, Data, Network, Sizes, Task, TrainState
 
 BATCH = 32

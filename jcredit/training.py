@@ -8,8 +8,7 @@
     data, state = run.data(key, hp), run.init(key, hp)
     state, metrics = jax.jit(run.epoch)(state, hp, data)
 
-Below, a ``Setup`` is what is known before anything is traced; every function of a run builds its parts anew from it and
-the traced numbers ``hp``.
+What the step and the measurements of a run share, its forward pass and its credit, is ``observing``.
 """
 
 from __future__ import annotations
@@ -17,42 +16,40 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr
 
-from jcredit import diagnostics
 from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_key
-from jcredit.estimators import dfa
-from jcredit.numerics import clamp, clip_by_norm, float_type
-from jcredit.passes import NetworkEnv, Pulls, depth_of, forward, forward_with_pulls, oracle_deltas
-from jcredit.rules import inner_product, normalise_credit
+from jcredit.measuring import diagnose, evaluate
+from jcredit.numerics import clamp, clip_by_norm
+from jcredit.observing import (
+    WARMUP,
+    Built,
+    Metrics,
+    Seen,
+    Setup,
+    credit_of,
+    estimator_loss,
+    observe,
+    shapes_of,
+    spent_credit,
+)
+from jcredit.rules import local_gradients
 from jcredit.types import (
     Array,
     Context,
     Data,
-    Estimator,
     EstState,
     Key,
-    LocalRule,
-    NetParams,
-    Network,
-    OracleContext,
-    Params,
-    Shapes,
     Task,
-    Trace,
     TrainState,
 )  # fmt: skip
 
-EVALUATION_BATCH = 1000
 ADAM = optax.scale_by_adam()
-OWN_METRICS = ("train_loss", "train_accuracy", "train_h_rms", "test_loss", "test_accuracy", "estimator_loss")
-WARMUP: Estimator = dfa().build()
-Metrics = dict[str, Array]
 
 
 class Run(NamedTuple):
@@ -89,45 +86,6 @@ class Run(NamedTuple):
     tier: str
 
 
-class Built(NamedTuple):
-    """The parts of a run, built with (traced) numbers."""
-
-    task: Task
-    network: Network
-    estimator: Estimator
-    rule: LocalRule
-
-
-class Setup(NamedTuple):
-    """What is known of a run before anything is traced.
-
-    Attributes:
-      config: the configuration as it is read.
-      data_dir: folder with prepared image data.
-      estimator: the estimator at the configuration's own numbers, for its facts.
-      train_size: samples that an epoch is drawn from.
-      steps: optimiser steps in an epoch.
-    """
-
-    config: Config
-    data_dir: Path | None
-    estimator: Estimator
-    train_size: int
-    steps: int
-
-    def built(self, hp: Hparams | None) -> Built:
-        """The parts with the numbers of ``hp``, or with the configuration's own."""
-        config, of = self.config, lambda name: None if hp is None else getattr(hp, name)
-        task: Task = config.task.build(self.data_dir, numbers=of("task"))
-        network = config.network.build(task.sizes, numbers=of("network"))
-        return Built(task, network, config.credit.build(numbers=of("credit")), config.rule.build(numbers=of("rule")))
-
-    @property
-    def trains_blocks(self) -> bool:
-        """Whether blocks and embedding are trained."""
-        return self.config.trains == "network" and self.estimator.trains_blocks
-
-
 def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
     """Builds the pure functions of one run.
 
@@ -161,8 +119,8 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
         init=bind(_init, setup),
         step=bind(_step, setup),
         epoch=bind(_epoch, setup),
-        evaluate=bind(_evaluate, setup),
-        diagnose=bind(_diagnose, setup),
+        evaluate=bind(evaluate, setup),
+        diagnose=bind(diagnose, setup),
         credit=bind(_credit, setup),
         built=setup.built,
         config=config,
@@ -222,13 +180,6 @@ def _data(setup: Setup, key: Key, hp: Hparams) -> Data:
     return task.data(jax.random.fold_in(key, 1), network)
 
 
-def shapes_of(network: Network, params: NetParams, task: Task) -> Shapes:
-    """What an estimator is initialised with, from the network itself."""
-    x = jax.ShapeDtypeStruct((1, *task.sizes.inputs), float_type())
-    width = jax.eval_shape(network.embed, params.embed, x).shape[-1]
-    return Shapes(depth_of(params), width, task.sizes.outputs, network.branch)
-
-
 def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
     task, network, estimator, _ = setup.built(hp)
     # The second key of the split was a projection's once; keeping it keeps the bits of committed rows.
@@ -248,87 +199,16 @@ def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
     )
 
 
-# --- one forward pass and its credit ----------------------------------------------------------------------------------
-
-
-# Scopes name the parts of a step in profiles (``experiments/benchmark``).
-@jax.named_scope("readout")
-def make_context(task: Task, network: Network, params: NetParams, trace: Trace, target_B: Array) -> Context:
-    """The trace of a forward pass, and everything local to the output layer."""
-    total = lambda outputs: jnp.sum(task.loss(outputs, target_B))  # noqa: E731
-    error_BxC = jax.grad(total)(trace.outputs_BxC)
-    delta_BxD = jax.grad(lambda h: total(network.readout(params.readout, h)))(trace.h_KxBxD[-1])
-    return Context(trace, target_B, error_BxC, delta_BxD)
-
-
-def with_oracle(task: Task, network: Network, params: NetParams, ctx: Context, pulls: Pulls) -> OracleContext:
-    """The context with delta_0..delta_L by back-propagation, for oracles and diagnostics."""
-    return OracleContext(*ctx, oracle_deltas(network, task.loss, params, ctx.trace, ctx.target_B, pulls))
-
-
-class Seen(NamedTuple):
-    """One forward pass: what estimators see of it, what may be asked, and what training takes from it."""
-
-    ctx: Context
-    env: NetworkEnv
-    pulls: Pulls
-
-
-@jax.named_scope("forward")
-def _observe(built: Built, params: NetParams, x_B: Array, target_B: Array, key: Key, through_states: bool) -> Seen:
-    task, network, *_ = built
-    noise = None
-    if task.noise is not None:
-        width = jax.eval_shape(network.embed, params.embed, x_B).shape[-1]
-        noise = task.noise(key, (depth_of(params), x_B.shape[0], width))
-    trace, pulls = forward_with_pulls(network, params, x_B, noise, through_states=through_states)
-    return Seen(make_context(task, network, params, trace, target_B), NetworkEnv(network, task.loss, params), pulls)
-
-
-@jax.named_scope("credit")
-def _credit_of(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key) -> Array:
-    estimator, ctx = built.estimator, seen.ctx
-    view = with_oracle(built.task, built.network, state.params, ctx, seen.pulls) if estimator.oracle else ctx
-    a_KxBxD = estimator.credit(state.estimator, view, seen.env, key)
-    wanted = ctx.trace.h_KxBxD.shape
-    found = getattr(a_KxBxD, "shape", type(a_KxBxD).__name__)
-    if found != wanted:
-        raise ConfigError(
-            f"credit of {setup.config.credit.name} has shape {found}, not {wanted}: give a_0..a_L, one for each hidden"
-            " state"
-        )
-    return a_KxBxD
-
-
-def _spent(config: Config, a_KxBxD: Array, ctx: Context, hp: Hparams) -> Array:
-    """Credit as the local rule takes it: scaled, and with the optional pull on the states."""
-    return normalise_credit(a_KxBxD, config.normalise) + hp.state_penalty * ctx.trace.h_KxBxD
-
-
 def _credit(
     setup: Setup, state: TrainState, hp: Hparams, x_B: Array, target_B: Array, key: Key
 ) -> tuple[Context, Array]:
     built = setup.built(hp)
     noise_key, credit_key = jax.random.split(key)
-    seen = _observe(built, state.params, x_B, target_B, noise_key, built.estimator.oracle)
-    return seen.ctx, _credit_of(setup, built, state, seen, credit_key)
+    seen = observe(built, state.params, x_B, target_B, noise_key, built.estimator.oracle)
+    return seen.ctx, credit_of(setup, built, state, seen, credit_key)
 
 
 # --- learning ---------------------------------------------------------------------------------------------------------
-
-
-def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_KxBxD: Array) -> tuple[Params, Params]:
-    """Gradients of the embedding (by a_0) and of all blocks (by a_1..a_L), each block seeing only itself."""
-
-    def one(pull, h, after, a):
-        return pull(rule.signal(h, after, rule.goal(h, after, a)))[0]
-
-    h_KxBxD = trace.h_KxBxD
-    after_LxBxD = h_KxBxD[1:] if trace.noise_LxBxD is None else h_KxBxD[1:] - trace.noise_LxBxD
-    blocks = jax.vmap(one)(pulls.blocks, h_KxBxD[:-1], after_LxBxD, a_KxBxD[1:])
-    # The embedding is a block that starts from nothing: its residual output is h_0 itself.
-    with jax.named_scope("embedding"):
-        return one(pulls.embed, jnp.zeros_like(h_KxBxD[0]), h_KxBxD[0], a_KxBxD[0]), blocks
 
 
 @jax.named_scope("adam")
@@ -353,7 +233,7 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
     )
     grads = jax.tree.map(jnp.zeros_like, params)._replace(readout=jax.grad(readout_loss)(params.readout))
     if setup.trains_blocks:
-        embed, blocks = local_gradients(built.rule, ctx.trace, seen.pulls, _spent(config, a_KxBxD, ctx, hp))
+        embed, blocks = local_gradients(built.rule, ctx.trace, seen.pulls, spent_credit(config, a_KxBxD, ctx, hp))
         bound = lambda tree: clip_by_norm(clamp(tree, hp.clamp), hp.clip)  # noqa: E731
         grads = grads._replace(blocks=jax.vmap(bound)(blocks))
         grads = grads._replace(embed=bound(embed)) if config.train_embedding else grads
@@ -364,20 +244,10 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
     return kept if config.train_embedding else kept._replace(embed=params.embed), moments
 
 
-def _estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Seen, key: Key) -> tuple[Array, Metrics]:
-    """The estimator's loss and metrics, none of which may bear the name of a reported one."""
-    assert estimator.loss is not None
-    loss, metrics = estimator.loss(state, seen.ctx, seen.env, key)
-    reported = (*OWN_METRICS, *diagnostics.METRICS)
-    if taken := [name for name in metrics if name in reported or f"test_{name}" in reported]:
-        raise ConfigError(f"loss of {setup.config.credit.name} returns a metric {taken[0]!r}, which is a reported one")
-    return loss, metrics
-
-
 @jax.named_scope("estimator")
 def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key):
     estimator, extra = built.estimator, state.estimator.extra
-    of_params = lambda p: _estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
+    of_params = lambda p: estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
     (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.estimator.params)
     updates, moments = estimator.optimizer.update(grads, state.estimator_optimizer, state.estimator.params)
     fresh = estimator.update(EstState(optax.apply_updates(state.estimator.params, updates), extra))
@@ -390,7 +260,7 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
     batch_key, noise_key, credit_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
     with jax.named_scope("batch"):
         x_B, target_B = task.batch(data, index_B, batch_key)
-    seen = _observe(built, state.params, x_B, target_B, noise_key, estimator.oracle)
+    seen = observe(built, state.params, x_B, target_B, noise_key, estimator.oracle)
     outputs_BxC = seen.ctx.trace.outputs_BxC
     metrics = {
         "train_loss": jnp.mean(task.loss(outputs_BxC, target_B)),
@@ -400,7 +270,7 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
         metrics["train_accuracy"] = jnp.mean(task.accuracy(outputs_BxC, target_B))
     new = state._replace(step=state.step + 1)
     if setup.config.trains != "nothing":
-        a_KxBxD = _credit_of(setup, built, state, seen, credit_key)
+        a_KxBxD = credit_of(setup, built, state, seen, credit_key)
         if estimator.loss is not None:
             warm = state.step < hp.warmup_ratio * hp.total_steps
             a_KxBxD = jnp.where(warm, WARMUP.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
@@ -423,50 +293,3 @@ def _epoch(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> tuple[Tr
     index_SxB = order[: steps * size].reshape(steps, size)
     state, metrics = jax.lax.scan(lambda s, index: _step(setup, s, hp, data, index), state, index_SxB)
     return state, jax.tree.map(jnp.mean, metrics)
-
-
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
-def _evaluate(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> Metrics:
-    task, network, *_ = setup.built(hp)
-    samples = data.test_x.shape[0]
-    size = min(EVALUATION_BATCH, samples)
-    chunks = -(-samples // size)
-
-    def score(index_B):
-        inside = (index_B < samples).astype(float_type())  # the last chunk is padded
-        at = jnp.minimum(index_B, samples - 1)
-        outputs = forward(network, state.params, task.prepare(data.test_x[at])).outputs_BxC
-        scores = {"test_loss": task.loss(outputs, data.test_y[at])}
-        if task.accuracy is not None:
-            scores["test_accuracy"] = task.accuracy(outputs, data.test_y[at])
-        return {name: jnp.sum(value * inside) for name, value in scores.items()}
-
-    totals = jax.lax.map(score, jnp.arange(chunks * size).reshape(chunks, size))
-    return jax.tree.map(lambda total: jnp.sum(total) / samples, totals)
-
-
-def _diagnose(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> dict[str, Metrics]:
-    built, config = setup.built(hp), setup.config
-    task, network, estimator, rule = built
-    keys = jax.random.split(jax.random.key(0), 4)  # the same directions for every method, seed and epoch
-    x_B, target_B = task.prepare(data.test_x[: config.diagnostic_samples]), data.test_y[: config.diagnostic_samples]
-    seen = _observe(built, state.params, x_B, target_B, keys[0], True)
-    a_KxBxD = _credit_of(setup, built, state, seen, keys[1])
-    oracle = with_oracle(task, network, state.params, seen.ctx, seen.pulls)
-    untrained = WARMUP.init(jax.random.key(1), shapes_of(network, state.params, task))
-    fresh = WARMUP.credit(untrained, seen.ctx, seen.env, keys[1])
-    layers = diagnostics.score_credit(
-        seen.env, seen.ctx, a_KxBxD, fresh, oracle.delta_KxBxD, keys[2], rho_epsilon=hp.rho_epsilon,
-        nudge_eta=hp.nudge_eta,
-    )  # fmt: skip
-    if setup.trains_blocks:
-        spent = local_gradients(rule, seen.ctx.trace, seen.pulls, _spent(config, a_KxBxD, seen.ctx, hp))
-        exact = local_gradients(inner_product().build(), seen.ctx.trace, seen.pulls, oracle.delta_KxBxD)
-        layers["weight_cosine"] = diagnostics.weight_cosine(spent[1], exact[1])
-    metrics: dict[str, Any] = diagnostics.summarise(layers)
-    if estimator.loss is not None:
-        loss, terms = _estimator_loss(setup, estimator, state.estimator, seen, keys[3])
-        metrics |= {f"test_{name}": value for name, value in {"estimator_loss": loss, **terms}.items()}
-    return {"metrics": metrics, "layers": layers}

@@ -1,7 +1,8 @@
 """The central types: a network, what one forward pass leaves behind, and what a credit estimator is.
 
-Shape suffixes: B batch, D width, C outputs, H gates; L the blocks, K = L+1 the states h_0..h_L; M directions, N samples
-of any number, R noise samples.  ``h_KxBxD`` holds h_0..h_L, ``h_LxBxD`` the blocks' inputs h_0..h_{L-1}.
+Shape suffixes: B batch, D width, C outputs, H gates, S the code; L the blocks, K = L+1 the states h_0..h_L; M
+directions, N samples of any number, P pairs of layer and block, R noise samples or a rank; I and O a matrix's sides.
+``h_KxBxD`` holds h_0..h_L, ``h_LxBxD`` the blocks' inputs h_0..h_{L-1}.
 """
 
 from __future__ import annotations
@@ -322,6 +323,6 @@ class TrainState(NamedTuple):
     optimizer: Any
     estimator: EstState
     estimator_optimizer: Any
-    warmup: EstState  # DFA's feedback, used while epoch < warmup_ratio * epochs
+    warmup: EstState  # DFA's feedback, used while step < warmup_ratio * total steps
     step: Array
     key: Key

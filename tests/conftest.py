@@ -63,3 +63,26 @@ def x64():
     """Double precision for everything built inside the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def experiments():
+    """Every experiment of this repository, by name."""
+    from jcredit.study.scripts import load_experiments
+
+    return load_experiments(Path(__file__).parent.parent / "experiments")
+
+
+@pytest.fixture
+def holds(request):
+    """Tries a property: in the default run a short form of it, with ``-m faults`` all cases."""
+    from hypothesis import HealthCheck, settings
+
+    def attempt(prop, short, all_cases):
+        count = all_cases if "faults" in request.config.getoption("markexpr").split() else short
+        cases = settings(
+            max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+        cases(prop)()
+
+    return attempt

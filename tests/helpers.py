@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,11 +17,14 @@ import pytest
 import jcredit as jc
 from jcredit.config import Config, Hparams
 from jcredit.numerics import float_type
+from jcredit.observing import make_context
 from jcredit.parts import Factory, Part
 from jcredit.passes import NetworkEnv, depth_of, forward
-from jcredit.tasks.classification import cross_entropy
+from jcredit.sweeps.run import run_sweep
+from jcredit.sweeps.variants import Folder, Variant
+from jcredit.tasks.classification import arrays_task, cross_entropy
 from jcredit.tasks.linear_quadratic import quadratic_loss
-from jcredit.training import Run, make_context
+from jcredit.training import Run
 from jcredit.types import Array, Context, Data, NetParams, Network, Shapes, Sizes, TrainState
 
 # conftest.py turns the compiler's optimisations off; tests of bits turn them on again, as in real runs.
@@ -63,6 +67,15 @@ def trunk(**settings: Any) -> Part:
     return TRUNK.replace(**settings)
 
 
+# Every factory of ours; test_config tells of one that is forgotten here.
+FACTORIES: list[Factory] = [
+    jc.bp, jc.broadcast, jc.dfa, jc.disturbed_bp, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape,
+    jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain,
+    jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field,
+    jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp,
+    jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
+    arrays_task,
+]  # fmt: skip
 # Every way to obtain credit without back-propagation, options included.
 VARIANTS: dict[str, Part] = {
     "frozen": jc.frozen(),
@@ -122,6 +135,18 @@ def start(run: Run, config: Config, seed: int = 0) -> tuple[TrainState, Hparams,
     """State, swept numbers and (easy) data of a run."""
     hp = run.hparams(config)
     return run.init(jax.random.key(seed), hp), hp, easy_data(config)
+
+
+def sweep_into(path: Path, variants: Sequence[Variant], seeds: Iterable[int] = (0, 1), name: str = "tiny", **options):
+    """Rows of a sweep whose folder lies in ``path``."""
+    return run_sweep(variants, tuple(seeds), Folder(path, name, "smoke"), progress=False, **options)
+
+
+def small_images(samples: int, *shape: int) -> Part:
+    """A task of random images (H, W, channels) in three classes."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(samples, *shape)).astype(np.float32), np.arange(samples) % 3
+    return jc.tasks.arrays(x, y, x, y)
 
 
 def first_batch(config: Config) -> Array:
@@ -224,6 +249,12 @@ def branch_weights_of(scene: Scene) -> dict[str, Array]:
 def normal(seed: int, *shape: int) -> Array:
     """Standard normal numbers in the current precision; drawn by numpy, which compiles nothing."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float_type())
+
+
+def white(h: Array) -> Array:
+    """LayerNorm without affine parameters, by its definition."""
+    centred = h - jnp.mean(h, axis=-1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
 
 
 def randomised(tree: Any, seed: int, scale: float = 0.3) -> Any:

@@ -1,146 +1,20 @@
-"""The ledger: every predicate on made-up rows, every claim on the study's own figures, and the committed rows."""
+"""The ledger: every claim on the study's own figures, and the committed rows."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+from made_rows import SIX, made_up
 
-from jcredit.__main__ import load_experiments
 from jcredit.study import claims as ledger
 from jcredit.study.early_claims import CODES as BOUNDARY
 from jcredit.study.early_claims import LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
 from jcredit.study.late_claims import NET
-from jcredit.study.predicates import (
-    above,
-    best,
-    figures,
-    key_of,
-    mean_of,
-    monotone,
-    near,
-    negative,
-    not_below,
-    paired,
-    ratio,
-    same,
-)
+from jcredit.study.predicates import key_of
 
 ROOT = Path(__file__).parent.parent
-SIX = (42, 123, 456, 7, 8, 9)
 BY_ID = {claim.id: claim for claim in ledger.CLAIMS}
-NOISE = (-2, 1, 3, -3, 2, -1)
-
-
-def made_up(table, seeds=SIX, noise=1e-4, flags=(), status="ok"):
-    """Rows of {line: {metric: mean}}, nearly the same at every seed; lists are values at each seed."""
-    rows = {}
-    for line, metrics in table.items():
-        block, label = key_of(line)
-        rows[block, label] = [
-            {
-                "block": block, "label": label, "seed": seed, "config_hash": line, "status": status,
-                "flags": list(flags),
-                "metrics": {m: v[i] if isinstance(v, list) else v + noise * NOISE[i] for m, v in metrics.items()},
-            }
-            for i, seed in enumerate(seeds)
-        ]  # fmt: skip
-    return rows
-
-
-def gammas(**values):
-    return made_up({label: {"gamma": value} for label, value in values.items()})
-
-
-X, Y, Z = mean_of("x"), mean_of("y"), mean_of("z")
-WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
-
-
-@pytest.mark.parametrize(
-    ("check", "values", "answer"),
-    [
-        (near(X, 0.5, 0.05), {"x": 0.54}, "yes"),
-        (near(X, 0.5, 0.05), {"x": 0.56}, "no"),
-        (near(X, 0.5, 0.05), {"x": WIDE}, "unknown"),
-        (near(X, (0.2, 0.5), 0.05), {"x": 0.3}, "yes"),
-        (near(X, (0.2, 0.5), 0.0), {"x": 0.1}, "no"),
-        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.5, "y": 0.1}, "yes"),
-        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.1, "y": 0.1}, "no"),
-        (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.1, "y": 0}, "unknown"),  # about zero, of either sign
-        (near(paired("x", "y"), 0.1, 0.01), {"x": 0.5, "y": 0.4}, "yes"),
-        (above(X, Y), {"x": 0.50, "y": 0.49}, "yes"),
-        (above(X, Y), {"x": 0.49, "y": 0.50}, "opposite"),
-        (above(X, Y), {"x": WIDE, "y": 0.5}, "unknown"),
-        (above(X, Y, by=0.1), {"x": 0.55, "y": 0.5}, "no"),
-        (above(X, Y, by=0.1), {"x": 0.65, "y": 0.5}, "yes"),
-        (above(X, Y, by=0.1), {"x": 0.45, "y": 0.5}, "opposite"),
-        (above(X, Y, by=0.1), {"x": [0.52, 0.47, 0.51, 0.48, 0.53, 0.49], "y": 0.5}, "no"),  # p > .05, surely < .1
-        (above(X, 0.3), {"x": 0.4}, "yes"),
-        (above(X, 0.0), {"x": -0.4}, "opposite"),
-        (negative(X), {"x": -0.4}, "yes"),
-        (negative(X), {"x": 0.4}, "opposite"),
-        (best(X, [Y, Z]), {"x": 0.5, "y": 0.4, "z": 0.3}, "yes"),
-        (best(X, [Y, Z]), {"x": 0.5, "y": 0.6, "z": 0.3}, "opposite"),
-        (best(X, [Y, Z]), {"x": 0.5, "y": 0.4, "z": WIDE}, "unknown"),
-        (same(X, Y, 0.05), {"x": 0.5, "y": 0.53}, "yes"),
-        (same(X, Y, 0.05), {"x": 0.5, "y": 0.6}, "no"),
-        (same(X, Y, 0.05), {"x": WIDE, "y": 0.5}, "unknown"),
-        (not_below(X, Y, 0.05), {"x": 0.9, "y": 0.5}, "yes"),
-        (not_below(X, Y, 0.05), {"x": 0.47, "y": 0.5}, "yes"),
-        (not_below(X, Y, 0.05), {"x": 0.4, "y": 0.5}, "no"),
-        (not_below(X, Y, 0.05), {"x": WIDE, "y": 0.5}, "unknown"),
-        (monotone([X, Y, Z]), {"x": 0.1, "y": 0.2, "z": 0.3}, "yes"),
-        (monotone([X, Y, Z], rising=False), {"x": 0.1, "y": 0.2, "z": 0.3}, "opposite"),
-        (monotone([X, Y, Z]), {"x": 0.1, "y": 0.05, "z": 0.3}, "no"),
-        (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.3}, "yes"),  # its middle is open, not against it
-        (monotone([X, Y, Z]), {"x": WIDE, "y": 0.2, "z": 0.5}, "unknown"),
-    ],
-    ids=lambda value: value.text if hasattr(value, "text") else None,
-)
-def test_predicates(check, values, answer):
-    assert check.judge(gammas(**values)).answer == answer
-    nothing = check.judge({})
-    assert (nothing.answer, nothing.n, set(nothing.absent)) == ("unknown", 0, set(check.lines))
-    assert "no rows: " in nothing.why
-    unmeasured = check.judge({key_of(line): [{"seed": s, "metrics": {}} for s in SIX] for line in check.lines})
-    assert (unmeasured.answer, unmeasured.n, unmeasured.lack) == ("unknown", 0, "not measured in these rows")
-
-
-@pytest.mark.parametrize("check", [above(X, Y), best(X, [Y]), monotone([Y, X])], ids=["above", "best", "monotone"])
-def test_an_order_needs_six_seeds(check):
-    table = {"x": {"gamma": 0.9}, "y": {"gamma": 0.1}}
-    assert check.judge(made_up(table)).answer == "yes"
-    for n in (1, 2, 3, 5):
-        outcome = check.judge(made_up(table, SIX[:n]))
-        assert (outcome.answer, outcome.lack, outcome.n) == ("unknown", f"n = {n}; needs 6", n)
-
-
-def test_no_answer_without_an_interval():
-    one = made_up({"x": {"gamma": 0.5}, "y": {"gamma": 0.5}}, SIX[:1])
-    for check in (near(X, 0.5, 0.1), same(X, Y, 0.1), not_below(X, Y, 0.1)):
-        assert check.judge(one).lack == "n = 1; needs 2"
-
-
-def test_pairs_are_made_at_equal_seeds():
-    rows = made_up({"x": {"gamma": 0.9}}) | made_up({"y": {"gamma": 0.1}}, (456, 7, 8, 9, 10, 11))
-    assert above(X, Y).judge(rows).lack == "n = 4; needs 6"
-    assert set(paired("x", "y").at(rows)) == {456, 7, 8, 9}
-
-
-def test_a_size_can_be_excluded_with_few_seeds_but_not_an_order():
-    rows = made_up({"x": {"gamma": 0.51}, "y": {"gamma": 0.5}}, SIX[:3])
-    assert above(X, Y, by=0.3).judge(rows).answer == "no"
-    assert above(X, Y).judge(rows).answer == "unknown"
-
-
-def test_figures_name_a_metric_once():
-    rows = gammas(x=0.5, y=0.25)
-    assert re.fullmatch(r"Gamma: x 0\.5 \[.*?\], y 0\.25 \[.*?\]; n = 6", figures([X, Y], rows))
-    rows["", "y"] = rows["", "y"][:1]
-    assert figures([X, Y], rows).endswith("(n = 6), y 0.25 (n = 1)")
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
 
 
 def table(names, **columns):
@@ -379,11 +253,6 @@ def test_the_last_quick_snapshot_stands_for_the_studys_and_says_so():
 
 
 # --- the ledger on the rows that are committed ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def experiments():
-    return load_experiments(ROOT / "experiments")
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiment
 from jcredit.config import described
 from jcredit.report.rows import read_rows
 from jcredit.study.experiment import in_grid, write_report
+from jcredit.study.scripts import load_experiment
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "results").glob("*/*/rows.jsonl"))

@@ -1,58 +1,27 @@
-"""What cannot run is refused by name and value; swept numbers are free, static settings decide the program."""
+"""Settings that cannot be are refused by name and value; what identifies a run is what it reads."""
 
 import dataclasses
 import json
 import math
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import (
-    IMAGE_NETWORK,
-    TRUNK,
-    as_part,
-    counted,
-    first_batch,
-    refused,
-    same_bits,
-    small,
-    start,
-    tiny,
-)  # fmt: skip
+from helpers import FACTORIES, IMAGE_NETWORK, TRUNK, as_part, first_batch, refused, same_bits, small, start, tiny
 
 import jcredit as jc
 from jcredit import config as config_module
 from jcredit import training
-from jcredit.config import (
-    PARTS,
-    Hparams,
-    as_read,
-    change,
-    config_hash,
-    described,
-    hparams,
-    parts_of,
-    paths_of,
-    settings,
-    static_key,
-)
-from jcredit.parts import Arrays, Factory, Part, Setting
+from jcredit.config import PARTS, as_read, change, config_hash, described, paths_of, settings, static_key
+from jcredit.parts import Arrays, Factory, Part
+from jcredit.settings import Setting
 from jcredit.tasks.classification import arrays_task
-from jcredit.training import check_run, make_run
+from jcredit.training import make_run
 
 # --- every factory of ours, and every setting -------------------------------------------------------------------------
 
-FACTORIES: list[Factory] = [
-    jc.bp, jc.broadcast, jc.dfa, jc.disturbed_bp, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape,
-    jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain,
-    jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field,
-    jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp,
-    jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
-    arrays_task,
-]  # fmt: skip
 ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
 REQUIRED: dict[Factory, dict[str, Any]] = {
     jc.exact_terminal: dict(of=jc.dfa()),
@@ -219,89 +188,6 @@ def test_what_once_was_taken_silently(call, message):
     refused(call, message)
 
 
-def test_batches_that_do_not_fit_the_data_are_refused():
-    for changes in (dict(batch_size=64), dict(batch_size=8, steps_per_epoch=5)):
-        refused(
-            lambda changes=changes: make_run(tiny(**changes)),
-            rf"batch_size={changes['batch_size']} .*does not fit the 32 training",
-        )
-    assert make_run(tiny(batch_size=8, steps_per_epoch=3)).steps_per_epoch == 3
-    assert make_run(tiny(batch_size=9)).steps_per_epoch == 3  # the incomplete batch is left out
-    fresh = tiny(task=jc.tasks.lq(), network=jc.lq_dynamics(depth=2))
-    refused(lambda: make_run(fresh), "steps_per_epoch=0: task lq draws fresh samples")
-
-
-# --- what is refused when a run is traced -----------------------------------------------------------------------------
-
-
-def checked(config):
-    return check_run(make_run(config))
-
-
-def credit_of_shape(shape):
-    broadcast = jc.broadcast().build()
-    return as_part(jc.estimator, broadcast._replace(credit=lambda state, ctx, env, key: jnp.zeros(shape)))
-
-
-def estimator_with_metrics(*names, value=1.0):
-    loss = lambda state, ctx, env, key: (jnp.sum(state.params["w"]), dict.fromkeys(names, jnp.asarray(value)))  # noqa: E731
-    init = lambda key, shapes: jc.EstState({"w": jnp.ones(2)}, {})  # noqa: E731
-    return as_part(jc.estimator, jc.broadcast().build()._replace(init=init, loss=loss))
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 16), (4, 8, 15), (4, 8), ()])
-def test_a_credit_of_another_shape_is_refused(shape):
-    message = f"credit of helpers.as_part.<locals>.own has shape {shape}, not (4, 8, 16): give a_0..a_L, one for each"
-    refused(lambda: checked(tiny(credit_of_shape(shape))), re.escape(message))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "loss", "accuracy", "estimator_loss", "gamma",
-     "rho_deep", "h_rms_last"],
-)  # fmt: skip
-def test_a_metric_that_bears_a_reported_name_is_refused(name):
-    refused(lambda: checked(tiny(estimator_with_metrics("mine", name))), f"own returns a metric '{name}', which is a")
-    checked(tiny(estimator_with_metrics("mine")))
-
-
-@pytest.mark.parametrize(
-    "credit", [jc.fa(), small(jc.tangent_chain), small(jc.tangent_mask), small(jc.linear_field, form="chain")]
-)
-def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
-    config = tiny(credit, task=jc.tasks.lq(state_size=16), network=jc.lq_dynamics(depth=2), steps_per_epoch=1)
-    refused(lambda: checked(config), "the network has no branch")
-
-
-@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_coarse, jc.tangent_sweeps])
-def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
-    refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
-    small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
-    refused(lambda: checked(small_evaluation), "samples=8 of a tangent bridge exceeds a batch of 4")
-
-
-def test_states_that_are_not_flat_are_refused():
-    image = jc.image_mlp(depth=2, width=16).build(jc.Sizes((128,), 4))
-    shaped = image._replace(embed=lambda params, x: image.embed(params, x).reshape(-1, 4, 4))
-    config = tiny(network=as_part(jc.network, shaped))
-    refused(lambda: checked(config), r"embed returned states of shape \(\d+, 4, 4\); .* flatten them")
-
-
-def test_a_step_that_changes_the_states_type_is_refused():
-    growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
-    config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
-    refused(lambda: checked(config), r"a step turns state\.estimator\.extra from float32.* shapes and types must stay")
-
-
-def test_hparams_of_another_static_shape_are_refused():
-    config = tiny(small(jc.scalar_bridge))
-    run = make_run(config)
-    free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7})
-    assert float(run.hparams(free).total_steps) == 28 and float(run.hparams(free).credit["sigma"]) == np.float32(0.3)
-    for changes in (dict(depth=2), dict(batch_size=4), dict(noise_samples=3), dict(credit=jc.dfa()), dict(classes=5)):
-        refused(lambda changes=changes: run.hparams(config.replace(**changes)), "of another static shape than the run")
-
-
 # --- settings by name -------------------------------------------------------------------------------------------------
 
 
@@ -435,115 +321,3 @@ def test_what_a_run_does_not_read_changes_neither_its_key_nor_its_bits(name, mon
 
         results.append(jax.jit(everything)(*start(run, asked)))
     assert same_bits(*results)
-
-
-# --- the numbers a program is handed ----------------------------------------------------------------------------------
-
-
-def test_hparams_carry_every_swept_number():
-    credit = jc.exact_terminal(of=jc.scalar_bridge(sigma=0.2, ema=0.5))
-    config = jc.Config(
-        task=jc.tasks.lq(process_noise=0.7), network=jc.ladder_mlp(alpha=0.3), credit=credit,
-        rule=jc.target_shift(eta=0.9), learning_rate=0.4, rho_epsilon=0.8,
-    )  # fmt: skip
-    found = hparams(config, 17)
-    assert float(found.total_steps) == 17 and float(found.learning_rate) == np.float32(0.4)
-    inside = {name: float(value) for part in (found.task, found.network, found.rule) for name, value in part.items()}
-    assert inside == pytest.approx({"process_noise": 0.7, "alpha": 0.3, "eta": 0.9})
-    assert set(found.credit) == {"of"} and float(found.credit["of"]["sigma"]) == np.float32(0.2)
-    assert set(found.credit["of"]) == {n for n, s in jc.scalar_bridge.settings.items() if s.swept}
-    assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
-    assert set(Hparams._fields) == {*PARTS, "total_steps", *(s.name for s in OWN if s.swept)}
-
-
-# --- a sweep recompiles nothing, and every swept number reaches the run -----------------------------------------------
-
-BRIDGE = tiny(
-    small(jc.scalar_bridge, target="softmin", clip=0.0), rule=jc.target_shift(), optimizer="sgd",
-    warmup_ratio=0.5, task=jc.tasks.teacher(classes=4, train_size=32, test_size=16),
-)  # fmt: skip
-LQ: dict[str, Any] = dict(
-    task=jc.tasks.lq(state_size=16, outputs=4, test_size=16), network=jc.lq_dynamics(depth=2), steps_per_epoch=2
-)
-SWEEPS = {
-    "fa": tiny(jc.fa(), network=jc.ladder_mlp(depth=2, width=16)),
-    "state_bridge": tiny(small(jc.state_bridge)),
-    "scalar_bridge": BRIDGE,
-    "vector_field": tiny(small(jc.vector_field, epsilon=0.1), trains="nothing", **LQ),
-    "linear_field": tiny(small(jc.linear_field, scheme="one_sided", epsilon=0.1)),
-    "tangent_gate": tiny(small(jc.tangent_gate)),
-    "tangent_mask": tiny(small(jc.tangent_mask)),
-    "tangent_chain": tiny(small(jc.tangent_chain)),
-    "tangent_sweeps": tiny(small(jc.tangent_sweeps)),
-    "tangent_coarse": tiny(small(jc.tangent_coarse)),
-    "weight_mirror": tiny(small(jc.weight_mirror)),
-    "kolen_pollack": tiny(jc.kolen_pollack(), network=jc.image_mlp(depth=2, width=16)),
-    "grape": tiny(small(jc.grape)),
-    "local_heads": tiny(jc.local_heads()),
-    "forward_gradient": tiny(small(jc.forward_gradient)),
-    "wrapped": tiny(jc.exact_terminal(of=jc.unbiased_residual(of=jc.fa()))),
-    "disturbed_bp": tiny(jc.disturbed_bp()),
-}
-VALUES = {"warmup_ratio": 0.0, "clip": 1e-3, "clamp": 1e-4, "ema": 0.5}
-
-
-def swept_of(config):
-    """Dotted paths of a configuration's swept numbers, those it reads."""
-    inside = [
-        f"{path}.{name}" for path, part in parts_of(config) for name, s in part.factory.settings.items() if s.swept
-    ]
-    own = [s.name for s in OWN if s.swept] if config is BRIDGE else []
-    return inside + own
-
-
-def two_steps(run, config):
-    """(key, numbers) -> everything a run yields, from its start on; the warm-up, if any, ends between the two steps."""
-    batches = jnp.arange(2 * config.batch_size).reshape(2, -1)
-
-    def everything(key, hp):
-        state, data = run.init(key, hp), run.data(key, hp)
-        almost_half = state._replace(step=state.step + 3)
-        after, metrics = jax.lax.scan(lambda s, index: run.step(s, hp, data, index), almost_half, batches)
-        return after, metrics, run.diagnose(after, hp, data) if config is BRIDGE else {}
-
-    return everything
-
-
-@pytest.mark.parametrize("name", SWEEPS)
-def test_a_swept_number_recompiles_nothing_and_changes_the_run(name):
-    config = SWEEPS[name]
-    run, key = make_run(config), jax.random.key(0)
-    program, traces = counted(two_steps(run, config))
-    reference = program(key, run.hparams(config))
-    for path in swept_of(config):
-        changed = config.replace(**{path: VALUES.get(path.rpartition(".")[2], 0.37)})
-        assert not same_bits(program(key, run.hparams(changed)), reference), f"{path} does not reach the run"
-    assert program(key, run.hparams(config.replace(epochs=9))) is not None
-    assert len(traces) == 1 and program._cache_size() == 1
-
-
-def test_every_swept_setting_is_swept_above():
-    met = {(part.factory.name, path.rpartition(".")[2]) for config in SWEEPS.values() for path in swept_of(config)
-           for where, part in parts_of(config) if path.rpartition(".")[0] == where}  # fmt: skip
-    assert met == {(factory.name, setting.name) for factory, setting in ALL_SETTINGS if setting.swept}
-
-
-def test_numbers_of_the_config_are_not_baked_in():
-    # A run built for other numbers, given these, is the run of these.
-    numbers = {"learning_rate": 0.05, "sigma": 0.3, "eta": 0.7, "terminal_weight": 0.2, "alpha": 0.4}
-    asked = BRIDGE.replace(**numbers)
-    out = []
-    for built in (asked, BRIDGE):
-        run = make_run(built)
-        state, hp, data = start(run, asked)
-        out.append(jax.jit(run.step)(state, hp, data, first_batch(asked)))
-    assert same_bits(*out)
-
-
-def test_the_teacher_has_its_sizes():
-    run = make_run(tiny())
-    data = jax.jit(lambda key: run.data(key, run.hparams(tiny())))(jax.random.key(0))
-    assert data.train_x.shape == (32, 128) and data.test_x.shape == (16, 128)
-    assert data.train_y.dtype == jnp.int32 and set(np.unique(data.train_y)) <= set(range(4))
-    assert len(np.unique(data.train_y)) > 1
-    assert not run.shared_data

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import small_images
 
 import jcredit as jc
 from jcredit import estimators
@@ -64,20 +65,14 @@ def test_every_rule_keeps_the_contract(rule):
     check_rule(rule)
 
 
-def small_images():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(32, 6, 4, 2)).astype(np.float32), np.arange(32) % 3
-    return jc.tasks.arrays(x, y, x, y)
-
-
 @pytest.mark.parametrize(
     ("network", "task"),
     [
         (jc.image_mlp(depth=2, width=8), None),
         (jc.ladder_mlp(depth=2, width=8, alpha=0.6), None),
         (jc.lq_dynamics(depth=2), jc.tasks.teacher(classes=4, inputs=8, train_size=32, test_size=32)),
-        (jc.image_cnn(depth=2, channels=3, patch=2), small_images()),
-        (jc.image_mixer(depth=2, channels=3, patch=2, token_hidden=5, channel_hidden=4), small_images()),
+        (jc.image_cnn(depth=2, channels=3, patch=2), small_images(32, 6, 4, 2)),
+        (jc.image_mixer(depth=2, channels=3, patch=2, token_hidden=5, channel_hidden=4), small_images(32, 6, 4, 2)),
     ],
     ids=["image_mlp", "ladder_mlp", "lq_dynamics", "image_cnn", "image_mixer"],
 )

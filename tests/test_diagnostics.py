@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import first_batch, make_scene, normal, start, tiny
 
-from jcredit import diagnostics, training
+from jcredit import diagnostics, measuring
 from jcredit.passes import forward
 from jcredit.training import make_run
 
@@ -150,7 +150,7 @@ def test_evaluation_counts_every_sample_once(monkeypatch):
     config = tiny()
     run = make_run(config)
     state, hp, data = start(run, config)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(measuring, "EVALUATION_BATCH", 7)
     found = jax.jit(run.evaluate)(state, hp, data)
     outputs = np.asarray(forward(run.built(hp).network, state.params, data.test_x).outputs_BxC, np.float64)
     log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))

@@ -10,7 +10,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from helpers import tiny
+from helpers import sweep_into, tiny
+from made_rows import without_times
 
 import jcredit as jc
 from jcredit.parts import _named
@@ -19,7 +20,7 @@ from jcredit.sweeps import batch, engine, owners, program, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, numerics, run_batch
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.program import Interrupted, forget, in_flight
-from jcredit.sweeps.run import keep_runs, run_sweep
+from jcredit.sweeps.run import keep_runs
 from jcredit.sweeps.variants import Folder, Request, Snapshot, Variant, snapshot_request
 
 pytest_plugins = ["sharing"]
@@ -58,29 +59,25 @@ def pool(monkeypatch):
         yield threads
 
 
-def sweep_into(path, variants=LINES, seeds=(0, 1), **options):
-    return run_sweep(variants, seeds, Folder(path, "tiny", "smoke"), progress=False, **options)
-
-
 def batch_of(path, group, sweep="", folder=True):
     folder = Folder(path, "tiny", "smoke") if folder else None
     return Batch(tuple(group), path, folder, None, None, 60.0, sweep, numerics(), False)
 
 
-def without_times(rows):
-    return sorted(([r["label"], r["seed"], {k: v for k, v in r.items() if k != "timing"}] for r in rows), key=str)
+def in_order(rows):
+    return sorted(without_times(rows), key=lambda row: (row["label"], row["seed"], str(row)))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def test_an_executor_gives_the_rows_of_one_process_and_leaves_only_them(tmp_path, pool):
-    here = sweep_into(tmp_path / "here")
-    there = sweep_into(tmp_path / "there", executor=pool)
-    assert without_times(there) == without_times(here) and len(here) == 6
-    assert without_times(read_rows(tmp_path / "there/tiny/smoke/rows.jsonl")) == without_times(here)
+    here = sweep_into(tmp_path / "here", LINES)
+    there = sweep_into(tmp_path / "there", LINES, executor=pool)
+    assert in_order(there) == in_order(here) and len(here) == 6
+    assert in_order(read_rows(tmp_path / "there/tiny/smoke/rows.jsonl")) == in_order(here)
     assert not list((tmp_path / "there/tiny/smoke/cache").iterdir()) and not owners.living(tmp_path / "there")
-    assert sweep_into(tmp_path / "there", executor=None) == there  # nothing is left to be made
+    assert sweep_into(tmp_path / "there", LINES, executor=None) == there  # nothing is left to be made
 
 
 def test_a_program_can_be_split_into_batches_of_the_same_bits(tmp_path, pool):
@@ -219,7 +216,7 @@ def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest
     assert raised.value.signal == number
     assert len(list((tmp_path / "cut/tiny/smoke/cache").glob("*/checkpoint/*/meta.json"))) == 2
     assert not list(owners.registry(tmp_path / "cut").iterdir())
-    assert without_times(sweep_into(tmp_path / "cut", lines, executor=pool)) == without_times(whole)
+    assert in_order(sweep_into(tmp_path / "cut", lines, executor=pool)) == in_order(whole)
 
 
 # --- who owns a batch -------------------------------------------------------------------------------------------------
@@ -235,7 +232,7 @@ def test_rows_that_nobody_took_are_found_and_not_made_again(tmp_path, compiled):
         rows = run_batch(one)
         assert run_batch(one) == rows and len(compiled) == 1  # sent twice, as when a worker seemed dead
     # The sweep was killed before it wrote them.  Another command finds them, wherever the seeds stand in its own.
-    assert without_times(sweep_into(tmp_path, [line()], (1, 0))) == without_times(rows) and len(compiled) == 1
+    assert in_order(sweep_into(tmp_path, [line()], (1, 0))) == in_order(rows) and len(compiled) == 1
     assert not list((tmp_path / "tiny/smoke/cache").iterdir())
 
 

@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from jcredit.__main__ import load_experiments, main
+from jcredit.__main__ import main
 from jcredit.study import findings
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def experiments():
-    return load_experiments(ROOT / "experiments")
 
 
 def test_every_finding_has_rows_and_its_figure_is_on_the_page(experiments, tmp_path):

@@ -8,15 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import IMAGE_NETWORK, TINY, first_batch, make_scene, relative, start, tiny
+from helpers import IMAGE_NETWORK, TINY, first_batch, make_scene, relative, start, tiny, white
 
 import jcredit as jc
+from jcredit.observing import with_oracle
 from jcredit.passes import forward_with_pulls, oracle_deltas
-from jcredit.training import make_run, with_oracle
-
-
-def white(h):
-    return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+from jcredit.training import make_run
 
 
 def plain_image_loss(params, x, labels):

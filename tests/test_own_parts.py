@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import first_batch, flat, randomised, relative, small
+from helpers import first_batch, flat, randomised, relative, small, white
 
 import jcredit as jc
 from jcredit.config import Config
@@ -29,11 +29,6 @@ def convolve(x_BxHxWxI, kernel_3x3xIxO):
 def convolve_back(y_BxHxWxO, kernel_3x3xIxO):
     """The transpose of ``convolve``: kernels turned round, and inputs swapped with outputs."""
     return convolve(y_BxHxWxO, jnp.swapaxes(kernel_3x3xIxO[::-1, ::-1], 2, 3))
-
-
-def white(h_BxD):
-    centred = h_BxD - jnp.mean(h_BxD, axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
 
 
 def kernel(key, inputs, outputs, scale=1.0):

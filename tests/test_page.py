@@ -6,27 +6,25 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made_rows import make_row
 
-from jcredit.__main__ import load_experiments, main
+from jcredit.__main__ import main
 from jcredit.files import write_text
 from jcredit.report.page import build, data
 from jcredit.report.rows import append_rows, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns
 from jcredit.study.found import sections
+from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parents[1]
 CHARTS = build.Bundle("window.vegaEmbed = null;", "charts 1.0")
 EVIL = "<script>alert('x')</script> & \"quoted\""
 
 
-def make_row(label="dfa", seed=0, gamma=0.5, block="", **more):
-    return {
-        "schema": 2, "experiment": "mine", "preset": "sweep", "method": "dfa", "label": label, "block": block,
-        "config": {"network": {"network": "image_mlp", "depth": 4}, "credit": {"estimator": "dfa"}},
-        "config_hash": label, "seed": seed, "status": "ok", "tier": "0: random feedback", "epochs": 3,
-        "metrics": {"gamma": gamma, "test_loss": None}, "curves": {"gamma": [0.1, 0.2, gamma]},
-        "layers": {"gamma": [gamma, None]}, **more,
-    }  # fmt: skip
+def row_of(label="dfa", seed=0, gamma=0.5, block="", **more):
+    given = {"metrics": {"gamma": gamma, "test_loss": None}, "curves": {"gamma": [0.1, 0.2, gamma]}, "epochs": 3}
+    row = make_row(label, seed, block, experiment="mine", preset="sweep", layers={"gamma": [gamma, None]}, **given)
+    return row | more
 
 
 def section(rows, name="mine"):
@@ -70,7 +68,7 @@ class Seen(HTMLParser):
 
 
 def test_every_row_and_line_is_there():
-    rows = [make_row(label, seed, block=block) for block in ("b1", "b2") for label in ("x", "y") for seed in (0, 1, 2)]
+    rows = [row_of(label, seed, block=block) for block in ("b1", "b2") for label in ("x", "y") for seed in (0, 1, 2)]
     seen = Seen(build.page([section(rows)], [], CHARTS))
     assert seen.count("tr", **{"class": "run"}) == 12 and seen.count("tr", **{"class": "line"}) == 4
     line = {"data-experiment": "mine", "data-block": "b2", "data-method": "dfa", "data-depth": "4"}
@@ -80,7 +78,7 @@ def test_every_row_and_line_is_there():
 
 
 def test_text_of_rows_is_escaped_everywhere():
-    rows = [make_row(EVIL, seed, block=EVIL, tier=EVIL, flags=[EVIL]) for seed in (0, 1)]
+    rows = [row_of(EVIL, seed, block=EVIL, tier=EVIL, flags=[EVIL]) for seed in (0, 1)]
     page = build.page([section(rows, EVIL)], [claim()], CHARTS)
     seen = Seen(page)
     assert not seen.wrong and seen.count("script") == 3  # data, charts, ours
@@ -89,7 +87,7 @@ def test_text_of_rows_is_escaped_everywhere():
 
 
 def test_a_page_loads_nothing():
-    page = build.page([section([make_row()])], [claim()], CHARTS)
+    page = build.page([section([row_of()])], [claim()], CHARTS)
     seen = Seen(page)
     loading = [a for _, attrs in seen.tags for a in attrs if a in ("src", "srcset", "action", "data", "poster")]
     assert not loading and not seen.count("link") and "@import" not in page and "url(" not in page
@@ -99,7 +97,7 @@ def test_a_page_loads_nothing():
 
 
 def test_links_inside_the_page_lead_somewhere_and_names_are_unique():
-    seen = Seen(build.page([section([make_row()]), section([make_row()])], [claim()], CHARTS))
+    seen = Seen(build.page([section([row_of()]), section([row_of()])], [claim()], CHARTS))
     ids = [attrs["id"] for _, attrs in seen.tags if "id" in attrs]
     assert len(set(ids)) == len(ids)
     targets = {attrs["href"][1:] for tag, attrs in seen.tags if tag == "a"}
@@ -108,7 +106,7 @@ def test_links_inside_the_page_lead_somewhere_and_names_are_unique():
 
 
 def test_tables_can_be_read_aloud():
-    seen = Seen(build.page([section([make_row()])], [claim()], CHARTS))
+    seen = Seen(build.page([section([row_of()])], [claim()], CHARTS))
     tables = seen.count("table")
     assert tables == seen.count("caption") == 3
     assert seen.count("th", scope="row") == 3 and seen.count("html", lang="en") == 1
@@ -117,7 +115,7 @@ def test_tables_can_be_read_aloud():
 
 
 def test_the_charts_numbers_are_means_and_intervals():
-    rows = [make_row(seed=seed, gamma=gamma, study={"gamma": 0.45}) for seed, gamma in ((0, 0.4), (1, 0.6))]
+    rows = [row_of(seed=seed, gamma=gamma, study={"gamma": 0.45}) for seed, gamma in ((0, 0.4), (1, 0.6))]
     charts = data.charts_of(section(rows))
     half = 12.706204736 * 0.1  # Student's t for one degree of freedom, times sd / sqrt(2)
     assert charts["metrics"] == {
@@ -138,7 +136,7 @@ def test_long_curves_are_thinned_but_end_where_they_end():
 
 def test_numbers_are_short_and_strict_json():
     assert [data.rounded(v) for v in (0.123456, 3.0, float("nan"), None, -1e-9)] == [0.1235, 3, None, None, -1e-9]
-    text = re.search(r'id="data">(.*?)</script>', build.page([section([make_row(EVIL)])], [], CHARTS), re.S)
+    text = re.search(r'id="data">(.*?)</script>', build.page([section([row_of(EVIL)])], [], CHARTS), re.S)
     assert json.loads(text[1])["mine-sweep"]["lines"][0]["label"] == EVIL
 
 
@@ -176,7 +174,7 @@ def test_without_the_package_the_extra_is_named(results, monkeypatch, capsys):
 
 
 def test_a_sweep_of_ones_own_is_shown_last(tmp_path):
-    append_rows(tmp_path / "mine/sweep/rows.jsonl", [make_row()])
+    append_rows(tmp_path / "mine/sweep/rows.jsonl", [row_of()])
     committed = ROOT / "results/toy_lq/quick/rows.jsonl"
     append_rows(tmp_path / "toy_lq/quick/rows.jsonl", read_rows(committed))
     found = sections(tmp_path, load_experiments(ROOT / "experiments"))

@@ -1,6 +1,5 @@
-"""What is special in each script of the study's phases, and the commands over all of them."""
+"""What is special in each script of the study's phases."""
 
-import re
 from pathlib import Path
 
 import jax
@@ -8,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_scene, quick, shapes_of, small, start, tiny
+from made_rows import cells
 
 import jcredit as jc
-from jcredit.__main__ import load_experiment, main
 from jcredit.config import described
 from jcredit.estimators import fields
 from jcredit.report import stats
-from jcredit.report.rows import append_rows, read_rows
+from jcredit.report.rows import read_rows
 from jcredit.report.series import profile_points
-from jcredit.study import experiment
 from jcredit.study.experiment import run
+from jcredit.study.scripts import load_experiment
 from jcredit.study.settings import ORACLE, lines, named
 from jcredit.tasks import image_data, images
 from jcredit.training import make_run
 
+pytest_plugins = ["imagined"]
 FOLDER = Path(__file__).parent.parent / "experiments"
 
 
@@ -51,31 +51,6 @@ def code_width(config):
     return params["params"]["Dense_0"]["kernel"].shape[0] - shapes.width - 9
 
 
-@pytest.fixture
-def imagined(monkeypatch):
-    """Sweeps that write rows with made-up numbers: what is tested here is what becomes of them."""
-
-    def sweep(variants, seeds, folder, *, there, **_):
-        rows = [made_up(variant, seed, folder) for variant in variants for seed in seeds]
-        assert not there
-        append_rows(folder.rows, rows)
-        return rows
-
-    monkeypatch.setattr(experiment, "run_sweep", sweep)
-
-
-def made_up(variant, seed, folder):
-    layers = np.random.default_rng([seed, int(variant.hash, 16)]).normal(size=network(variant.config, "depth")).tolist()
-    mean = float(np.mean(layers))
-    scores = {name: scale * mean for name, scale in (("gamma", 1.0), ("rho", 0.5), ("test_accuracy", 0.1))}
-    return {
-        "schema": 2, "experiment": folder.experiment, "preset": folder.preset, "method": variant.config.credit.name,
-        "label": variant.label, "block": variant.block, "config": described(variant.config),
-        "config_hash": variant.hash, "seed": seed, "status": "ok", "epochs": 2, "metrics": scores,
-        "layers": {"gamma": layers}, "curves": {"test_accuracy": [0.1, scores["test_accuracy"]]},
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_the_steps_of_every_preset_fit_its_data(name):
     sizes = {"cifar10": 50_000, "fashion_mnist": 60_000, "teacher": 8192}
@@ -93,10 +68,6 @@ def shown(tmp_path, name, *argv):
     run(of(name), ["--preset", "smoke", "--results-dir", str(tmp_path), *argv])
     directory = tmp_path / name / "smoke"
     return read_rows(directory / "rows.jsonl"), (directory / "table.md").read_text(encoding="utf-8")
-
-
-def cells(table):
-    return [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line[:1] == "|"]
 
 
 def without(config, *names):
@@ -160,7 +131,7 @@ def test_cifar_depth_scan_shows_layer_zero_beside_what_the_study_implies(tmp_pat
         here = {label for block, label in found if block == f"L = {depth}"}
         assert here == {ORACLE, "frozen", "broadcast", "dfa", "scalar_bridge"}
     (dfa, *_), table = shown(tmp_path, "cifar_depth_scan", "--methods", "dfa")
-    titles, _, line = cells(table)[:3]
+    titles, _, line = [cells(text) for text in table.splitlines() if text[:1] == "|"][:3]
     at = titles.index("Gamma, l = 0")
     assert line[at : at + 2] == [f"{dfa['layers']['gamma'][0]:.3f}", "(0.39)"]  # the study's: 2 x .196
 
@@ -200,8 +171,8 @@ def test_online_scan_gains_are_paired_with_dfa_of_the_same_seed(tmp_path, imagin
     rows, table = shown(tmp_path, "online_scan")
     gamma = {(row["label"], row["seed"]): row["metrics"]["gamma"] for row in rows}
     gains = [gamma[label, seed] - gamma["dfa", seed] for seed in (42, 123)]
-    titles, *lines = cells(table)
-    [line] = [line for line in lines if line[1] == label]
+    titles, *lines = [cells(text) for text in table.splitlines() if text[:1] == "|"]
+    [line] = [line for line in lines if line[0] == label]
     s = stats.summary(gains)
     mean, half = map(float, line[titles.index("S1")].split(", p")[0].split(" ± "))
     # three digits of the half width, the mean to the same place
@@ -279,123 +250,3 @@ def test_fashion_mnist_has_the_blocks_of_cifar10_on_grey_images(monkeypatch):
     x_B, _ = task.batch(task.data, jnp.arange(4), jax.random.key(0))
     params = net.init(jax.random.key(0))
     assert x_B.shape == (4, 28, 28, 1) and net.embed(params.embed, x_B).shape == (4, network(config, "width"))
-
-
-# --- list and report ------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import jcredit as jc
-from jcredit.report.tables import TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure
-from jcredit.study.settings import lines, named
-
-BASE = jc.Config(task=jc.tasks.teacher(train_size=64, test_size=64), network=jc.ladder_mlp(depth=2, width=16),
-                 batch_size=32, epochs=1, diagnostic_samples=32, learning_rate=1e-3)
-PRESET = Preset((0, 1), lines(BASE, named("frozen", "dfa")), "a moment")
-EXPERIMENT = Experiment("tiny", "Is it small?", "0", None, dict.fromkeys(("smoke", "quick", "full"), PRESET),
-                        TableSpec("Tiny", credit_columns()), default_figure("Tiny"))
-"""
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts/tiny.py").write_text(SCRIPT)
-    return tmp_path / "scripts"
-
-
-def report(tmp_path, folder):
-    main(["report", "--experiments", str(folder), "--results-dir", str(tmp_path / "results")])
-
-
-def test_list_shows_every_experiment(capsys):
-    main(["list", "--experiments", str(FOLDER)])
-    text = capsys.readouterr().out
-    for script in FOLDER.glob("*.py"):
-        found = load_experiment(script)
-        assert found.question in text and re.search(rf"^{found.name}  \(phase", text, re.M)
-    assert "57 runs (19 configurations x 3 seeds)" in text and "16 minutes" in text and "docs/method.md" in text
-
-
-def test_the_folder_of_scripts_is_named_or_lies_in_the_current_directory(capsys, tmp_path, folder, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        main(["list"])  # not those beside the package
-    text = capsys.readouterr()
-    assert str(tmp_path / "experiments") in text.err and "--experiments DIR" in text.err and text.out == ""
-    main(["list", "--experiments", "scripts"])
-    assert "Is it small?" in capsys.readouterr().out
-    folder.rename(tmp_path / "experiments")
-    main(["list"])
-    assert "Is it small?" in capsys.readouterr().out
-
-
-def test_report_rebuilds_the_same_bytes_from_rows_alone(capsys, tmp_path, folder, imagined):
-    options = ["--results-dir", str(tmp_path / "results"), "--no-progress", "--seeds", "0"]
-    run(load_experiment(folder / "tiny.py"), [*options, "--methods", "dfa"])
-    run(load_experiment(folder / "tiny.py"), [*options, "--width", "8", "--learning-rate", "0.01"])
-    made = {path: path.read_bytes() for path in tmp_path.glob("results/*/*/*") if path.suffix in (".md", ".png")}
-    assert len(made) == 4
-    for path in made:
-        path.unlink()
-    report(tmp_path, folder)
-    assert {path: path.read_bytes() for path in made} == made
-    text = capsys.readouterr().out
-    assert "tiny/quick: rebuilt from 1 rows; 1 of 2 configurations have no rows yet" in text
-    assert "tiny/quick+learning_rate=0.01+width=8: rebuilt from 2 rows\n" in text
-
-
-def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, folder, imagined):
-    run(load_experiment(folder / "tiny.py"), ["--results-dir", str(tmp_path / "results"), "--no-progress"])
-    table = tmp_path / "results/tiny/quick/table.md"
-    (folder / "tiny.py").write_text(SCRIPT.replace('"frozen", "dfa"', '"frozen"'))
-    report(tmp_path, folder)
-    assert "2 rows do not belong to the present grid" in capsys.readouterr().out and "dfa" not in table.read_text()
-    before = table.read_bytes()
-    (folder / "tiny.py").write_text(SCRIPT.replace("1e-3", "2e-3"))
-    with pytest.raises(SystemExit, match="2"):
-        report(tmp_path, folder)
-    assert "none of its 4 rows belongs to the present grid" in capsys.readouterr().err and table.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["lst"], ["lst", "list"]),
-        (["report", "--results-dr", "x"], ["--results-dr"]),
-        (["list", "--experiments", "nowhere"], ["nowhere", "--experiments"]),
-        (["report", "--experiments", str(FOLDER), "--results-dir", "nowhere"], ["nowhere", "--results-dir"]),
-    ],
-)
-def test_wrong_commands_are_one_line_and_status_2(capsys, argv, named):
-    with pytest.raises(SystemExit, match="2"):
-        main(argv)
-    text = capsys.readouterr()
-    assert text.out == "" and len(text.err.strip().splitlines()) == 1 and all(word in text.err for word in named)
-
-
-def test_a_script_without_an_experiment_is_named(capsys, tmp_path, folder):
-    (folder / "broken.py").write_text("import nothing_of_this_name\n")
-    with pytest.raises(SystemExit, match="2"):
-        main(["list", "--experiments", str(folder)])
-    text = capsys.readouterr().err
-    assert "broken.py" in text and "nothing_of_this_name" in text and len(text.strip().splitlines()) == 1
-
-
-def test_torn_rows_are_named_and_the_rest_is_rebuilt(capsys, tmp_path, folder, imagined):
-    run(
-        load_experiment(folder / "tiny.py"),
-        ["--results-dir", str(tmp_path / "results"), "--no-progress", "--seeds", "0"],
-    )
-    stranger = tmp_path / "results/other/quick"
-    stranger.mkdir(parents=True)
-    (stranger / "rows.jsonl").write_text("{torn")
-    torn = tmp_path / "results/tiny/smoke"
-    torn.mkdir()
-    (torn / "rows.jsonl").write_text("{torn")
-    with pytest.raises(SystemExit, match="2"):
-        report(tmp_path, folder)
-    text = capsys.readouterr()
-    assert "tiny/quick: rebuilt" in text.out
-    assert "'other'" in text.err and "tiny/smoke/rows.jsonl" in text.err
-    assert (torn / "rows.jsonl").read_text() == "{torn"

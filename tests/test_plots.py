@@ -1,23 +1,19 @@
 """Figures are deterministic PNG files, whatever is missing, and what they draw is what the rows say."""
 
 import pytest
+from made_rows import make_row
 
 from jcredit.report import plots, styles
 from jcredit.report.rows import grouped
 from jcredit.report.series import Series, curve_points, over_seeds, profile_points
 
 
-def make_row(
-    label="DFA", seed=0, block="", status="ok", metrics=None, curves=None, layers=None, epochs=3, method="own"
-):
-    return {
-        "method": method, "label": label, "seed": seed, "block": block, "status": status, "epochs": epochs,
-        "metrics": metrics or {}, "curves": curves or {}, "layers": layers or {},
-    }  # fmt: skip
+def row_of(label="DFA", seed=0, block="", **given):
+    return make_row(label, seed, block, **{"method": "own", "layers": {}, "epochs": 3, **given})
 
 
 ROWS = [
-    make_row(
+    row_of(
         label, seed, block, metrics={"test_accuracy": 0.2 + 0.1 * seed, "gamma": -0.1 + 0.4 * seed},
         curves={"test_accuracy": [0.1, 0.2, 0.2 + 0.1 * seed]}, layers={"gamma": [0.1, 0.2, 0.3 + seed]},
     )
@@ -26,10 +22,10 @@ ROWS = [
     for seed in (0, 1)
 ]  # fmt: skip
 INCOMPLETE = [
-    make_row("BP", 0),
-    make_row("BP", 1, status="diverged", metrics={"gamma": None}, curves={"test_accuracy": [None] * 3}),
-    make_row("DFA", 0, metrics={"gamma": 0.5}, curves={"test_accuracy": [0.1]}, layers={"gamma": [None, 0.5]}),
-    make_row("CB", 0, "other block"),
+    row_of("BP", 0),
+    row_of("BP", 1, status="diverged", metrics={"gamma": None}, curves={"test_accuracy": [None] * 3}),
+    row_of("DFA", 0, metrics={"gamma": 0.5}, curves={"test_accuracy": [0.1]}, layers={"gamma": [None, 0.5]}),
+    row_of("CB", 0, "other block"),
 ]  # fmt: skip
 
 FIGURES = {
@@ -64,22 +60,22 @@ def test_series_is_mean_and_range_over_the_seeds_that_are_there():
 
 
 def test_curves_count_epochs_from_one_unless_they_begin_before_training():
-    assert curve_points(make_row(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
-    searched = make_row(curves={"dl_held_all": [5, None, 7], "dl_held_eta1e-01": [1, 2]})
+    assert curve_points(row_of(curves={"c": [5, None, 7]}), "c") == {1.0: 5.0, 3.0: 7.0}
+    searched = row_of(curves={"dl_held_all": [5, None, 7], "dl_held_eta1e-01": [1, 2]})
     searched["followup"] = {"etas": [0.001, 0.1, 10.0]}
     assert curve_points(searched, "dl_held_all") == {-3.0: 5.0, 1.0: 7.0}
     assert curve_points(searched, "dl_held_eta1e-01") == {1.0: 1.0, 2.0: 2.0}
-    assert curve_points(make_row(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
-    assert curve_points(make_row(), "c") == {}
+    assert curve_points(row_of(curves={"c": [4, 5, 6, 7]}), "c") == {0.0: 4.0, 1.0: 5.0, 2.0: 6.0, 3.0: 7.0}
+    assert curve_points(row_of(), "c") == {}
 
 
 def test_profiles_end_at_depth_one():
     layers = {"gamma": [4, 0], "h_rms": [1, 2, 3], "weight_cosine": [2, 3]}
-    row = make_row(layers=layers)
+    row = row_of(layers=layers)
     assert profile_points(row, "gamma") == {0.0: 4.0, 0.5: 0.0}  # of h_0 .. h_{L-1}
     assert profile_points(row, "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
     assert profile_points(row, "weight_cosine") == {0.5: 2.0, 1.0: 3.0}  # of the blocks
-    assert profile_points(make_row(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
+    assert profile_points(row_of(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
 
 
 def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
@@ -103,15 +99,15 @@ def test_the_studys_number_is_a_diamond(tmp_path, monkeypatch):
 
 
 def test_a_logarithmic_axis_has_no_mark_at_zero():
-    row = {**make_row(), "study": {"h_rms_last": 0.0, "gamma": 0.0}}
+    row = {**row_of(), "study": {"h_rms_last": 0.0, "gamma": 0.0}}
     assert plots.study_mark([row], "h_rms_last") is None and plots.study_mark([row], "gamma") == 0.0
-    assert plots.study_mark([make_row()], "gamma") is None
+    assert plots.study_mark([row_of()], "gamma") is None
 
 
 def test_bars_have_the_interval_of_their_mean(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
-    seeds = [make_row(seed=seed, metrics={"gamma": value}) for seed, value in enumerate((0.4, 0.6))]
+    seeds = [row_of(seed=seed, metrics={"gamma": value}) for seed, value in enumerate((0.4, 0.6))]
     plots.bars(seeds, ["gamma"], tmp_path / "a.png")
     plots.bars(seeds[:1], ["gamma"], tmp_path / "b.png")
     two, one = (
@@ -129,8 +125,8 @@ def keys(rows):
 
 def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
     wrapped = {"credit": {"estimator": "exact_terminal", "of": {"estimator": "vector_field", "directions": 4}}}
-    first = keys([make_row("x", method="bp"), make_row("y", method="vector_field"), make_row("z", block="b")])
-    second = keys([make_row("m", method="exact_terminal") | {"config": wrapped}, make_row("bp", method="bp")])
+    first = keys([row_of("x", method="bp"), row_of("y", method="vector_field"), row_of("z", block="b")])
+    second = keys([row_of("m", method="exact_terminal") | {"config": wrapped}, row_of("bp", method="bp")])
     assert second["bp", "bp"] == first["bp", "x"] and second["vector_field", "m"] == first["vector_field", "y"]
     colors = [color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)]
     assert len(set(colors)) == len(colors) and first["own", "z"].color == styles.OTHERS[0][0]
@@ -139,7 +135,7 @@ def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
 
 def test_labels_of_one_block_differ_and_keep_their_style():
     blocks = {"L=2": [f"v{i}" for i in range(12)], "L=4": ["v3", "new"], "L=8": ["BP L=8"]}
-    found = keys([make_row(label, block=block) for block, labels in blocks.items() for label in labels])
+    found = keys([row_of(label, block=block) for block, labels in blocks.items() for label in labels])
     assert len({found["own", label] for label in blocks["L=2"]}) == 12
     assert found["own", "v3"] != found["own", "new"]
     assert found["own", "v0"] == found["own", "BP L=8"]  # never in one panel, so the clearest look is used again

@@ -1,7 +1,6 @@
 """``python -m jcredit report --check``: it passes on a fresh report, and names what was edited since."""
 
 import json
-import sys
 import types
 from pathlib import Path
 
@@ -9,8 +8,9 @@ import pytest
 
 from jcredit import __main__ as command
 from jcredit.report.rows import read_rows
-from jcredit.study import quotes
+from jcredit.study import quotes, rebuilding
 from jcredit.study.experiment import main
+from jcredit.study.scripts import load_experiment, load_experiments
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -47,7 +47,7 @@ def place(tmp_path, monkeypatch, capsys):
     (tmp_path / "docs").mkdir()
     (tmp_path / "experiments/tiny.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
-    main(command.load_experiment(Path("experiments/tiny.py")), ["--no-progress"])
+    main(load_experiment(Path("experiments/tiny.py")), ["--no-progress"])
     command.main(["report"])
     capsys.readouterr()
     rows = read_rows("results/tiny/quick/rows.jsonl")
@@ -189,7 +189,7 @@ def test_claims_are_written_and_checked(place, capsys, monkeypatch):
         render_markdown=lambda verdicts: f"# Claims\n\n{verdicts}\n",
         to_json=lambda verdicts: [{"rows": n} for n in verdicts],
     )
-    monkeypatch.setitem(sys.modules, "jcredit.study.claims", ledger)
+    monkeypatch.setattr(rebuilding, "claims", ledger)
     command.main(["claims"])
     assert capsys.readouterr().out == "1 claims: results/CLAIMS.md\n"
     assert (place / "results/CLAIMS.md").read_text() == "# Claims\n\n[5]\n"
@@ -204,7 +204,7 @@ def test_the_numbers_of_this_repository_name_lines_and_stand_on_their_pages():
     """Which numbers they are is for ``report --check``: rows of some lines may be on their way."""
     found = quotes.read_quotes(ROOT / "docs/quotes.toml")
     assert sum(len(quote.numbers) for quote in found) > 40
-    experiments = command.load_experiments(ROOT / "experiments")
+    experiments = load_experiments(ROOT / "experiments")
     lines = list(quotes.differences(found, ROOT / "results", experiments))
     assert all("no rows yet" in line or "on the page, " in line for line in lines), lines
 

@@ -6,10 +6,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from made_rows import without_times
 
 from jcredit import __main__ as command
 from jcredit.report.rows import read_rows
 from jcredit.study import reproduce
+from jcredit.study.scripts import load_experiments
 from jcredit.sweeps import program
 
 pytest_plugins = ["sharing"]
@@ -68,10 +70,6 @@ def out(capsys, *argv, status=0):
         assert status == 0
     text = capsys.readouterr()
     return text.out if status == 0 else text.err
-
-
-def without_times(rows):
-    return [{name: value for name, value in row.items() if name != "timing"} for row in rows]
 
 
 def rows_of(name, results="results"):
@@ -190,7 +188,7 @@ def test_overridden_settings_have_a_folder_of_their_own(capsys, scripts):
 
 def test_the_list_of_the_study_names_what_there_is():
     path = ROOT / "experiments" / reproduce.LIST
-    items = reproduce.read_list(path, command.load_experiments(path.parent))
+    items = reproduce.read_list(path, load_experiments(path.parent))
     assert len(items) == len(tomllib.loads(path.read_text())["item"]) >= 20
     assert len(next(item for item in items if item.name == "boundary").seeds) == 6
     i, item = next((i, item) for i, item in enumerate(items) if item.name == "depth-utility")  # shares runs with none

@@ -23,8 +23,8 @@ from helpers import (
 
 import jcredit as jc
 from jcredit.passes import forward_with_pulls
-from jcredit.rules import local_gradient
-from jcredit.training import local_gradients, make_run
+from jcredit.rules import local_gradient, local_gradients
+from jcredit.training import make_run
 
 strict = pytest.mark.usefixtures("strict")
 

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import quick, same_bits, small, tiny
+from helpers import quick, same_bits, small, sweep_into, tiny
 
 import jcredit as jc
 from jcredit.config import config_hash
 from jcredit.files import read_sealed
-from jcredit.parts import ConfigError
+from jcredit.settings import ConfigError
 from jcredit.sweeps import run as sweeping
 from jcredit.sweeps import snapshots
-from jcredit.sweeps.run import keep_runs, run_sweep
-from jcredit.sweeps.variants import Folder, Followup, Snapshot, Variant, snapshot_request
+from jcredit.sweeps.run import keep_runs
+from jcredit.sweeps.variants import Followup, Snapshot, Variant, snapshot_request
 from jcredit.training import make_run
 
 pytest_plugins = ["sharing"]
@@ -64,8 +64,8 @@ def fits(start, table, epochs=1, followup=None):
     ]
 
 
-def sweep_into(path, variants, name="fits"):
-    return run_sweep(variants, (3,), Folder(path, name, "smoke"), progress=False)
+def swept_into(path, variants, name="fits"):
+    return sweep_into(path, variants, (3,), name)
 
 
 def test_a_snapshot_is_trained_once_and_found_again(tmp_path, compiled):
@@ -93,19 +93,19 @@ def test_a_network_is_trained_again_only_for_an_epoch_it_did_not_keep(tmp_path, 
 
 def test_a_network_that_others_started_from_is_a_line_of_a_table_without_training(tmp_path, compiled, monkeypatch):
     monkeypatch.setattr(sweeping, "git_commit", lambda: "aaaaaaaaaaaa")
-    sweep_into(tmp_path, fits(START, {"dfa": jc.dfa()}))
+    swept_into(tmp_path, fits(START, {"dfa": jc.dfa()}))
     assert [credit.name for credit in compiled] == ["bp", "dfa"]
     monkeypatch.setattr(sweeping, "git_commit", lambda: "bbbbbbbbbbbb")
-    [row] = sweep_into(tmp_path, [Variant("bp", NET)], "table")
+    [row] = swept_into(tmp_path, [Variant("bp", NET)], "table")
     assert len(compiled) == 2 and row["epochs"] == 2 and row["git_commit"] == "aaaaaaaaaaaa"
-    [trained] = sweep_into(tmp_path / "elsewhere", [Variant("bp", NET)], "table")
+    [trained] = swept_into(tmp_path / "elsewhere", [Variant("bp", NET)], "table")
     assert [trained[k] for k in ("metrics", "layers", "curves")] == [row[k] for k in ("metrics", "layers", "curves")]
 
 
 def test_a_start_that_does_not_exist_or_does_not_fit_is_refused(tmp_path):
     def refused(start, message, config=NET):
         with pytest.raises(ConfigError, match=message):
-            sweep_into(tmp_path, [Variant("dfa", config, start=start)])
+            swept_into(tmp_path, [Variant("dfa", config, start=start)])
 
     refused(Snapshot(NET, 5), "choose 1 to 2")
     refused(Snapshot(NET.replace(width=32), 1), "network.width=16 differs from the snapshot's 32")
@@ -159,14 +159,14 @@ def test_frozen_parameters_do_not_move(tmp_path):
 
 
 def test_fits_start_at_the_snapshot_and_are_followed_up_without_training_again(tmp_path, compiled):
-    rows = sweep_into(tmp_path, fits(START, LINES))
+    rows = swept_into(tmp_path, fits(START, LINES))
     assert len(compiled) == 4  # the network, and three fits
     last = snapshots.find(tmp_path, (config_hash(NET), 3), 2)
     assert last is not None and last.epoch == 2
     accuracy = last.history[-1]["test_accuracy"][0]
     assert all(set(row["curves"]["test_accuracy"]) == {accuracy} for row in rows)  # it never moves
 
-    measured = sweep_into(tmp_path, fits(START, LINES, followup=SIZE), "measured")
+    measured = swept_into(tmp_path, fits(START, LINES, followup=SIZE), "measured")
     assert len(compiled) == 4
     for fit, row in zip(rows, measured, strict=True):
         assert row["metrics"].items() > fit["metrics"].items() and row["layers"] == fit["layers"]
@@ -179,9 +179,9 @@ def test_fits_start_at_the_snapshot_and_are_followed_up_without_training_again(t
 
 def test_a_followup_trains_what_nobody_has_kept_and_keeps_it(tmp_path, compiled):
     own = Snapshot(NET, 1)
-    [row] = sweep_into(tmp_path, fits(own, BRIDGE, followup=SIZE), "measured")
+    [row] = swept_into(tmp_path, fits(own, BRIDGE, followup=SIZE), "measured")
     assert len(compiled) == 2
-    [fit] = sweep_into(tmp_path, fits(own, BRIDGE))
+    [fit] = swept_into(tmp_path, fits(own, BRIDGE))
     assert len(compiled) == 2 and fit["metrics"].items() < row["metrics"].items()
     assert row["start"]["config"]["credit"] == {"estimator": "bp"} and row["start"]["epoch"] == 1
 
@@ -190,14 +190,14 @@ def test_a_run_with_several_followups_is_trained_once(tmp_path, compiled):
     twice = SIZE._replace(settings=Settings(2.0))
     bare = [variant._replace(keep=()) for variant in fits(START, BRIDGE)]
     lines = [*bare, *fits(START, BRIDGE, followup=SIZE), *fits(START, BRIDGE, followup=twice)]
-    rows = sweep_into(tmp_path, lines)
+    rows = swept_into(tmp_path, lines)
     assert [credit.name for credit in compiled] == ["bp", "scalar_bridge"]
     assert "size" not in rows[0]["metrics"] and rows[2]["metrics"]["size"] == 2 * rows[1]["metrics"]["size"]
 
 
 def test_a_line_that_others_start_from_is_trained_once(tmp_path, compiled):
     slow = Variant("slow", NET.replace(learning_rate=1e-4))
-    rows = sweep_into(tmp_path, [Variant("bp", NET), slow, *fits(START, {"dfa": jc.dfa()})])
+    rows = swept_into(tmp_path, [Variant("bp", NET), slow, *fits(START, {"dfa": jc.dfa()})])
     assert [credit.name for credit in compiled] == ["bp", "bp", "dfa"]  # the network; the slow one; the fit
     by_label = {row["label"]: row for row in rows}
     assert by_label["slow"]["timing"]["runs_in_program"] == 1

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import explicit_tail, normal, randomised, refused, relative
+from helpers import explicit_tail, normal, randomised, refused, relative, small_images
 
 import jcredit as jc
 from jcredit.estimators.linear_maps import chain_map, coarse_map, mask_map, sweeps_map
@@ -90,12 +90,6 @@ def test_maps_with_the_blocks_own_weights_are_back_propagation(strict, x64, part
         assert 1e-3 < relative(found[:exact_from], exact[:exact_from]) < 1
 
 
-def small_images():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(64, *SIZES.inputs)).astype(np.float32), np.arange(64) % 3
-    return jc.tasks.arrays(x, y, x, y)
-
-
 @pytest.mark.parametrize(
     ("credit", "network"),
     [
@@ -106,7 +100,7 @@ def small_images():
     ids=str,
 )  # fmt: skip
 def test_estimators_run_on_them(credit, network):
-    check_estimator(credit, network=network, task=small_images())
+    check_estimator(credit, network=network, task=small_images(64, *SIZES.inputs))
 
 
 @pytest.mark.parametrize("name", ["image_cnn", "image_mixer"])

@@ -10,15 +10,15 @@ import sys
 
 import jax
 import pytest
-from helpers import small, tiny
+from helpers import small, sweep_into, tiny
 
 import jcredit as jc
 from jcredit.report.rows import ResultsError, read_rows
 from jcredit.sweeps import batch, program, record, run
 from jcredit.sweeps.layout import Layout, choose_layout
 from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
-from jcredit.sweeps.run import Interrupted, run_sweep
-from jcredit.sweeps.variants import Folder, Variant
+from jcredit.sweeps.run import Interrupted
+from jcredit.sweeps.variants import Variant
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -26,10 +26,6 @@ pytestmark = pytest.mark.usefixtures("shared_programs")
 
 def variant(label="dfa", credit=None, block="", **changes):
     return Variant(label, tiny(credit or jc.dfa(), **{"network.depth": 2, "diagnose_every": 2, **changes}), block)
-
-
-def sweep_into(path, variants, seeds=(0, 1), name="tiny", **options):
-    return run_sweep(variants, seeds, Folder(path, name, "smoke"), progress=False, **options)
 
 
 def measured(row):

@@ -147,6 +147,28 @@ def test_the_mask_by_blocks_is_the_mask_of_a_dense_branch(x64):
         assert relative(found, wanted) < 1e-12
 
 
+def test_the_mask_of_a_dense_branch_takes_its_number_of_gates(x64):
+    # D = 12 and H = 24: two equal halves of the gates are one branch twice, so half of its weights each is that branch.
+    scene = make_scene("image")
+    branch = scene.network.branch
+    assert branch is not None
+    twice = branch._replace(
+        gates=lambda p, h: jnp.concatenate([branch.gates(p, h)] * 2, axis=-1),
+        zero=lambda key: {"u": jnp.zeros((12, 24)), "v": jnp.zeros((24, 12))},
+    )
+    env = scene.env._replace(network=scene.network._replace(branch=twice))
+    wide = jax.eval_shape(lambda: mask_map().init(KEY, shapes_of(scene)._replace(branch=twice)))
+    assert jax.tree.map(jnp.shape, wide) == {"u": (3, 12, 3 * 24), "v": (3, 3 * 24, 12)}
+    one = randomised(jax.eval_shape(lambda: mask_map().init(KEY, shapes_of(scene))), 2)
+    by_block = {"u": one["u"].reshape(3, 12, 3, 12), "v": one["v"].reshape(3, 3, 12, 12)}
+    two = {
+        "u": jnp.concatenate([by_block["u"]] * 2, axis=3).reshape(3, 12, 72),
+        "v": 0.5 * jnp.concatenate([by_block["v"]] * 2, axis=2).reshape(3, 72, 12),
+    }
+    h, delta = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD
+    assert relative(mask_map().pull(two, env, h, delta), mask_map().pull(one, scene.env, h, delta)) < 1e-12
+
+
 def test_spans_of_one_block_are_the_chain(x64):
     scene = make_scene("ladder")
     spans = spans_map(lambda depth: np.arange(1, depth + 1), "chain")

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from made_rows import make_row
 
-from jcredit.__main__ import load_experiment
 from jcredit.report import terminal
 from jcredit.report.rows import read_rows
 from jcredit.report.tables import Column, TableSpec, tables_of
 from jcredit.study.experiment import grid_of, in_grid, reported
+from jcredit.study.scripts import load_experiment
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = sorted(ROOT.glob("results/*/quick/rows.jsonl"))
@@ -24,11 +25,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def make_row(label="a", seed=0, value=0.5, flags=()):
-    return {
-        "label": label, "seed": seed, "config_hash": label, "status": "ok", "tier": "0: random feedback, sequential",
-        "flags": list(flags), "metrics": {f"m{i}": value + i for i in range(12)},
-    }  # fmt: skip
+def row_of(label="a", seed=0, value=0.5, flags=()):
+    metrics = {f"m{i}": value + i for i in range(12)}
+    return make_row(label, seed, flags=list(flags), metrics=metrics, tier="0: random feedback, sequential")
 
 
 def wide(rows, **kwargs):
@@ -36,7 +35,7 @@ def wide(rows, **kwargs):
     return tables_of(rows, TableSpec("Wide", columns, notes=("word " * 60,), **kwargs))
 
 
-ROWS = [make_row(label, seed, 0.1 + 0.2 * seed) for label in ("a", LONG) for seed in (0, 1)]
+ROWS = [row_of(label, seed, 0.1 + 0.2 * seed) for label in ("a", LONG) for seed in (0, 1)]
 
 
 def test_a_wide_table_is_split_between_columns_and_labels_are_repeated():
@@ -59,7 +58,7 @@ def test_a_number_is_written_as_the_study_writes_it():
 
 
 def test_flags_and_tiers_are_spelt_out_below():
-    text = terminal.plain_text(wide([make_row(flags=["worse_than_nothing"]), make_row("b")]))
+    text = terminal.plain_text(wide([row_of(flags=["worse_than_nothing"]), row_of("b")]))
     assert "! worse_than_nothing 1/1: a\n" in text
     assert "0 seq." in text and "Tiers: 0: random feedback, sequential." in text
 
@@ -77,7 +76,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch, variable, coloured):
 
 
 def significant():
-    rows = [make_row(label, seed, 0.5 + 0.1 * (label == "b")) for label in "ab" for seed in range(6)]
+    rows = [row_of(label, seed, 0.5 + 0.1 * (label == "b")) for label in "ab" for seed in range(6)]
     return tables_of(rows, TableSpec("", (Column("gain", "metrics.m0", "+.3f", paired_with="a"),)))
 
 

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
+from jcredit.estimators.feedback import direct_feedback
 from jcredit.losses.perturbation import random_layers
-from jcredit.numerics import cosine, float_type
-from jcredit.parts import Count, NonNegative, Positive, Size
+from jcredit.numerics import cosine
+from jcredit.settings import Count, NonNegative, Positive, Size
 from jcredit.types import Estimator, EstState, adam, all_blocks
 
 
@@ -16,7 +17,7 @@ from jcredit.types import Estimator, EstState, adam, all_blocks
 def grape(
     directions: Count = 1, learning_rate: Positive = 1e-3, clip: NonNegative = 0.0, anchor_every: Size = 0
 ) -> Estimator:
-    """GrAPE: DFA whose matrices are turned towards forward-mode estimates of the Jacobian (Caillon et al. 2026, ICLR).
+    """GrAPE after its abstract: DFA whose matrices turn to forward-mode Jacobians (Caillon et al. 2026, ICLR).
 
     a_l = e_T B_l for l < L, and a_L = delta_L.  Each sample is moved along fresh v ~ N(0, I) at one random layer; with
     the tangent j of the outputs, j v^T is a rank-one unbiased estimate of its Jacobian d outputs / d h_l.  The loss is
@@ -24,9 +25,15 @@ def grape(
     what steps across it add.  One matrix serves all samples, so what varies between samples in the Jacobian is out of
     reach.
 
-    The paper also takes an infrequent step by the true gradient on one mini-batch; that is hidden back-propagation and
-    off here.  With ``anchor_every`` it is on, and the estimator is an oracle, marked as such.  (Written from the
-    paper's abstract and public summaries; its schedules and normalisations are not known here.)
+    **Written from the abstract of "Scaling Direct Feedback Learning with Jacobian Alignment Guarantees" and summaries
+    of it, not from the paper.**  Known of the method are these: rank-one Jacobians estimated by forward-mode tangents;
+    each layer's matrix aligned by a local cosine loss, before the update that it serves; infrequent anchor steps of
+    back-propagation on one mini-batch.  Ours are what is perturbed (the states h_l, a layer per sample), the mean over
+    the batch, the form 1 - cos, Adam and its rate, the matrices' start, an exact a_L, and the order of a step: here, as
+    with every estimator, the matrices learn after the update.  So its rows speak for this reading, not for the paper.
+
+    An anchor step is hidden back-propagation, hence off.  With ``anchor_every`` it is on, read as a step of the blocks
+    by the true gradient, and the estimator is an oracle, marked as such.
 
     Args:
       directions: per sample.
@@ -38,8 +45,7 @@ def grape(
     start = {"step": jnp.zeros((), jnp.int32)} if anchor_every else {}
 
     def init(key, shapes):
-        shape = (shapes.depth, shapes.outputs, shapes.width)
-        return EstState({"b": shapes.outputs**-0.5 * jax.random.normal(key, shape, float_type())}, start)
+        return EstState({"b": direct_feedback(key, shapes.depth, shapes)}, start)
 
     def credit(state, ctx, env, key):
         a_LxBxD = jnp.einsum("bc,lcd->lbd", ctx.error_BxC, state.params["b"])

@@ -16,7 +16,8 @@ from jcredit.losses.bridge import (
     terminal_gradient_loss,
     terminal_value_loss,
 )
-from jcredit.parts import Added, Count, Fraction, NonNegative, Positive, TrunkPart
+from jcredit.parts import TrunkPart
+from jcredit.settings import Added, Count, Fraction, NonNegative, Positive
 from jcredit.types import Estimator, EstState, adam
 
 

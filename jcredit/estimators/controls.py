@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.numerics import float_type
-from jcredit.parts import NonNegative
+from jcredit.settings import NonNegative
 from jcredit.types import Estimator, EstState, all_blocks, nothing_to_learn
 
 

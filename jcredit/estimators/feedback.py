@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.estimators.linear_maps import chain_pull
+from jcredit.estimators.linear_maps import chain_pull, random_branches
 from jcredit.numerics import float_type
-from jcredit.parts import Positive
-from jcredit.passes import branch_of
-from jcredit.types import Estimator, EstState, all_blocks
+from jcredit.settings import Positive
+from jcredit.types import Array, Estimator, EstState, Key, Shapes, all_blocks
+
+
+def direct_feedback(key: Key, states: int, shapes: Shapes) -> Array:
+    """Matrices from the outputs' error to as many states, B_l ~ N(0, 1/C): (states, C, D)."""
+    shape = (states, shapes.outputs, shapes.width)
+    return shapes.outputs**-0.5 * jax.random.normal(key, shape, float_type())
 
 
 @parts.estimator
@@ -18,8 +23,7 @@ def dfa() -> Estimator:
     """Direct feedback alignment: a_l = e_T B_l with fixed B_l ~ N(0, 1/C), for l = 0..L (Nokland 2016)."""
 
     def init(key, shapes):
-        shape = (shapes.depth + 1, shapes.outputs, shapes.width)
-        return EstState({}, shapes.outputs**-0.5 * jax.random.normal(key, shape, float_type()))
+        return EstState({}, direct_feedback(key, shapes.depth + 1, shapes))
 
     def credit(state, ctx, env, key):
         del env, key
@@ -40,12 +44,10 @@ def fa(scale: Positive = 1.0) -> Estimator:
     """
 
     def init(key, shapes):
-        random = branch_of(shapes, "fa").random
-        return EstState({}, jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth)))
+        return EstState({}, random_branches(key, shapes, scale, "fa"))
 
     def credit(state, ctx, env, key):
         del key
-        h_LxBxD = ctx.trace.h_KxBxD[:-1]
-        return chain_pull(branch_of(env, "fa"), state.extra, env.gates(h_LxBxD), h_LxBxD, ctx.delta_BxD)
+        return chain_pull(state.extra, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "fa")
 
     return Estimator(init, credit, tier="0: random feedback, sequential", depth=all_blocks)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jcredit.numerics import float_type, layer_norm_tangent
 from jcredit.passes import branch_of
-from jcredit.types import Array, Branch, Env, Key, Params, Shapes, all_blocks
+from jcredit.types import Array, Env, Key, Params, Shapes, all_blocks
 
 MapForm = Literal["gate", "mask", "chain", "sweeps", "coarse"]
 Relaxation = Literal["jacobi", "neumann"]
@@ -179,9 +179,11 @@ def mask_map() -> TangentMap:
     by_blocks = spans_map(_to_the_end, "mask map")
 
     def init(key, shapes):
-        if not branch_of(shapes, "mask map").dense:
+        branch = branch_of(shapes, "mask map")
+        if not branch.dense:
             return by_blocks.init(key, shapes)
-        return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * shapes.width)
+        gates = jax.eval_shape(branch.zero, key)["u"].shape[-1]
+        return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * gates)
 
     def gates(env, h_LxBxD):
         m_LxBxH = env.gates(h_LxBxD)
@@ -205,8 +207,19 @@ def mask_map() -> TangentMap:
     return TangentMap(init, push, pull, _to_the_end, depth=1)
 
 
-def chain_pull(branch: Branch, weights: Params, m_LxBxH: Array, h_LxBxD: Array, delta_BxD: Array) -> Array:
-    """a_l = a_{l+1} + branch.pull(weights_l, m_l, h_l, a_{l+1}), from a_L = delta_L down: a_0..a_L."""
+def random_branches(key: Key, shapes: Shapes, scale: Array | float, wanted_by: str) -> Params:
+    """Random weights of a branch for each of the L blocks, at ``scale`` times the initial size of the blocks' own."""
+    random = branch_of(shapes, wanted_by).random
+    return jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth))
+
+
+def chain_pull(weights: Params, env: Env, h_LxBxD: Array, delta_BxD: Array, wanted_by: str) -> Array:
+    """a_l = a_{l+1} + branch.pull(weights_l, m_l, h_l, a_{l+1}), from a_L = delta_L down: a_0..a_L (L+1, B, D).
+
+    Raises:
+      ConfigError: the network has no branch.
+    """
+    branch, m_LxBxH = branch_of(env, wanted_by), env.gates(h_LxBxD)
 
     def retreat(a, layer):
         own, m, h = layer
@@ -230,7 +243,7 @@ def chain_map() -> TangentMap:
         return jax.vmap(branch_of(env, "chain map").push)(params, env.gates(h_LxBxD), h_LxBxD, v_LxBxD)
 
     def pull(params, env, h_LxBxD, delta_BxD):
-        return chain_pull(branch_of(env, "chain map"), params, env.gates(h_LxBxD), h_LxBxD, delta_BxD)
+        return chain_pull(params, env, h_LxBxD, delta_BxD, "chain map")
 
     return TangentMap(init, push, pull, None, all_blocks, path="sequential")
 

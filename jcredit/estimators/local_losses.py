@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.losses.perturbation import unbiased_residual
 from jcredit.numerics import float_type
-from jcredit.parts import Count, NonNegative, Positive
+from jcredit.settings import Count, NonNegative, Positive
 from jcredit.types import Array, Context, Env, Estimator, EstState, adam, nothing_to_learn
 
 Objective = Literal["local", "task"]

@@ -11,22 +11,16 @@ import jax.numpy as jnp
 import optax
 
 from jcredit import parts
-from jcredit.estimators.linear_maps import chain_pull
+from jcredit.estimators.linear_maps import chain_pull, random_branches
 from jcredit.numerics import scale_free
-from jcredit.parts import Count, Positive
-from jcredit.passes import branch_of, own_matrices_of
+from jcredit.passes import own_matrices_of
+from jcredit.settings import Count, Positive
 from jcredit.types import Estimator, EstState, Shapes, all_blocks
 
 
 def _random_weights(key, shapes: Shapes, scale, wanted_by: str):
-    own_matrices_of(shapes, wanted_by)
-    random = branch_of(shapes, wanted_by).random
-    return jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth))
-
-
-def _chained(weights, ctx, env, wanted_by: str):
-    h_LxBxD = ctx.trace.h_KxBxD[:-1]
-    return chain_pull(branch_of(env, wanted_by), weights, env.gates(h_LxBxD), h_LxBxD, ctx.delta_BxD)
+    own_matrices_of(shapes, wanted_by)  # says so where there are none
+    return random_branches(key, shapes, scale, wanted_by)
 
 
 @parts.estimator
@@ -53,7 +47,9 @@ def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: P
 
     return Estimator(
         init=lambda key, shapes: EstState(_random_weights(key, shapes, scale, "weight_mirror"), {}),
-        credit=lambda state, ctx, env, key: _chained(state.params, ctx, env, "weight_mirror"),
+        credit=lambda state, ctx, env, key: chain_pull(
+            state.params, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "weight_mirror"
+        ),
         loss=loss,
         optimizer=optax.sgd(learning_rate),
         tier="3: noise responses of single weights, sequential",
@@ -79,7 +75,9 @@ def kolen_pollack(scale: Positive = 1.0) -> Estimator:
 
     return Estimator(
         init=lambda key, shapes: EstState({}, _random_weights(key, shapes, scale, "kolen_pollack")),
-        credit=lambda state, ctx, env, key: _chained(state.extra, ctx, env, "kolen_pollack"),
+        credit=lambda state, ctx, env, key: chain_pull(
+            state.extra, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "kolen_pollack"
+        ),
         tier="1: the weights' own updates, sequential",
         depth=all_blocks,
         follow=follow,

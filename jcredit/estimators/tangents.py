@@ -21,7 +21,7 @@ from jcredit.estimators.linear_maps import (
 )  # fmt: skip
 from jcredit.losses.perturbation import shuffled_order
 from jcredit.numerics import scale_free
-from jcredit.parts import Added, ConfigError, Count, NonNegative, Positive
+from jcredit.settings import Added, ConfigError, Count, NonNegative, Positive
 from jcredit.types import Context, Env, Estimator, EstState, Key, Params, adam
 
 

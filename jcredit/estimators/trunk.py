@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jcredit import parts
 from jcredit.numerics import float_type
-from jcredit.parts import Count
+from jcredit.settings import Count
 from jcredit.types import Array, Context, Env, Key, Params, Shapes
 
 FREQUENCIES = (1, 2, 3, 4)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.losses.perturbation import unbiased_residual as measured_away
-from jcredit.parts import Count, EstimatorPart
+from jcredit.parts import EstimatorPart
+from jcredit.settings import Count
 from jcredit.types import Estimator
 
 

@@ -1,1 +1,1 @@
-"""Losses that train credit estimators, and the local rules that spend a credit."""
+"""Losses that train credit estimators."""

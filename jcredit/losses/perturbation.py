@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.parts import ConfigError
+from jcredit.settings import ConfigError
 from jcredit.types import Array, Context, Env, Key, Trace
 
 SCHEMES = ("central", "one_sided", "jvp")

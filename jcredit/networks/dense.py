@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.numerics import float_type, layer_norm, layer_norm_tangent
-from jcredit.parts import Added, ConfigError, Count, Fraction, NonNegative
+from jcredit.settings import Added, ConfigError, Count, Fraction, NonNegative
 from jcredit.types import Array, Branch, Key, NetParams, Network, Params, Sizes
 
 

@@ -23,7 +23,7 @@ from jcredit.networks.dense import (
     gelu_derivative,
 )
 from jcredit.numerics import float_type, layer_norm, layer_norm_tangent
-from jcredit.parts import ConfigError, Count
+from jcredit.settings import ConfigError, Count
 from jcredit.types import Array, Branch, Key, NetParams, Network, Params, Sizes
 
 TAPS = 3  # a kernel's side

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import PARTS, Config, ConfigError, parts_of, paths_of, settings
-from jcredit.parts import LARGEST_INTEGER, Part, Setting, brief
+from jcredit.parts import Part
+from jcredit.settings import LARGEST_INTEGER, Setting, brief
 
 SHOWN_VALUES = 5
 
@@ -59,15 +62,20 @@ def _seed(text: str) -> int:
     return _whole(text, 0, "a whole number from 0")
 
 
-def _rate(text: str) -> float:
-    """What a device has: a number a plan can divide by."""
+def number(text: str, least: float, wanted: str, most: float = sys.float_info.max) -> float:
+    """A number from ``least`` to ``most``; ``wanted`` says so in an error."""
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 1e-6 <= value <= 1e12:
-        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number from 1e-6 to 1e12")
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be a number {wanted}")
     return value
+
+
+def _rate(text: str) -> float:
+    """What a device has: a number a plan can divide by."""
+    return number(text, 1e-6, "from 1e-6 to 1e12", 1e12)
 
 
 def folder(text: str) -> Path:

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError, change, credit_depth, described, paths_of
 from jcredit.files import FileError, write_json, write_text
-from jcredit.parts import known
 from jcredit.report import plots, terminal
 from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
 from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, with_study
+from jcredit.settings import known
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import own_estimator
 from jcredit.sweeps import plan

@@ -8,7 +8,8 @@ import os
 import sys
 from typing import Any
 
-from jcredit.parts import ConfigError, Factory, Part, known
+from jcredit.parts import Factory, Part
+from jcredit.settings import ConfigError, known
 
 
 def own_estimator(spec: str) -> tuple[str, Part]:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
-from jcredit.parts import known
 from jcredit.report import stats
 from jcredit.report.rows import ResultsError, Row, number_at, read_rows, with_reference
+from jcredit.settings import known
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 
 NUMBER = r"([-+]?\d[\d,]*\.?\d*|[-+]?\.\d+)"

@@ -23,9 +23,9 @@ import jax
 
 from jcredit.config import ConfigError
 from jcredit.files import write_json
-from jcredit.parts import known
 from jcredit.report.rows import finished, read_rows
 from jcredit.report.terminal import WIDTH
+from jcredit.settings import known
 from jcredit.study import experiment as study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, preset_name, write_report
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores

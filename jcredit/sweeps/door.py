@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jcredit.config import Config, change, paths_of
-from jcredit.parts import ConfigError
 from jcredit.report.rows import Row, Rows
+from jcredit.settings import ConfigError
 from jcredit.sweeps.layout import use_all_cores
 from jcredit.sweeps.record import as_line
 from jcredit.sweeps.run import Interrupted, run_sweep

@@ -107,7 +107,8 @@ class Bar(tqdm):
         self.forecast, self._tell = Forecast(work, at_once), tell or (lambda forecast: None)
         self._forecast_at = 0.0
         total = sum(own.run_epochs for own in work.values())
-        shown = {"mininterval": 0.1 if redraws(shown.get("file") or sys.stderr) else LOG_SECONDS, **shown}
+        if not redraws(shown.get("file") or sys.stderr):
+            shown = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, **shown}
         super().__init__(total=total, unit="run-epoch", bar_format=self.FORMAT, dynamic_ncols=True, **shown)
 
     @staticmethod

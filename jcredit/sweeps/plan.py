@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.config import Config, parts_of
-from jcredit.parts import ConfigError
+from jcredit.settings import ConfigError
 from jcredit.sweeps.cost import matmul_flops, memory_of
 from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.training import Run, epoch_and_scores

@@ -11,7 +11,8 @@ import jax
 
 from jcredit.config import Config, change, config_hash, digest, paths_of
 from jcredit.files import FileError, check_writable
-from jcredit.parts import ConfigError, Description, Part, brief
+from jcredit.parts import Description, Part
+from jcredit.settings import ConfigError, brief
 
 USUAL_EPOCHS = (1, 3, 20)
 """Epochs every network that others start from keeps, beside its last one."""

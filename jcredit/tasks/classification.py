@@ -11,7 +11,8 @@ import numpy as np
 from jcredit import parts
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import Arrays, Bound, ConfigError, Part
+from jcredit.parts import Arrays, Part
+from jcredit.settings import Bound, ConfigError
 from jcredit.types import Array, Data, Key, Sizes, Task
 
 Classes: TypeAlias = Annotated[int, Bound(2)]

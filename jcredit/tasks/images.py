@@ -14,7 +14,7 @@ import numpy as np
 from jcredit import parts
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import ConfigError, Size
+from jcredit.settings import ConfigError, Size
 from jcredit.tasks.classification import correct, cross_entropy
 from jcredit.tasks.image_data import CLASSES, ImageArrays, ImageSet, channel_statistics, load_images
 from jcredit.types import Array, Data, Key, Sizes, Task

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.networks import ladder_mlp
 from jcredit.numerics import float_type
-from jcredit.parts import Count, Kind, Part
+from jcredit.parts import Part
 from jcredit.passes import forward
+from jcredit.settings import Count, Kind
 from jcredit.tasks.classification import Classes, correct, cross_entropy, gather
 from jcredit.types import Data, Sizes, Task
 

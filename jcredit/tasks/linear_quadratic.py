@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.networks import lq_dynamics
 from jcredit.numerics import float_type
-from jcredit.parts import Added, Count, NonNegative
+from jcredit.settings import Added, Count, NonNegative
 from jcredit.types import Array, Data, NetParams, Sizes, Task
 
 

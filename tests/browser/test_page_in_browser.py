@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from opening import browser, opened
 
-from jcredit.__main__ import load_experiments, write_page
+from jcredit.study.rebuilding import write_page
+from jcredit.study.scripts import load_experiments
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.browser

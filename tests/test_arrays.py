@@ -1,0 +1,88 @@
+"""Arrays of one's own as a task."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import refused, tiny
+
+import jcredit as jc
+from jcredit.config import config_hash, described
+from jcredit.training import make_run
+
+
+def my_arrays(*shape, dtype: Any = np.float32, classes=3):
+    random = np.random.default_rng(0)
+    x, y = random.normal(3.0, 2.0, size=(24, *shape)), np.arange(24) % classes
+    x = (10 * x).clip(0, 255).astype(dtype) if dtype == np.uint8 else x.astype(dtype)
+    return x[:16], y[:16], x[16:], y[16:]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((5,), np.float64), ((5,), np.float16), ((4, 4, 2), np.float32), ((4, 4, 2), np.uint8)]
+)
+def test_arrays_are_a_task(shape, dtype):
+    data = my_arrays(*shape, dtype=dtype)
+    config = tiny(jc.dfa(), task=jc.tasks.arrays(*data), network=jc.image_mlp(depth=2, width=16))
+    run = make_run(config)
+    hp, key = run.hparams(config), jax.random.key(0)
+    task, kept = run.built(hp).task, np.uint8 if dtype == np.uint8 else np.float32
+    assert task.sizes == jc.Sizes(shape, 3) and run.shared_data and run.steps_per_epoch == 2
+    prepared = np.asarray(task.prepare(jnp.asarray(data[0].astype(kept))))
+    axes = tuple(range(prepared.ndim - 1)) if len(shape) > 1 else (0,)  # each channel of images, each feature
+    np.testing.assert_allclose(prepared.mean(axes), 0, atol=2e-3 if dtype == np.float16 else 1e-5)
+    np.testing.assert_allclose(prepared.std(axes), 1, rtol=2e-3 if dtype == np.float16 else 1e-5)
+    state, found = run.init(key, hp), run.data(key, hp)
+    x, y = task.batch(found, jnp.asarray([3, 1]), key)
+    np.testing.assert_array_equal(x, prepared[[3, 1]])
+    np.testing.assert_array_equal(y, data[1][[3, 1]])
+    _, metrics = jax.jit(run.epoch)(state, hp, found)
+    assert np.isfinite(metrics["train_loss"]) and 0 <= run.evaluate(state, hp, found)["test_accuracy"] <= 1
+    plain = jc.tasks.arrays(*data, normalise=False).build()
+    np.testing.assert_allclose(plain.prepare(jnp.asarray(data[0])), data[0].astype(np.float32), rtol=1e-6)
+
+
+def test_a_constant_feature_is_no_division_by_zero():
+    x, y, x_test, y_test = my_arrays(5)
+    x = x.copy()
+    x[:, 2] = 7.0
+    assert np.isfinite(jc.tasks.arrays(x, y, x_test, y_test).build().prepare(x)).all()
+
+
+def test_the_key_of_arrays_depends_on_their_contents():
+    data = my_arrays(5)
+    part = jc.tasks.arrays(*data)
+    same = jc.tasks.arrays(*(np.array(a) for a in data))
+    assert part == same and config_hash(tiny(task=part)) == config_hash(tiny(task=same))
+    for i in range(4):
+        changed = [np.array(a) for a in data]
+        changed[i].flat[0] += 1
+        assert config_hash(tiny(task=jc.tasks.arrays(*changed))) != config_hash(tiny(task=part))
+    assert len(repr(tiny(task=part))) < 1500 and "sha256" in str(described(tiny(task=part)))
+    # What happens to the arrays later does not reach the task, whose key is known.
+    x = my_arrays(4, 4, 2, dtype=np.uint8)
+    task, kept = jc.tasks.arrays(*x), x[0].copy()
+    x[0][:] = 0
+    np.testing.assert_array_equal(task.settings["data"][0], kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y, u, v: (x[:, 0], y, u, v), r"x has shape \(16,\); give \(samples, \.\.\.\)"),
+        (lambda x, y, u, v: (x, y, u[:, :4], v), r"x_test has shape \(8, 4\)"),
+        (lambda x, y, u, v: (x, y[:5], u, v), r"labels of x have shape \(5,\); give one for each of 16 samples"),
+        (lambda x, y, u, v: (x, y, u, v[:, None]), "labels of x_test have shape"),
+        (lambda x, y, u, v: (x[:0], y[:0], u, v), "labels of x have shape"),
+        (lambda x, y, u, v: (x, y.astype(float), u, v), "labels of x are float64 .* give whole numbers from 0"),
+        (lambda x, y, u, v: (x, y - 1, u, v), "labels of x are int64 from -1; give whole numbers from 0"),
+        (lambda x, y, u, v: (np.where(x > 5, np.nan, x), y, u, v), "x holds values that are not finite"),
+        (lambda x, y, u, v: (x, y, u / 0, v), "x_test holds values that are not finite"),
+        (lambda x, y, u, v: (x, 0 * y, u, 0 * v), "labels name one class only; give at least two"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_arrays_that_do_not_fit_are_refused(change, message):
+    refused(lambda: jc.tasks.arrays(*change(*my_arrays(5))), message)

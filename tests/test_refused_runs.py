@@ -1,0 +1,91 @@
+"""What cannot run is refused when it is built or traced, before anything is compiled."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import as_part, refused, small, tiny
+
+import jcredit as jc
+from jcredit.training import check_run, make_run
+
+
+def test_batches_that_do_not_fit_the_data_are_refused():
+    for changes in (dict(batch_size=64), dict(batch_size=8, steps_per_epoch=5)):
+        refused(
+            lambda changes=changes: make_run(tiny(**changes)),
+            rf"batch_size={changes['batch_size']} .*does not fit the 32 training",
+        )
+    assert make_run(tiny(batch_size=8, steps_per_epoch=3)).steps_per_epoch == 3
+    assert make_run(tiny(batch_size=9)).steps_per_epoch == 3  # the incomplete batch is left out
+    fresh = tiny(task=jc.tasks.lq(), network=jc.lq_dynamics(depth=2))
+    refused(lambda: make_run(fresh), "steps_per_epoch=0: task lq draws fresh samples")
+
+
+def checked(config):
+    return check_run(make_run(config))
+
+
+def credit_of_shape(shape):
+    broadcast = jc.broadcast().build()
+    return as_part(jc.estimator, broadcast._replace(credit=lambda state, ctx, env, key: jnp.zeros(shape)))
+
+
+def estimator_with_metrics(*names, value=1.0):
+    loss = lambda state, ctx, env, key: (jnp.sum(state.params["w"]), dict.fromkeys(names, jnp.asarray(value)))  # noqa: E731
+    init = lambda key, shapes: jc.EstState({"w": jnp.ones(2)}, {})  # noqa: E731
+    return as_part(jc.estimator, jc.broadcast().build()._replace(init=init, loss=loss))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (4, 8, 15), (4, 8), ()])
+def test_a_credit_of_another_shape_is_refused(shape):
+    message = f"credit of helpers.as_part.<locals>.own has shape {shape}, not (4, 8, 16): give a_0..a_L, one for each"
+    refused(lambda: checked(tiny(credit_of_shape(shape))), re.escape(message))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "loss", "accuracy", "estimator_loss", "gamma",
+     "rho_deep", "h_rms_last"],
+)  # fmt: skip
+def test_a_metric_that_bears_a_reported_name_is_refused(name):
+    refused(lambda: checked(tiny(estimator_with_metrics("mine", name))), f"own returns a metric '{name}', which is a")
+    checked(tiny(estimator_with_metrics("mine")))
+
+
+@pytest.mark.parametrize(
+    "credit", [jc.fa(), small(jc.tangent_chain), small(jc.tangent_mask), small(jc.linear_field, form="chain")]
+)
+def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
+    config = tiny(credit, task=jc.tasks.lq(state_size=16), network=jc.lq_dynamics(depth=2), steps_per_epoch=1)
+    refused(lambda: checked(config), "the network has no branch")
+
+
+@pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_coarse, jc.tangent_sweeps])
+def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
+    refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
+    small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
+    refused(lambda: checked(small_evaluation), "samples=8 of a tangent bridge exceeds a batch of 4")
+
+
+def test_states_that_are_not_flat_are_refused():
+    image = jc.image_mlp(depth=2, width=16).build(jc.Sizes((128,), 4))
+    shaped = image._replace(embed=lambda params, x: image.embed(params, x).reshape(-1, 4, 4))
+    config = tiny(network=as_part(jc.network, shaped))
+    refused(lambda: checked(config), r"embed returned states of shape \(\d+, 4, 4\); .* flatten them")
+
+
+def test_a_step_that_changes_the_states_type_is_refused():
+    growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
+    config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
+    refused(lambda: checked(config), r"a step turns state\.estimator\.extra from float32.* shapes and types must stay")
+
+
+def test_hparams_of_another_static_shape_are_refused():
+    config = tiny(small(jc.scalar_bridge))
+    run = make_run(config)
+    free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7})
+    assert float(run.hparams(free).total_steps) == 28 and float(run.hparams(free).credit["sigma"]) == np.float32(0.3)
+    for changes in (dict(depth=2), dict(batch_size=4), dict(noise_samples=3), dict(credit=jc.dfa()), dict(classes=5)):
+        refused(lambda changes=changes: run.hparams(config.replace(**changes)), "of another static shape than the run")

@@ -1,0 +1,199 @@
+"""What identifies a part of one's own: everything that it is made of, and nothing else."""
+
+import functools
+import importlib.util
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+
+import jcredit as jc
+from jcredit.config import config_hash, described, static_key
+from jcredit.sources import _Identity
+
+MODULE = """
+import functools
+import jax
+import jax.numpy as jnp
+import numpy as np
+import jcredit as jc
+
+SCALE = 2.0
+TABLE = {"one": jnp.tanh, "two": [1, 2]}
+ACTIVATION = jnp.tanh
+ARRAY = np.arange(3.0)
+TRUNK = jc.mlp(hidden=8)
+UNUSED = 1
+
+def nested(x):
+    return x + 1
+
+def helper(x, by=SCALE):
+    return nested(x) * 2
+
+@jax.jit
+def compiled(x):
+    return x * 3
+
+@jax.custom_jvp
+def clipped(x):
+    return x
+
+@clipped.defjvp
+def clipped_tangent(primals, tangents):
+    return clipped(*primals), tangents[0] * 1
+
+class Map:
+    size = 4
+
+    def push(self, x):
+        return nested(x) * self.size
+
+    @staticmethod
+    def pull(x):
+        return x * 5
+
+class Table(dict):
+    pass
+
+MAP = Map()
+PARTIAL = functools.partial(nested, x=3)
+
+@jc.estimator
+def mine(rank: jc.Count = 4) -> jc.Estimator:
+    inner = jc.broadcast().build()
+    def credit(state, ctx, env, key):
+        a = inner.credit(state, ctx, env, key)
+        used = SCALE, TABLE, ACTIVATION, ARRAY, TRUNK, compiled, clipped, Map, MAP, PARTIAL
+        return helper(a) * 7
+    return inner._replace(credit=credit)
+
+def made(value):
+    @jc.estimator
+    def own() -> jc.Estimator:
+        return jc.broadcast().build()._replace(tier=str(value))
+    return own
+"""
+COUNT = itertools.count()
+
+
+def loaded(tmp_path, text, name="author"):
+    """The module of this source, imported from a file of its own under the same name."""
+    path = tmp_path / f"{next(COUNT)}" / f"{name}.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    if hasattr(module, "mine"):
+        module.mine().described()  # Python looks a class's source up in whichever module has the name by then
+    return module
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("helper(a) * 7", "helper(a) * 8"),  # the function itself
+        ("nested(x) * 2", "nested(x) * 3"),  # a helper
+        ("return x + 1", "return x + 2"),  # a helper's helper
+        ("SCALE = 2.0", "SCALE = 3.0"),  # a constant, and a default of the helper
+        ("jnp.tanh, ", "jnp.sin, "),  # a function in a table
+        ("[1, 2]", "[1, 3]"),
+        ("ACTIVATION = jnp.tanh", "ACTIVATION = jnp.sin"),
+        ("np.arange(3.0)", "np.arange(3.0) + 1"),
+        ("jc.mlp(hidden=8)", "jc.mlp(hidden=9)"),  # a part
+        ("return x * 3", "return x * 4"),  # inside a compiled helper
+        ("tangents[0] * 1", "tangents[0] * 2"),  # a rule of differentiation
+        ("size = 4", "size = 5"),  # a class's constant, and its methods
+        ("nested(x) * self.size", "nested(x) + self.size"),
+        ("return x * 5", "return x * 6"),
+        ("MAP = Map()", "MAP = Map()\nMAP.size = 9"),  # an object's state
+        ("nested, x=3", "nested, x=4"),
+        ("def mine(rank: jc.Count = 4)", "def mine(rank: jc.Count = 5)"),
+    ],
+)
+def test_a_change_of_what_a_part_is_made_of_changes_its_key(tmp_path, old, new):
+    assert MODULE.count(old) == 1
+    before, after = (loaded(tmp_path, text).mine(rank=4) for text in (MODULE, MODULE.replace(old, new)))
+    assert before.name == after.name == "author.mine"
+    assert before != after and config_hash(tiny(before)) != config_hash(tiny(after))
+    assert static_key(tiny(before)) != static_key(tiny(after))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("UNUSED = 1", "UNUSED = 2"), ("class Table(dict):", "class Other(dict):"), ("\nSCALE", "\n\nSCALE")],
+)
+def test_a_change_of_anything_else_does_not(tmp_path, old, new):
+    assert MODULE.count(old) == 1
+    before, after = (loaded(tmp_path, text).mine() for text in (MODULE, MODULE.replace(old, new)))
+    assert before == after and config_hash(tiny(before)) == config_hash(tiny(after))
+
+
+def adds(n):
+    return lambda x: x + n
+
+
+def test_what_a_factory_closes_over_is_part_of_it(tmp_path):
+    module = loaded(tmp_path, MODULE)
+    values = [
+        1, 2, "one", (1, 2), [1, 3], {"a": 1}, {"a": 2}, {1, 2}, np.zeros(2), np.ones(2), jnp.ones(3),
+        jax.random.key(0), jax.random.key(1), jnp.tanh, jnp.sin, np.tanh,
+        functools.partial(jnp.add, 1), functools.partial(jnp.add, 2),
+        module.helper, module.nested, jc.mlp(hidden=1), jc.mlp(hidden=2), None, lambda x: x + 1, lambda x: x + 2,
+        adds(1), adds(2), jc.dfa().build(), jc.fa().build(),
+    ]  # fmt: skip
+    hashes = [module.made(value).source for value in values]
+    assert len(set(hashes)) == len(values)
+    assert hashes == [module.made(value).source for value in values]  # told again, the same
+
+
+def test_a_key_is_the_same_in_every_process(tmp_path):
+    text = MODULE + '\nNAMES = frozenset({"a", "b", "c", "d"})\nuses_set = made((NAMES, TABLE, nested, MAP))\n'
+    module = loaded(tmp_path, text)
+    here = [module.mine().factory.source, module.uses_set.source]
+    path = tmp_path / "elsewhere"
+    path.mkdir()
+    (path / "author.py").write_text(text)
+    program = "import author; print(author.mine().factory.source, author.uses_set.source)"
+    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONHASHSEED": "7"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, cwd=path
+    )
+    assert found.stdout.split() == here
+
+
+def test_parts_typed_into_an_interpreter_are_known_by_what_they_do():
+    def typed(factor):
+        scope: dict[str, Any] = {"jc": jc, "__name__": "__main__"}
+        text = f"""
+            def own() -> jc.Estimator:
+                inner = jc.broadcast().build()
+                return inner._replace(credit=lambda *args: {factor} * inner.credit(*args))
+        """
+        exec(textwrap.dedent(text), scope)
+        return jc.estimator(scope["own"])
+
+    assert typed(2).source == typed(2).source != typed(3).source
+
+
+def test_ours_are_known_by_name_alone():
+    text = str(described(jc.Config(credit=jc.exact_terminal(of=jc.vector_field()))))
+    assert "source" not in text and "vector_field" in text
+
+
+def test_the_error_that_own_parts_raise_keeps_its_name():
+    # Keys of own parts, and what processes send each other, name it so; it need not be defined there.
+    assert _Identity("author").of(jc.ConfigError) == "jcredit.parts.ConfigError"
+    assert pickle.loads(pickle.dumps(jc.ConfigError)) is jc.ConfigError
