@@ -59,7 +59,7 @@ with dask_cluster(address) if address != "none" else contextlib.nullcontext() as
     except BatchError as error:
         sys.exit(f"BatchError: {{error}}")
 """
-PRELOADED = f"""
+WATCHED = f"""
 import json, os, pathlib, time
 from jcredit.sweeps import program
 here, one_epoch = pathlib.Path(__file__).parent, program._one_epoch
@@ -76,7 +76,7 @@ def watched(group, compiled, state, hp, data, progress):
 
 program._one_epoch = watched
 """
-"""What workers import first."""
+"""What workers import first, as ``watched``."""
 THEIR_PARTS = '''"""A user's own estimator, in a folder that no worker knows."""
 import jax.numpy as jnp
 import jcredit as jc
@@ -105,7 +105,7 @@ class Cluster:
         self.folder, self.workers, self.all = folder, [], []
         for name in ("theirs", "elsewhere", "watched"):
             (folder / name).mkdir()
-        (folder / "watched/preloaded.py").write_text(PRELOADED)
+        (folder / "watched/watched.py").write_text(WATCHED)
         (folder / "theirs/their_parts.py").write_text(THEIR_PARTS)
         (folder / "theirs/sweep.py").write_text(SWEEP)
         with socket.socket() as free:
@@ -128,8 +128,11 @@ class Cluster:
 
     def worker(self):
         log = (self.folder / f"worker{len(self.workers)}.log").open("a")
-        code = "from distributed.cli.dask_worker import main; main()"
-        options = ("--nthreads", 1, "--no-nanny", "--no-dashboard", "--preload", self.folder / "watched/preloaded.py")
+        code = (
+            f"import sys; sys.path.insert(0, {str(self.folder / 'watched')!r}); import watched;"
+            " from distributed.cli.dask_worker import main; main()"
+        )
+        options = ("--nthreads", 1, "--no-nanny", "--no-dashboard")
         self.workers.append(self.start("-c", code, self.address, *options, cwd="elsewhere", stdout=log, stderr=log))
         return self.workers[-1]
 

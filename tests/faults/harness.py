@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-"""Tiny programs spend their time being compiled."""
+sys.path.append(str(HERE.parent))  # where pytest looks anyway
+
+from quick import xla_flags  # noqa: E402
+
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": xla_flags()}
 
 
 class Outcome(NamedTuple):
