@@ -59,9 +59,9 @@ def file_size_limit(shop: Workshop, reference: Undisturbed, results: Path, rng: 
 
 
 def full_file_system(shop: Workshop, reference: Undisturbed, results: Path, rng: np.random.Generator) -> None:
-    """A file system of some KiB, mounted for this; for root alone."""
+    """A file system of some KiB, mounted for this; for root alone.  Two checkpoints at a time take about 200 KiB."""
     results.mkdir()
-    size = f"size={int(rng.integers(16, 60)) * 4}k"
+    size = f"size={int(rng.integers(16, 44)) * 4}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(results)], check=True)
     try:
         failed_clearly(shop.command(results, reference.lines))
