@@ -15,17 +15,19 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from jcredit.config import ConfigError
 from jcredit.files import FileError, check_writable
 from jcredit.settings import brief, known
 from jcredit.study import reproduce
-from jcredit.study.command import Parser, folder, number
+from jcredit.study.command import Parser, add_cluster_options, folder, number
 from jcredit.study.experiment import CLAIMS_NOTE, USER_ERRORS, Experiment
 from jcredit.study.found import directories
 from jcredit.study.rebuilding import DRAWN_BY, LEDGER, PAGE, check, report, said, write_claims, write_page
 from jcredit.study.scripts import description, load_experiments
+from jcredit.sweeps.cluster import dask_cluster
 from jcredit.sweeps.run import Interrupted
 from jcredit.sweeps.watch import follow
 
@@ -67,6 +69,7 @@ def _parser() -> Parser:
     reproducing.add_argument("--only", nargs="+", metavar="NAME", help="only these items of the list")
     reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help="prepared image data")
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
+    add_cluster_options(reproducing)
     rebuilding.add_argument(
         "--check", action="store_true",
         help="write nothing; compare tables, the ledger of claims, the results page and quoted numbers with what the"
@@ -104,10 +107,11 @@ def _reproduce(args: argparse.Namespace, experiments: dict[str, Experiment]) -> 
         check_writable(args.results_dir)
     except FileError as error:
         raise ConfigError(f"--results-dir {brief(str(args.results_dir))}: {error}") from None
-    return reproduce.walk(
-        items, args.results_dir, hours=args.hours, data_dir=args.data_dir, only=args.only,
-        progress=not args.no_progress,
-    )  # fmt: skip
+    with nullcontext() if args.scheduler is None else dask_cluster(args.scheduler) as executor:
+        return reproduce.walk(
+            items, args.results_dir, hours=args.hours, data_dir=args.data_dir, only=args.only,
+            progress=not args.no_progress, executor=executor, batch_runs=args.batch_runs,
+        )  # fmt: skip
 
 
 def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> bool:

@@ -1,27 +1,13 @@
 """Every test sees eight fake devices and strict rank promotion; our own code is also held to strict dtypes."""
 
-import mmap
 import os
 from pathlib import Path
 
 import jax
-import jaxlib
 import pytest
+from quick import xla_flags
 
-QUICK_FLAGS = {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split_count": "1"}
-"""Options of the compiler that make it three times as quick on tiny programs."""
-
-
-def _known(flag: str) -> bool:
-    """Whether the installed compiler has an option; one it does not have would end the process."""
-    for library in Path(str(jaxlib.__file__)).parent.glob("libjax_common*"):
-        with library.open() as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return text.find(b"\0" + flag.encode() + b"\0") >= 0  # a retired one lives on inside other names
-    return False
-
-
-flags = [f"--{name}={value}" for name, value in QUICK_FLAGS.items() if _known(name)]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])  # before the first compilation
+os.environ["XLA_FLAGS"] = xla_flags()  # before the first compilation
 jax.config.update("jax_num_cpu_devices", 8)  # before the first device use
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tiny programs spend their time being compiled.  Tests of bits ask for the real thing (helpers.optimised_jit).

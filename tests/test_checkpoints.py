@@ -92,7 +92,7 @@ def test_a_kill_leaves_a_complete_checkpoint(tmp_path, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         if moment == "state":
-            patch.setattr(checkpoints, "_checkpointer", killed)
+            patch.setattr(checkpoints.ocp, "StandardCheckpointer", killed)
         elif moment == "meta":
             patch.setattr(checkpoints, "write_sealed", killed)
         else:

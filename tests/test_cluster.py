@@ -1,4 +1,8 @@
-"""Two workers of a Dask cluster, each a process: the bits of one process, whatever is killed on the way."""
+"""Two workers of a Dask cluster, each a process: the bits of one process, whatever is killed on the way.
+
+Nothing hangs on which process is faster: workers are held at an epoch, where all of them have a checkpoint, until the
+test has done what it wants done there.
+"""
 
 import json
 import os
@@ -16,11 +20,11 @@ from jcredit.report.rows import read_rows
 from jcredit.sweeps import owners
 
 pytest.importorskip("distributed", reason="needs the extra: pip install 'jcredit[cluster]'")
-pytestmark = [pytest.mark.slow, pytest.mark.faults]  # processes are killed here: pytest -m faults
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]  # one cluster, and one run without, at a time
 
 PATIENCE = 240
-"""Seconds after which something is not going to happen."""
-EPOCHS = 30
+"""Seconds after which something is not going to happen, on a machine that does much else."""
+EPOCHS, HELD_AT = 6, 3
 SCRIPT = Path(__file__).parent.parent / "experiments/synth_ladder.py"
 SWEEP = f"""
 import contextlib, sys
@@ -33,7 +37,7 @@ from jcredit.sweeps.run import run_sweep
 from jcredit.sweeps.variants import Folder, Snapshot, Variant
 from their_parts import turned
 
-address, results, *labels = sys.argv[1:]
+address, results, workers, *labels = sys.argv[1:]
 use_all_cores()
 base = jc.Config(
     task=jc.tasks.teacher(classes=4, train_size=64, test_size=16), network=jc.ladder_mlp(depth=2, width=8),
@@ -48,11 +52,31 @@ lines = [line for line in lines if line.label in labels]
 if address != "none":
     program.CHECKPOINT_SECONDS = 0.0  # after every epoch
 with dask_cluster(address) if address != "none" else contextlib.nullcontext() as executor:
+    if executor is not None:  # how many there are decides how programs are split
+        executor._client.wait_for_workers(int(workers))
     try:
         run_sweep(lines, [0, 1], Folder(results, "tiny", "smoke"), progress=False, executor=executor)
     except BatchError as error:
         sys.exit(f"BatchError: {{error}}")
 """
+WATCHED = f"""
+import json, os, pathlib, time
+from jcredit.sweeps import program
+here, one_epoch = pathlib.Path(__file__).parent, program._one_epoch
+
+def watched(group, compiled, state, hp, data, progress):
+    runs = [[request.variant.label, request.seed] for request in group]
+    if progress.epoch == {HELD_AT} and (here / "hold").exists():
+        (here / f"held-{{os.getpid()}}").touch()
+        while (here / "hold").exists():
+            time.sleep(0.01)
+    with (here / "epochs.jsonl").open("a") as file:
+        file.write(json.dumps([os.getpid(), runs, progress.epoch]) + chr(10))
+    return one_epoch(group, compiled, state, hp, data, progress)
+
+program._one_epoch = watched
+"""
+"""What workers import first, as ``watched``."""
 THEIR_PARTS = '''"""A user's own estimator, in a folder that no worker knows."""
 import jax.numpy as jnp
 import jcredit as jc
@@ -79,8 +103,9 @@ class Cluster:
 
     def __init__(self, folder):
         self.folder, self.workers, self.all = folder, [], []
-        (folder / "theirs").mkdir()
-        (folder / "elsewhere").mkdir()
+        for name in ("theirs", "elsewhere", "watched"):
+            (folder / name).mkdir()
+        (folder / "watched/watched.py").write_text(WATCHED)
         (folder / "theirs/their_parts.py").write_text(THEIR_PARTS)
         (folder / "theirs/sweep.py").write_text(SWEEP)
         with socket.socket() as free:
@@ -103,31 +128,52 @@ class Cluster:
 
     def worker(self):
         log = (self.folder / f"worker{len(self.workers)}.log").open("a")
-        code = "from distributed.cli.dask_worker import main; main()"
+        code = (
+            f"import sys; sys.path.insert(0, {str(self.folder / 'watched')!r}); import watched;"
+            " from distributed.cli.dask_worker import main; main()"
+        )
         options = ("--nthreads", 1, "--no-nanny", "--no-dashboard")
         self.workers.append(self.start("-c", code, self.address, *options, cwd="elsewhere", stdout=log, stderr=log))
         return self.workers[-1]
 
     def sweep(self, results, *labels, address=None):
+        """A sweep that begins when all workers are there."""
+        to = address or self.address
         return self.start(
-            "sweep.py", address or self.address, self.folder / results, *labels, stderr=subprocess.PIPE
+            "sweep.py", to, self.folder / results, len(self.workers), *labels, stderr=subprocess.PIPE
         )  # fmt: skip
+
+    def hold(self):
+        """From now on, workers wait before they go beyond epoch HELD_AT."""
+        (self.folder / "watched/hold").touch()
+
+    def held(self, sweep, count):
+        """Waits until so many workers are held, and returns the owners of their batches by process id."""
+
+        def found():
+            assert sweep.poll() is None, f"it has ended: {sweep.communicate()[1]}"
+            return len(list((self.folder / "watched").glob("held-*"))) == count
+
+        soon(found)
+        return {owner.pid: owner for owner in self.owners()}
+
+    def release(self):
+        """Held workers go on."""
+        (self.folder / "watched/hold").unlink()
+
+    def epochs(self):
+        """The epochs that each worker has trained of each batch: {(process id, seeds of labels): epochs}."""
+        found = {}
+        for line in (self.folder / "watched/epochs.jsonl").read_text().splitlines():
+            pid, runs, epoch = json.loads(line)
+            found.setdefault((pid, tuple(map(tuple, runs))), []).append(epoch)
+        return found
 
     def owners(self, results="results"):
         """Batches that are being trained."""
         if not owners.registry(self.folder / results).exists():
             return []
         return [owner for owner in owners.living(self.folder / results) if owner.names]
-
-    def epochs_kept(self):
-        """How many epochs each in-flight checkpoint has, by its folder's name."""
-        found = {}
-        for path in sorted((self.folder / "results/tiny/smoke/cache").glob("*/checkpoint/*/meta.json")):
-            try:
-                found[path.parts[-4]] = len(json.loads(path.read_text())["meta"]["history"])
-            except FileNotFoundError:  # the next one has taken its place
-                continue
-        return found
 
     def stop(self):
         for process in self.all:
@@ -172,38 +218,47 @@ def expected(tmp_path_factory):
 def test_two_workers_give_the_rows_of_one_process(cluster, expected):
     """With a network that others start from, and an estimator of the user's own."""
     workers = {cluster.worker().pid, cluster.worker().pid}
-    sweep, took_part = cluster.sweep("results", "bp", "dfa", "own", "fit"), set()
-    soon(lambda: took_part.update(o.pid for o in cluster.owners()) or sweep.poll() is not None)
+    cluster.hold()
+    sweep = cluster.sweep("results", "bp", "dfa", "own", "fit")
+    assert cluster.held(sweep, 2).keys() == workers
+    cluster.release()
     ends(sweep)
     assert rows_in(cluster.folder / "results") == expected("bp", "dfa", "own", "fit")
-    assert took_part == workers
     assert not list((cluster.folder / "results/tiny/smoke/cache").iterdir()) and not cluster.owners()
 
 
 def test_a_killed_workers_batch_goes_on_in_another_from_its_checkpoint(cluster, expected):
-    cluster.worker(), cluster.worker()
+    killed, other = cluster.worker(), cluster.worker()
+    cluster.hold()
     sweep = cluster.sweep("results", "dfa")  # one program: a share of its runs for each worker
-    soon(lambda: len(cluster.epochs_kept()) == 2 and min(cluster.epochs_kept().values()) > 2)
-    first, other = cluster.owners()
-    os.kill(first.pid, signal.SIGKILL)
-    folder = first.names[0].rpartition("/")[2]
-    killed_at, seen = cluster.epochs_kept()[folder], set()
-    soon(lambda: [o for o in cluster.owners() if o.names == first.names and o.pid == other.pid])
-    soon(lambda: seen.add(cluster.epochs_kept().get(folder)) or sweep.poll() is not None)
+    assert len(set(cluster.held(sweep, 2)[killed.pid].names)) == 1
+    killed.kill()
+    killed.wait()
+    [still] = cluster.owners()
+    assert still.pid == other.pid
+    cluster.release()
     ends(sweep)
-    seen.discard(None)
-    assert killed_at <= min(seen) and max(seen) > killed_at  # never from the start again
+    [(its, first), *_] = [(runs, epochs) for (pid, runs), epochs in cluster.epochs().items() if pid == killed.pid]
+    assert first == list(range(HELD_AT))
+    [theirs] = {runs for pid, runs in cluster.epochs() if pid == other.pid} - {its}
+    assert cluster.epochs() == {
+        (killed.pid, its): first, (other.pid, theirs): list(range(EPOCHS)),
+        (other.pid, its): list(range(HELD_AT, EPOCHS)),  # never from the start again
+    }  # fmt: skip
     assert rows_in(cluster.folder / "results") == expected("dfa")
 
 
 def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(cluster, expected):
     cluster.worker(), cluster.worker()
+    cluster.hold()
     sweep = cluster.sweep("results", "dfa", "own")
-    soon(lambda: max(cluster.epochs_kept().values(), default=0) > 3)
+    cluster.held(sweep, 2)
     cluster.all[0].kill()
     message = ends(sweep, status=1).strip().splitlines()[-1]
     assert message.startswith("BatchError: the scheduler") and "the same command goes on" in message
+    cluster.release()
     cluster.scheduler()
+    cluster.workers.clear()
     cluster.worker(), cluster.worker()
     ends(cluster.sweep("results", "dfa", "own"))
     assert rows_in(cluster.folder / "results") == expected("dfa", "own")
@@ -212,21 +267,24 @@ def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(cluster, expected
 
 def test_a_worker_that_joins_late_gets_work(cluster, expected):
     early = cluster.worker()
+    cluster.hold()
     sweep = cluster.sweep("results", "bp", "dfa", "own")
-    soon(lambda: cluster.owners())
+    assert cluster.held(sweep, 1).keys() == {early.pid}
     late = cluster.worker()
-    took_part = set()
-    soon(lambda: took_part.update(o.pid for o in cluster.owners()) or sweep.poll() is not None)
+    assert cluster.held(sweep, 2).keys() == {early.pid, late.pid}
+    cluster.release()
     ends(sweep)
-    assert took_part == {early.pid, late.pid}
     assert rows_in(cluster.folder / "results") == expected("bp", "dfa", "own")
 
 
+@pytest.mark.faults
 def test_a_killed_sweeps_batch_is_finished_by_its_worker_and_taken_by_the_next_one(cluster, expected):
     cluster.worker()
+    cluster.hold()
     sweep = cluster.sweep("results", "dfa")
-    soon(lambda: max(cluster.epochs_kept().values(), default=0) > 2)
+    cluster.held(sweep, 1)
     sweep.kill()
+    cluster.release()
     soon(lambda: not cluster.owners())
     [finished] = (cluster.folder / "results/tiny/smoke/cache").glob("*/rows.json")
     made = json.loads(finished.read_text())["rows"]
@@ -235,6 +293,7 @@ def test_a_killed_sweeps_batch_is_finished_by_its_worker_and_taken_by_the_next_o
     assert rows_in(cluster.folder / "results") == expected("dfa") and not finished.parent.exists()
 
 
+@pytest.mark.faults
 def test_a_terminated_command_prints_the_one_that_goes_on(cluster, tmp_path):
     arguments = ["--preset", "smoke", "--methods", "frozen", "bp", "--no-progress", "--fresh", "--results-dir"]
     cluster.worker()

@@ -18,6 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from jcredit.files import remove_leftovers, replacing
 from jcredit.tasks import image_data
 from jcredit.tasks.image_data import DataError, ImageArrays, channel_statistics, load_images
 
@@ -134,6 +135,27 @@ def test_corrupt_cache_is_set_aside_and_rebuilt(tmp_path, damage, caplog):
     assert aside.name in warning and cache.stat().st_size == len(raw)
     aside.unlink()
     assert_equal(load_images("fashion_mnist", tmp_path / "data", progress=False), want)
+
+
+def test_what_a_killed_process_left_of_a_cache_goes_and_what_a_living_one_writes_stays(tmp_path, monkeypatch):
+    write_prepared(tmp_path / "data", "fashion_mnist", random_arrays("fashion_mnist"))
+    written, save = [], np.savez
+
+    def save_while_another_starts(file, **arrays):
+        [temporary] = (tmp_path / "cache").iterdir()
+        remove_leftovers(tmp_path / "cache")
+        written.append(temporary.name)
+        assert temporary.exists()
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", save_while_another_starts)
+    load_images("fashion_mnist", tmp_path / "data", progress=False)
+    left = tmp_path / "cache" / written[0]  # as a killed process leaves it, beside a cache that is whole
+    left.write_bytes(b"half")
+    with replacing(tmp_path / "cache/another.npz"):
+        load_images("fashion_mnist", tmp_path / "data", progress=False)
+        assert not left.exists() and len(list((tmp_path / "cache").iterdir())) == 2
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".npz", ".npz"] and len(written) == 1
 
 
 def test_unwritable_cache_only_warns(tmp_path):

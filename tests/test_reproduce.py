@@ -3,6 +3,7 @@
 import os
 import signal
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from jcredit.report.rows import read_rows
 from jcredit.study import reproduce
 from jcredit.study.scripts import load_experiments
 from jcredit.sweeps import program
+from jcredit.sweeps.engine import InProcess
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -195,3 +197,26 @@ def test_the_list_of_the_study_names_what_there_is():
     left = reproduce.what_is_left(items, {(v.hash, seed) for v in item.wanted for seed in item.seeds[:1]})
     assert left[i].done * 2 == left[i].runs and left[i].hours == pytest.approx(item.hours / 2)
     assert all(each.hours > 0 for each in left), "an item whose runs are all made above it"
+
+
+def test_a_cluster_may_run_the_list_and_its_scheduler_must_answer(scripts, capsys, monkeypatch):
+    sent = []
+
+    class Cluster(InProcess):
+        """What runs here bears the names of its batches."""
+
+        def submit(self, fn, /, *args):
+            sent.append(args[0].name)
+            return super().submit(fn, *args)
+
+    def cluster(address):
+        assert address == "tcp://there:1"
+        return nullcontext(Cluster())
+
+    monkeypatch.setattr(command, "dask_cluster", cluster)
+    out(capsys, "--only", "shared", "--scheduler", "tcp://there:1", "--batch-runs", "1")
+    assert len(sent) == len(rows_of("two")) > 1 and all(name.startswith("two/full: ") for name in sent)
+    monkeypatch.undo()
+    monkeypatch.chdir(scripts.parent)
+    [line] = out(capsys, "--scheduler", "nonsense", status=2).splitlines()
+    assert "--scheduler 'nonsense'" in line and "start one with `dask scheduler`" in line

@@ -190,7 +190,7 @@ def parser_of(name: str, doc: str | None, minutes: Mapping[str, str], grids: Map
     )  # fmt: skip
     _add_run_options(parser.add_argument_group("run"), minutes)
     _add_plan_options(parser.add_argument_group("plan", "what the sweep would take; defaults are this machine's"))
-    _add_cluster_options(parser.add_argument_group("a cluster", "experiments/SCALING.md says how to start one"))
+    add_cluster_options(parser.add_argument_group("a cluster", "experiments/SCALING.md says how to start one"))
     usual = grids.get("quick", next(iter(grids.values())))
     groups: dict[str, Any] = {}
     for option in options_of([config for grid in grids.values() for config in grid]):
@@ -241,7 +241,8 @@ def _add_plan_options(group: Any) -> None:
     add("--device-gflops", type=_rate, metavar="X", help="float32 matmul rate of a device to plan for")
 
 
-def _add_cluster_options(group: Any) -> None:
+def add_cluster_options(group: Any) -> None:
+    """Adds ``--scheduler`` and ``--batch-runs`` to a parser or a group of its options."""
     add: Callable[..., Any] = group.add_argument
     add(
         "--scheduler",

@@ -15,6 +15,7 @@ import textwrap
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from jcredit.report.terminal import WIDTH
 from jcredit.settings import known
 from jcredit.study import experiment as study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, preset_name, write_report
+from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.record import rows_elsewhere
 from jcredit.sweeps.run import Interrupted, run_sweep
@@ -237,6 +239,8 @@ def walk(
     data_dir: Path | None = None,
     only: Sequence[str] | None = None,
     progress: bool = True,
+    executor: Executor | None = None,
+    batch_runs: int | None = None,
 ) -> bool:
     """Runs what is left, item after item, and prints what has become of each; whether none of them failed.
 
@@ -249,6 +253,7 @@ def walk(
       data_dir: folder with prepared image data.
       only: names of items (None: all).
       progress: whether to show progress bars.
+      executor, batch_runs: as in ``run_sweep``.
 
     Raises:
       Interrupted, KeyboardInterrupt: on SIGINT or SIGTERM, with a checkpoint if a program was running.
@@ -262,14 +267,16 @@ def walk(
             if ran and alarm.is_over():
                 break
             try:
-                ran |= _run(item, results_dir, data_dir, progress)
+                ran |= _run(
+                    item, results_dir, data_dir=data_dir, progress=progress, executor=executor, batch_runs=batch_runs
+                )
             except Interrupted as error:
                 if not alarm.rang:
                     raise
                 _write(item, results_dir)
                 print(f"{item.name}: {str(error).partition(';')[0]}, with a checkpoint")
                 break
-            except USER_ERRORS as error:
+            except (*USER_ERRORS, BatchError) as error:
                 print(f"{item.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
                 good = False
     left = what_is_left(items, all_finished(results_dir), only)
@@ -279,8 +286,8 @@ def walk(
     return good
 
 
-def _run(item: Item, results_dir: Path, data_dir: Path | None, progress: bool) -> bool:
-    """Runs what is left of an item, and says so; whether anything was to be done."""
+def _run(item: Item, results_dir: Path, **how: Any) -> bool:
+    """Runs what is left of an item as ``run_sweep`` does, and says so; whether anything was to be done."""
     folder = item.folder(results_dir)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     missing = item.keys - finished(there)
@@ -289,7 +296,7 @@ def _run(item: Item, results_dir: Path, data_dir: Path | None, progress: bool) -
         return False
     start, before = time.monotonic(), len(missing - all_finished(results_dir))
     print(f"{item.name}: {before} of {len(item.keys)} runs to make", flush=True)
-    run_sweep(item.wanted, item.seeds, folder, data_dir=data_dir, progress=progress, there=there)
+    run_sweep(item.wanted, item.seeds, folder, there=there, **how)
     _write(item, results_dir)
     jax.clear_caches()  # programs of a whole study fill gigabytes
     print(f"{item.name}: done, {(time.monotonic() - start) / 3600:.2f} hours; {folder.directory}", flush=True)

@@ -36,8 +36,6 @@ class CheckpointError(ValueError):
 def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "") -> None:
     """Saves a state and its meta data and waits until both are on disk; of earlier checkpoints only the newest stays.
 
-    In a group of several processes, process 0 saves the gathered state; any process may restore it.
-
     Args:
       directory: belongs to this run's checkpoints alone; made if missing.
       state: pytree of arrays of any dtype, typed keys among them (NamedTuples, flax structs, dicts, ...).  Static
@@ -46,11 +44,9 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
       owner: whose state it is; ``restore`` takes no other's.
 
     Raises:
-      CheckpointError: called by a process other than 0, or the directory cannot be written.
+      CheckpointError: the directory cannot be written.
     """
     directory = Path(directory).resolve()
-    if jax.process_index() != 0:
-        raise CheckpointError(f"{directory}: process {jax.process_index()} may not save; gather and save on process 0")
     arrays = _host_arrays(state)
     layout, meta = _layout(state), json.loads(json.dumps(meta, default=_listed))
     older = _steps(directory)
@@ -59,7 +55,7 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
         for path in set(older) - set(_complete(directory)[-1:]):  # first, so that there are never more than two
             _delete_step(path)
         step.mkdir(parents=True)
-        with _checkpointer() as checkpointer:
+        with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(step / "state", arrays)
             checkpointer.wait_until_finished()
         files = _digests(step / "state")
@@ -126,17 +122,6 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
-def _checkpointer() -> contextlib.AbstractContextManager[ocp.StandardCheckpointer]:
-    """An orbax checkpointer for this process alone: others of the group neither take part nor are waited for."""
-    i = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=i, active_processes={i}, barrier_sync_key_prefix=f"process{i}"
-    )
-    # Orbax makes directories in the background only when all processes of the group take part.
-    in_order = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    return ocp.StandardCheckpointer(multiprocessing_options=alone, async_options=in_order)
-
-
 def _steps(directory: Path) -> list[Path]:
     """All step directories, complete or not, oldest first."""
     if not directory.is_dir():
@@ -181,7 +166,7 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
 def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
     """The state of a step that has been checked."""
     try:
-        with _checkpointer() as checkpointer:
+        with ocp.StandardCheckpointer() as checkpointer:
             arrays = checkpointer.restore(step / "state", _host_targets(like))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"state cannot be read ({_line(error)})") from error

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import tarfile
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -24,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import FileError, cache_directory, private_directory, set_aside
+from jcredit.files import FileError, cache_directory, private_directory, remove_leftovers, replacing, set_aside
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
@@ -92,7 +91,7 @@ def load_images(
         The latter, or an empty folder, is filled by a download when it lacks ``name``.
       cache_dir: where decoded arrays are kept.  None: ``JCREDIT_CACHE``, else ``XDG_CACHE_HOME/jcredit``, else
         ``~/.cache/jcredit``.  A corrupt entry is set aside and rebuilt, an unwritable folder done without, each
-        with a warning.
+        with a warning; what killed processes left half written there is removed.
       progress: whether to show progress bars (on standard error).
 
     Raises:
@@ -103,6 +102,8 @@ def load_images(
     with _quiet_tfds(progress) as tfds:
         builder = _open(tfds, name, root, setting)
         counts, folder = _counts(builder), _cache_dir(cache_dir)
+        if folder is not None:
+            remove_leftovers(folder)
         cache = folder and folder / f"{name}-{builder.version}-{_fingerprint(tfds, builder)}.npz"
         arrays = cache and _read_cache(cache, name, counts)
         if arrays is None:
@@ -332,16 +333,9 @@ def _read_cache(path: Path, name: str, counts: tuple[int, int]) -> ImageArrays |
 
 def _write_cache(path: Path, arrays: ImageArrays) -> None:
     """Writes atomically; a folder that cannot be written costs the next run a decoding, nothing else."""
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # unique: several runs may start at once
     try:
         private_directory(path.parent)
-        with temporary.open("xb") as file:
+        with replacing(path) as file:
             np.savez(file, allow_pickle=False, **arrays._asdict())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, FileError) as error:
         warnings.warn(f"no image cache in {path.parent} ({_cause(error)}); set JCREDIT_CACHE", stacklevel=3)
-    finally:
-        if os.path.exists(temporary):
-            temporary.unlink()

@@ -1,14 +1,18 @@
 """Runs the command of sweep.py in forked children, and lets something happen to each at a moment of its own.
 
-A server: one request as a line of JSON on standard input, one answer on standard output.  It imports everything once
-and never touches a device, so that its children start at once, each as a fresh process of its own.
+A server: it says the commit of its code, and then one answer on standard output for each request on standard input,
+each a line of JSON.  It imports everything once and never touches a device, so that its children start at once, each
+as a fresh process of its own.
 
 Moments are counted by kind in each child: files that are opened for writing, renamed or removed (by what they belong
 to), calls of ``fsync``, compilations and epochs.
+
+A request may ask for a cluster: a Dask scheduler and workers, forked as well; then it is to these that things happen.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import mmap
 import os
@@ -20,18 +24,27 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 
+import dask
 import jax
 import orbax.checkpoint
 import sweep
+from distributed import Scheduler, Worker
 
 from jcredit.study import experiment
-from jcredit.sweeps import program
+from jcredit.sweeps import batch, program
+from jcredit.sweeps import run as sweeps_run
+from jcredit.sweeps.record import git_commit
 
 KINDS = ("compile", "epoch", "checkpoint", "kept network", "row", "rename", "fsync", "compile cache", "any file")
 AT_WORK = ("starting", "compile", "epoch", "checkpoint", "kept network", "row", "compile cache", "between")
 """What a child was at when it ended; the last thing that began."""
+PATIENCE = 300.0
+"""Seconds after which the command of a cluster is not going to end."""
 assert orbax.checkpoint.StandardCheckpointer  # imported once, here
+COMMIT = git_commit()
+"""Of the code that all children run, whatever is edited or committed meanwhile: rows are compared with it."""
 
 
 class Board:
@@ -45,9 +58,6 @@ class Board:
 
     def __setitem__(self, i: int, value: int) -> None:
         struct.pack_into("<I", self.memory, 4 * i, value)
-
-    def counts(self) -> dict[str, int]:
-        return {kind: self[i] for i, kind in enumerate(KINDS)}
 
     def at_work(self) -> str:
         return AT_WORK[self[len(KINDS)]]
@@ -75,6 +85,11 @@ class Fate:
             self.act()
 
     def act(self) -> None:
+        if "once" in self.plan:  # in the first of several processes that comes to it
+            try:
+                os.close(os.open(self.plan["once"], os.O_CREAT | os.O_EXCL | os.O_RDONLY))
+            except FileExistsError:
+                return
         if "vanish" in self.plan:
             shutil.rmtree(self.plan["vanish"], ignore_errors=True)
         elif self.plan.get("delay"):
@@ -141,27 +156,40 @@ def kind_of(path: str) -> str | None:
     return "checkpoint" if "/checkpoint" in path or "program.json" in path else None
 
 
-def child(request: dict, board: Board) -> None:
-    """The command, in a process of its own; never returns."""
+def set_up(request: dict, plan: dict, board: Board) -> None:
+    """What every child of a request does first."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ["JCREDIT_CACHE"] = request["cache"]
     program.CHECKPOINT_SECONDS = 0.0  # after every epoch, so that there is something to kill
-    keep_compiled = experiment.keep_compiled_programs
+    sweeps_run.git_commit = batch._commit = lambda: COMMIT
+    for module in (experiment, batch):
+        keep_all_compiled_in(module)
+    if "file_size" in plan:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (plan["file_size"],) * 2)
+    Fate(plan, board, (request["results"], request["cache"])).install()
+
+
+def keep_all_compiled_in(module) -> None:
+    """Programs that compile in no time are kept, too."""
+    keep_compiled = module.keep_compiled_programs
 
     def keep_all_compiled():
         keep_compiled()
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-    experiment.keep_compiled_programs = keep_all_compiled
-    if "file_size" in request["plan"]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["plan"]["file_size"],) * 2)
-    Fate(request["plan"], board, (request["results"], request["cache"])).install()
+    module.keep_compiled_programs = keep_all_compiled
+
+
+def fork(act: Callable[[], None], request: dict, plan: dict, board: Board) -> int:
+    """The process id of a new child that does something and ends."""
+    if pid := os.fork():
+        return pid
     status = 1
     try:
-        sys.argv = ["tests/faults/sweep.py", *request["argv"]]
-        sweep.main(sweep.EXPERIMENT)
+        set_up(request, plan, board)
+        act()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
@@ -173,29 +201,87 @@ def child(request: dict, board: Board) -> None:
         os._exit(status)
 
 
+def command(argv: list[str]) -> None:
+    """The command itself."""
+    sys.argv = ["tests/faults/sweep.py", *argv]
+    sweep.main(sweep.EXPERIMENT)
+
+
 def run(request: dict) -> dict:
     """Forks the children of one request and waits for them."""
-    boards = [Board() for _ in range(request.get("writers", 1))]
-    start, pids = time.monotonic(), []
-    for board in boards:
-        if not (pid := os.fork()):
-            child(request, board)
-        pids.append(pid)
-    if (seconds := request["plan"].get("seconds")) is not None:  # by the clock
-        while (
-            time.monotonic() - start < seconds
-            and os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        ):
+    plan, boards = request["plan"], [Board() for _ in range(request["writers"])]
+    start = time.monotonic()
+    pids = [fork(lambda: command(request["argv"]), request, plan, board) for board in boards]
+    if (seconds := plan.get("seconds")) is not None:  # by the clock
+        while time.monotonic() - start < seconds and not has_ended(pids[0]):
             time.sleep(0.005)
         for pid in pids:
-            os.kill(pid, request["plan"].get("signal", signal.SIGKILL))
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    return {
-        "statuses": statuses, "seconds": time.monotonic() - start, "at_work": boards[0].at_work(),
-        "counts": boards[0].counts(),
-    }  # fmt: skip
+            os.kill(pid, plan.get("signal", signal.SIGKILL))
+    return answer(start, [status_of(pid) for pid in pids], boards[:1])
+
+
+def has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def answer(start: float, statuses: list[int], boards: list[Board], of: int = 0) -> dict:
+    """What became of a request: what one child was at, and the moments of some together."""
+    counts = {kind: sum(board[i] for board in boards) for i, kind in enumerate(KINDS)}
+    at_work = boards[of].at_work()
+    return {"statuses": statuses, "seconds": time.monotonic() - start, "at_work": at_work, "counts": counts}
+
+
+# --- on a cluster -----------------------------------------------------------------------------------------------------
+
+
+async def serve(make: Callable, said: int) -> None:
+    """Runs a scheduler or a worker, and says its address once it is there."""
+    async with make() as up:
+        os.write(said, up.address.encode())
+        await up.finished()
+
+
+def run_on_cluster(request: dict) -> dict:
+    """Forks a scheduler, workers and the command that uses them; the plan is the workers'.
+
+    The statuses are the command's, and of each worker: 0 if it was alive when the command had ended.
+    """
+    start, boards = time.monotonic(), [Board() for _ in range(request["workers"])]
+    servers: list[int] = []
+    dask.config.set(temporary_directory=os.path.dirname(request["log"]))
+
+    def server(make: Callable, plan: dict, board: Board) -> str:
+        hear, say = os.pipe()
+        servers.append(fork(lambda: asyncio.run(serve(make, say)), request, plan, board))
+        os.close(say)
+        with os.fdopen(hear) as pipe:  # until it has said that it is there
+            return os.read(pipe.fileno(), 100).decode()
+
+    try:
+        address = server(lambda: Scheduler(host="127.0.0.1", dashboard_address="127.0.0.1:0"), {}, Board())
+        for board in boards:
+            server(lambda: Worker(address, nthreads=1, dashboard_address="127.0.0.1:0"), request["plan"], board)
+        argv = [*request["argv"], "--scheduler", address]
+        user = fork(lambda: command(argv), request, {}, Board())
+        while not has_ended(user):
+            if time.monotonic() - start > PATIENCE:
+                os.kill(user, signal.SIGKILL)
+            time.sleep(0.005)
+        ended = [has_ended(pid) for pid in servers[1:]]
+    finally:
+        for pid in servers:
+            os.kill(pid, signal.SIGKILL)
+        statuses = [status_of(pid) for pid in servers]
+    workers = [status if dead else 0 for status, dead in zip(statuses[1:], ended, strict=True)]
+    return answer(start, [status_of(user), *workers], boards, of=ended.index(True) if any(ended) else 0)
 
 
 if __name__ == "__main__":
+    print(json.dumps(COMMIT), flush=True)
     for line in sys.stdin:
-        print(json.dumps(run(json.loads(line))), flush=True)
+        asked = json.loads(line)
+        print(json.dumps((run_on_cluster if asked["workers"] else run)(asked)), flush=True)
