@@ -2,7 +2,7 @@
 
     python experiments/benchmark/guarantees.py
 
-Bits: eight runs of three lines in processes of their own over 1, 2 and 8 fake CPU devices, twice over 2; all numbers of
+Bits: eight runs of four lines in processes of their own over 1, 2 and 8 fake CPU devices, twice over 2; all numbers of
 their rows.  The guard: ``first_bad_epoch`` and ``estimator_blew_up`` read means over epochs that are kept anyway, once
 per run, and add nothing to the compiled step; the seconds they take are divided by the run's seconds in steps.
 """
