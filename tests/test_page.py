@@ -123,6 +123,8 @@ def test_the_charts_numbers_are_means_and_intervals():
     }
     [[which, mean, low, high]] = charts["curves"]["gamma"]
     assert charts["xs"][which] == [1, 2, 3] and (mean, low, high) == ([0.1, 0.2, 0.5], [0.1, 0.2, 0.4], [0.1, 0.2, 0.6])
+    [[_, *alone]] = data.charts_of(section(rows[:1]))["curves"]["gamma"]
+    assert alone == [[0.1, 0.2, 0.4]]  # one seed has no range
     assert charts["layers"] == {}  # one layer with a number is no profile
     [line] = charts["lines"]
     assert line["label"] == "dfa" and line["color"] == "#D55E00"

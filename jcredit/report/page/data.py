@@ -75,7 +75,8 @@ def charts_of(section: Section) -> dict[str, Any]:
     Returns:
       {"lines": [{"block", "label", "color", "dark", "shape", "dash", "filled"}, ...] in the order of the tables;
       "metrics": {name: per line [mean, low, high, study, [a number per seed]], or null};
-      "curves", "layers": {name: per line [which of "xs" it is over, [mean, ...], [min, ...], [max, ...]] over seeds,
+      "curves", "layers": {name: per line [which of "xs" it is over, [mean, ...], [min, ...], [max, ...]] over seeds
+      (without the last two where they are the mean: of one seed),
       or null}; "xs": [[x, ...], ...]}.
     """
     blocks = grouped(section.rows)
@@ -127,7 +128,8 @@ def _series(
         if not series.x:
             return None
         x, *ys = ([rounded(v) for v in _thinned(part)] for part in series)
-        return [xs.setdefault(tuple(x), len(xs)), *ys]
+        mean, *bounds = ys
+        return [xs.setdefault(tuple(x), len(xs)), mean, *(bounds if bounds != [mean, mean] else ())]
 
     found = {}
     for name in _names(rows, field):

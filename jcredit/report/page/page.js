@@ -128,7 +128,7 @@ function points(section, kind, name, lines) {
       const [mean, low, high, study, seeds] = numbers;
       return [{ label, mean, low, high, study, seeds, n: seeds.length }];
     }
-    const [which, mean, low, high] = numbers;
+    const [which, mean, low = mean, high = mean] = numbers;
     return DATA[section.dataset.key].xs[which].map((at, i) => ({ label, x: at, mean: mean[i], low: low[i], high: high[i] }));
   });
 }
