@@ -172,14 +172,19 @@ def _whisker(axis: Axes, y: float, low: float, high: float) -> None:
             axis.add_artist(Line2D([low, high], [y, y], color=color, lw=width, marker="|", ms=6, mew=width, zorder=3))
 
 
+def seeds_of(rows: Sequence[Row]) -> str:
+    """How many seeds the lines of some rows have, from the fewest to the most: "2 to 6 seeds"."""
+    counts = sorted({len(found) for labels in grouped(rows).values() for found in labels.values()})
+    return " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) + " seed" + "s" * (counts[-1] > 1)
+
+
 def _marks_legend(
     figure: Figure, rows: Sequence[Row], metrics: Sequence[str], bars: bool = True, lines: bool = True
 ) -> None:
     """Says below the panels what the marks are, and over how many seeds."""
-    counts = sorted({len(found) for labels in grouped(rows).values() for found in labels.values()})
-    if not counts:
+    if not rows:
         return
-    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) + " seed" + "s" * (counts[-1] > 1)
+    seeds = seeds_of(rows)
     handles: list[Any] = []
     if bars:
         handles += [Line2D([], [], marker="o", **SEED_MARK, label=f"a seed, in its line's marker ({seeds})")]

@@ -64,8 +64,8 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
                 axis.tick_params(labelsize=8)
                 axis.grid(color="0.9", lw=0.6)
                 axis.set_axisbelow(True)
-            seeds = len({row["seed"] for row in rows})
-            figure.suptitle(f"{finding.title}\n{finding.experiment}, {preset}, {seeds} seeds", fontsize=10)
+            source = f"{finding.experiment}, {preset}, {plots.seeds_of(rows)} a line"
+            figure.suptitle(f"{finding.title}\n{source}", fontsize=10)
             plots.write_figure(figure, into / f"{finding.name}.png")
             made.append(into / f"{finding.name}.png")
     return made
