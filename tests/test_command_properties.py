@@ -6,7 +6,7 @@ from collections import Counter
 from unittest import mock
 
 import pytest
-from cases import EXPERIMENT, PRESET, admits, good, says_one_line
+from drawn import EXPERIMENT, PRESET, admits, good, says_one_line
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 
 import pytest
-from cases import ARRAYS, BASE, BY_KIND, EXPERIMENT, PLAIN, WRAPPERS, admits, configs, good, says_one_line
+from drawn import ARRAYS, BASE, BY_KIND, EXPERIMENT, PLAIN, WRAPPERS, admits, configs, good, says_one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
