@@ -32,7 +32,9 @@ def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
         assert holds(json.loads(json.dumps(described(variant.config))), row["config"])
         assert row["method"] == variant.config.credit.name
         assert (row.get("start") or {}).get("key") == (variant.start and variant.start.key)
-    seeds = {key: {row["seed"] for row in rows if row["config_hash"] == key} for key in {r["config_hash"] for r in rows}}
+    seeds = {
+        key: {row["seed"] for row in rows if row["config_hash"] == key} for key in {r["config_hash"] for r in rows}
+    }
     fewest = min(seeds.values(), key=len)
     assert all(fewest <= own for own in seeds.values())  # every line at every seed, some at more
     assert len(rows) == sum(map(len, seeds.values()))
