@@ -198,9 +198,10 @@ def test_a_batch_that_fails_is_named_while_others_finish_and_what_starts_from_it
 def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest(tmp_path, pool, monkeypatch, number):
     lines = [line(), line("bp", jc.bp()), line("fa", jc.fa()), line("broadcast", jc.broadcast())]
     whole, real = sweep_into(tmp_path / "whole", lines), program._one_epoch
-    signals = [number]
+    signals, both = [number], threading.Barrier(2)
 
     def epoch(*args):
+        both.wait(60)
         with contextlib.suppress(IndexError):  # one of the two threads sends it
             os.kill(os.getpid(), signals.pop())
         while not list(owners.registry(tmp_path / "cut").glob("*.stop")):
