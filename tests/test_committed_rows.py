@@ -8,9 +8,11 @@ import pytest
 from jcredit.config import described
 from jcredit.report.rows import read_rows
 from jcredit.study.experiment import in_grid, write_report
-from jcredit.study.scripts import load_experiment
+from jcredit.study.reproduce import read_list
+from jcredit.study.scripts import load_experiment, load_experiments
 
 ROOT = Path(__file__).parent.parent
+LIST = read_list(ROOT / "experiments/reproduce.toml", load_experiments(ROOT / "experiments"))
 FILES = sorted((ROOT / "results").glob("*/*/rows.jsonl"))
 
 
@@ -32,12 +34,14 @@ def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
         assert holds(json.loads(json.dumps(described(variant.config))), row["config"])
         assert row["method"] == variant.config.credit.name
         assert (row.get("start") or {}).get("key") == (variant.start and variant.start.key)
-    seeds = {
-        key: {row["seed"] for row in rows if row["config_hash"] == key} for key in {r["config_hash"] for r in rows}
-    }
-    fewest = min(seeds.values(), key=len)
-    assert all(fewest <= own for own in seeds.values())  # every line at every seed, some at more
-    assert len(rows) == sum(map(len, seeds.values()))
+    assert len(rows) == len({(row["config_hash"], row["seed"]) for row in rows})
+    planned = [item for item in LIST if (item.experiment.name, item.preset, item.overrides) == (name, preset, {})]
+    for key in {row["config_hash"] for row in rows}:  # every line at all seeds of its preset, or of an item of the list
+        whole = [set(item.seeds) for item in planned if key in {variant.hash for variant in item.wanted}]
+        assert {row["seed"] for row in rows if row["config_hash"] == key} in [
+            set(experiment.presets[preset].seeds),
+            *whole,
+        ]
     write_report(experiment, in_grid(rows, experiment.presets[preset].variants), tmp_path)
     assert (path.parent / "table.md").read_bytes() == (tmp_path / "table.md").read_bytes()
 
