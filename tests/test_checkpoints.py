@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -225,3 +226,11 @@ def test_digest_sees_every_bit_and_name():
         {**base, "k": jax.random.key(1)},
     )
     assert len({checkpoints.digest(tree) for tree in (base, *others)}) == 6
+
+
+def test_several_threads_save_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda i: checkpoints.save(tmp_path / str(i), make_state(i), {"epoch": i}), range(8)))
+    for i in range(8):
+        restored, meta = checkpoints.restore(tmp_path / str(i), make_state()) or pytest.fail("nothing restored")
+        assert (checkpoints.digest(restored), meta) == (checkpoints.digest(make_state(i)), {"epoch": i})

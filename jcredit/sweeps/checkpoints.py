@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import orbax.checkpoint as ocp
 from jcredit.files import FileError, digest_of, read_sealed, set_aside, write_sealed
 
 SCHEMA = 2
+_one_at_a_time = threading.Lock()
+"""Two savers of orbax in one process wait for, and remove, each other's temporary folders."""
 
 # Orbax logs every save and restore there, and the traceback of each failure that it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -55,7 +58,7 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
         for path in set(older) - set(_complete(directory)[-1:]):  # first, so that there are never more than two
             _delete_step(path)
         step.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _one_at_a_time, ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(step / "state", arrays)
             checkpointer.wait_until_finished()
         files = _digests(step / "state")

@@ -247,8 +247,8 @@ def hand_out(
                     failed.append((job, error))
                     if not persistent:
                         raise
-                    if not stopping():
-                        log.warning("%s: %s; the other batches go on", job.batch.name, _shown(error))
+                    others = "the sweep stops" if stopping() else "the other batches go on"
+                    log.warning("%s: %s; %s", job.batch.name, _shown(error), others)
     finally:
         for future in running:
             future.cancel()
