@@ -45,4 +45,5 @@ def unbiased_residual(of: EstimatorPart, directions: Count = 2) -> Estimator:
 
     before = inner.depth
     after = (lambda blocks: before(blocks) + 1) if callable(before) else None if before is None else before + 1
-    return inner._replace(credit=credit, tier=f"2: loss under perturbation, added to {inner.tier}", depth=after)
+    tier = inner.tier if inner.oracle else f"2: loss under perturbation, added to {inner.tier}"
+    return inner._replace(credit=credit, tier=tier, depth=after)

@@ -102,8 +102,13 @@ def shuffled_order(key: Key, batch: int) -> Array:
 
     A plain permutation leaves one sample in place on average; the regression then finds delta_l / B, whose cosine to
     delta_l is 1 however small it is.
+
+    Raises:
+      ConfigError: a batch of one, which has no such order.
     """
-    return (jnp.arange(batch) + jax.random.randint(key, (), 1, max(batch, 2))) % batch
+    if batch < 2:
+        raise ConfigError(f"a shuffled control needs batch_size of at least 2, not {batch}: one sample keeps its place")
+    return (jnp.arange(batch) + jax.random.randint(key, (), 1, batch)) % batch
 
 
 def directional_loss(

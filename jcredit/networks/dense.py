@@ -44,24 +44,26 @@ def _pull_wide_product(kept, g_BxD):
 wide_product.defvjp(lambda x, w: (x @ w, (x, w)), _pull_wide_product)
 
 
-def _uniform(key: Key, shape: tuple[int, ...], bound: float) -> Array:
+def uniform(key: Key, shape: tuple[int, ...], bound: float) -> Array:
+    """Uniform in [-bound, bound)."""
     return jax.random.uniform(key, shape, float_type(), -bound, bound)
 
 
-def _uniform_affine(key: Key, fan_in: int, fan_out: int) -> Params:
+def uniform_affine(key: Key, fan_in: int, fan_out: int) -> Params:
     """Weights and bias uniform in +-1/sqrt(fan_in), the default of the study's framework."""
     w_key, b_key = jax.random.split(key)
     bound = fan_in**-0.5
-    return {"w": _uniform(w_key, (fan_in, fan_out), bound), "b": _uniform(b_key, (fan_out,), bound)}
+    return {"w": uniform(w_key, (fan_in, fan_out), bound), "b": uniform(b_key, (fan_out,), bound)}
 
 
-def _normal_affine(key: Key, fan_in: int, fan_out: int, std: float | None = None) -> Params:
+def normal_affine(key: Key, fan_in: int, fan_out: int, std: float | None = None) -> Params:
     """Weights N(0, std^2), by default N(0, 1/fan_in); no bias at the start."""
     scale: float = fan_in**-0.5 if std is None else std
     return {"w": scale * jax.random.normal(key, (fan_in, fan_out), float_type()), "b": jnp.zeros(fan_out, float_type())}
 
 
-def _stack(init_block: Callable[[Key], Params], key: Key, depth: int) -> Params:
+def stack(init_block: Callable[[Key], Params], key: Key, depth: int) -> Params:
+    """The parameters of all blocks, stacked along a leading axis."""
     return jax.vmap(init_block)(jax.random.split(key, depth))
 
 
@@ -118,14 +120,14 @@ def image_mlp(sizes: Sizes, /, depth: Count = 4, width: Count = 256) -> Network:
 
     def init_block(key: Key) -> Params:
         inner, outer = jax.random.split(key)
-        return {"inner": _uniform_affine(inner, width, width), "outer": _normal_affine(outer, width, width, 0.01)}
+        return {"inner": uniform_affine(inner, width, width), "outer": normal_affine(outer, width, width, 0.01)}
 
     def init(key: Key) -> NetParams:
         embed, blocks, readout = jax.random.split(key, 3)
         return NetParams(
-            embed=_uniform_affine(embed, inputs, width),
-            blocks=_stack(init_block, blocks, depth),
-            readout=_uniform_affine(readout, width, sizes.outputs),
+            embed=uniform_affine(embed, inputs, width),
+            blocks=stack(init_block, blocks, depth),
+            readout=uniform_affine(readout, width, sizes.outputs),
         )
 
     def block(params: Params, h_BxD: Array) -> Array:
@@ -134,7 +136,7 @@ def image_mlp(sizes: Sizes, /, depth: Count = 4, width: Count = 256) -> Network:
     def random(key: Key, scale: Array | float) -> Params:
         # FA replaces both matrices at the scale of the initial W1: uniform in +-1/sqrt(D).
         u, v = jax.random.split(key)
-        draw = lambda k: scale * _uniform(k, (width, width), width**-0.5)  # noqa: E731
+        draw = lambda k: scale * uniform(k, (width, width), width**-0.5)  # noqa: E731
         return {"u": draw(u), "v": draw(v)}
 
     return Network(
@@ -173,9 +175,9 @@ def ladder_mlp(
     def init(key: Key) -> NetParams:
         embed, blocks, readout = jax.random.split(key, 3)
         return NetParams(
-            embed=_normal_affine(embed, inputs, width),
-            blocks=_stack(lambda k: _normal_affine(k, width, width), blocks, depth),
-            readout=_normal_affine(readout, width, sizes.outputs),
+            embed=normal_affine(embed, inputs, width),
+            blocks=stack(lambda k: normal_affine(k, width, width), blocks, depth),
+            readout=normal_affine(readout, width, sizes.outputs),
         )
 
     def block(params: Params, h_BxD: Array) -> Array:
@@ -223,6 +225,6 @@ def lq_dynamics(
 
     def init(key: Key) -> NetParams:
         blocks, readout = jax.random.split(key)
-        return NetParams({}, _stack(init_block, blocks, depth), _normal_affine(readout, width, sizes.outputs))
+        return NetParams({}, stack(init_block, blocks, depth), normal_affine(readout, width, sizes.outputs))
 
     return Network(init, lambda params, x: x, lambda params, h: h @ params["a"], affine)

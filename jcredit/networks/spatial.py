@@ -14,13 +14,13 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.networks.dense import (
-    _normal_affine,
-    _stack,
-    _uniform,
-    _uniform_affine,
     affine,
     gelu,
     gelu_derivative,
+    normal_affine,
+    stack,
+    uniform,
+    uniform_affine,
 )
 from jcredit.numerics import float_type, layer_norm, layer_norm_tangent
 from jcredit.settings import ConfigError, Count
@@ -60,9 +60,9 @@ def _image_network(
     def init(key: Key) -> NetParams:
         embed, blocks, readout = jax.random.split(key, 3)
         return NetParams(
-            embed=_uniform_affine(embed, patch * patch * sizes.inputs[-1], channels),
-            blocks=_stack(init_block, blocks, depth),
-            readout=_uniform_affine(readout, width, sizes.outputs),
+            embed=uniform_affine(embed, patch * patch * sizes.inputs[-1], channels),
+            blocks=stack(init_block, blocks, depth),
+            readout=uniform_affine(readout, width, sizes.outputs),
         )
 
     def embed(params: Params, x_BxHxWxC: Array) -> Array:
@@ -119,8 +119,8 @@ def image_cnn(sizes: Sizes, /, depth: Count = 3, channels: Count = 48, patch: Co
     def init_block(key: Key) -> Params:
         inner, outer = jax.random.split(key)
         return {
-            "inner": _uniform_affine(inner, fan_in, channels),
-            "outer": _normal_affine(outer, fan_in, channels, 0.01),
+            "inner": uniform_affine(inner, fan_in, channels),
+            "outer": normal_affine(outer, fan_in, channels, 0.01),
         }
 
     def before_gelu(params: Params, h_BxD: Array) -> Array:
@@ -142,7 +142,7 @@ def image_cnn(sizes: Sizes, /, depth: Count = 3, channels: Count = 48, patch: Co
 
     def random(key: Key, scale: Array | float) -> Params:
         u, v = jax.random.split(key)
-        draw = lambda k: scale * _uniform(k, (fan_in, channels), fan_in**-0.5)  # noqa: E731
+        draw = lambda k: scale * uniform(k, (fan_in, channels), fan_in**-0.5)  # noqa: E731
         return {"u": draw(u), "v": draw(v)}
 
     def zero(key: Key) -> Params:
@@ -200,8 +200,8 @@ def image_mixer(
 
     def init_block(key: Key) -> Params:
         keys = dict(zip(shapes, jax.random.split(key, 4), strict=True))
-        first = {n: _uniform_affine(keys[n], *shapes[n]) for n in ("tokens_u", "channels_u")}
-        return first | {n: _normal_affine(keys[n], *shapes[n], 0.01) for n in ("tokens_v", "channels_v")}
+        first = {n: uniform_affine(keys[n], *shapes[n]) for n in ("tokens_u", "channels_u")}
+        return first | {n: normal_affine(keys[n], *shapes[n], 0.01) for n in ("tokens_v", "channels_v")}
 
     def mixed(params: Params, h_BxD: Array) -> tuple[Array, Array, Array, Array]:
         """What precedes the two GELUs (B, C, T) and (B, P, H), the state between them and the block's output."""
@@ -244,7 +244,7 @@ def image_mixer(
 
     def random(key: Key, scale: Array | float) -> Params:
         keys = jax.random.split(key, 4)
-        return {n: scale * _uniform(k, s, s[0] ** -0.5) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+        return {n: scale * uniform(k, s, s[0] ** -0.5) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
 
     def zero(key: Key) -> Params:
         keys = dict(zip(shapes, jax.random.split(key, 4), strict=True))

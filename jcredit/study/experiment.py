@@ -30,7 +30,7 @@ from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
-from jcredit.sweeps.variants import Folder, Variant
+from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 from jcredit.tasks.image_data import DataError
 
 USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, FileError, ClusterError)
@@ -285,9 +285,7 @@ def _arguments(experiment: Experiment, argv: Sequence[str] | None) -> tuple[argp
     )  # fmt: skip
     args = parser.parse_args(argv)
     known("preset", args.preset, list(presets))
-    args.seeds = args.seeds or presets[args.preset].seeds
-    if repeated := sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1}):
-        raise ConfigError(f"seed {repeated[0]} is given more than once; give every seed once")
+    args.seeds = checked_seeds(args.seeds or presets[args.preset].seeds)
     return args, overrides_of(args)
 
 

@@ -33,7 +33,7 @@ from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.record import rows_elsewhere
 from jcredit.sweeps.run import Interrupted, run_sweep
-from jcredit.sweeps.variants import Folder, Variant
+from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 LIST = "reproduce.toml"
 LISTEN_SECONDS = 0.2
@@ -133,20 +133,9 @@ def _item(entry: Mapping[str, Any], experiments: Mapping[str, Experiment]) -> It
         raise ConfigError(f"hours={entry['hours']} must be a number from 0")
     overrides = entry.get("overrides", {})
     grid = grid_of(experiment, preset, overrides)
-    seeds = _seeds(entry.get("seeds", experiment.presets[preset].seeds))
+    seeds = checked_seeds(entry.get("seeds", experiment.presets[preset].seeds))
     wanted = _lines(_blocks(grid, entry.get("blocks")), entry.get("lines"))
     return Item(entry["name"], experiment, preset, overrides, seeds, grid, wanted, float(entry["hours"]), entry["why"])
-
-
-def _seeds(given: Sequence[Any]) -> tuple[int, ...]:
-    for i, seed in enumerate(given):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ConfigError(f"seed {seed!r} must be a whole number from 0 to {2**31 - 1}")
-        if seed in given[:i]:
-            raise ConfigError(f"seed {seed} is given more than once")
-    if not given:
-        raise ConfigError("seeds: give at least one, or leave them out for the preset's")
-    return tuple(given)
 
 
 def _blocks(grid: list[Variant], patterns: Sequence[str] | None) -> list[Variant]:

@@ -17,7 +17,7 @@ from jcredit.settings import ConfigError
 from jcredit.sweeps.layout import use_all_cores
 from jcredit.sweeps.record import as_line
 from jcredit.sweeps.run import Interrupted, run_sweep
-from jcredit.sweeps.variants import Folder, Variant
+from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 PRESET = "sweep"
 """The folder below the sweep's name, where an experiment has its presets."""
@@ -75,7 +75,7 @@ def sweep(
     """
     if executor is not None and results_dir is None:
         raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
-    variants, seeds = _lines(configs, vary or {}), _checked_seeds(seeds)
+    variants, seeds = _lines(configs, vary or {}), checked_seeds(seeds)
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     use_all_cores()
@@ -150,22 +150,3 @@ def _varied(label: str, config: Config, chosen: Iterable[tuple[str, Any]]) -> Co
             lacks = "" if paths_of(config, name) else f"; sweep {label!r} without it"
             raise ConfigError(f"vary: line {label!r}: {error}{lacks}") from None
     return config
-
-
-def _checked_seeds(seeds: Iterable[int]) -> list[int]:
-    """Distinct whole numbers a key can be made of.
-
-    Raises:
-      ConfigError: anything else, or none.
-    """
-    if not isinstance(seeds, Iterable):
-        raise ConfigError(f"seeds={seeds!r} must be several, such as range({seeds})")
-    found = [seed.item() if isinstance(seed, np.generic) else seed for seed in seeds]
-    for i, seed in enumerate(found):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise ConfigError(f"seed {seed!r} must be a whole number from 0 to {2**31 - 1}")
-        if seed in found[:i]:
-            raise ConfigError(f"seed {seed} is given more than once; give every seed once")
-    if not found:
-        raise ConfigError("seeds: give at least one")
-    return found

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jcredit.config import Config, change, config_hash, digest, paths_of
 from jcredit.files import FileError, check_writable
 from jcredit.parts import Description, Part
-from jcredit.settings import ConfigError, brief
+from jcredit.settings import LARGEST_INTEGER, ConfigError, brief
 
 USUAL_EPOCHS = (1, 3, 20)
 """Epochs every network that others start from keeps, beside its last one."""
@@ -159,6 +160,25 @@ class Request(NamedTuple):
     def run_key(self) -> tuple[str, int]:
         """(key of what is trained, seed): what it leaves behind is found by."""
         return self.variant.run_hash, self.seed
+
+
+def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Distinct whole numbers a key can be made of, numpy's among them.
+
+    Raises:
+      ConfigError: anything else, or none.
+    """
+    if not isinstance(seeds, Iterable):
+        raise ConfigError(f"seeds={seeds!r} must be several, such as range({seeds})")
+    found = tuple(seed.item() if isinstance(seed, np.generic) else seed for seed in seeds)
+    for i, seed in enumerate(found):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_INTEGER:
+            raise ConfigError(f"seed {seed!r} must be a whole number from 0 to {LARGEST_INTEGER}")
+        if seed in found[:i]:
+            raise ConfigError(f"seed {seed} is given more than once; give every seed once")
+    if not found:
+        raise ConfigError("seeds: give at least one")
+    return found
 
 
 def labels_of(group: Iterable[Request]) -> list[str]:
