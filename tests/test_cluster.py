@@ -59,6 +59,17 @@ with dask_cluster(address) if address != "none" else contextlib.nullcontext() as
     except BatchError as error:
         sys.exit(f"BatchError: {{error}}")
 """
+ITEM = f"""
+[[item]]
+name = "two-lines"
+script = "synth_ladder"
+preset = "smoke"
+overrides = {{epochs = {EPOCHS}}}
+seeds = [0, 1]
+lines = ["alpha = 1, L = 2 | frozen", "alpha = 1, L = 2 | scalar_bridge"]
+hours = 0.1
+why = "each of two workers has one"
+"""
 WATCHED = f"""
 import json, os, pathlib, time
 from jcredit.sweeps import program
@@ -275,6 +286,26 @@ def test_a_worker_that_joins_late_gets_work(cluster, expected):
     cluster.release()
     ends(sweep)
     assert rows_in(cluster.folder / "results") == expected("bp", "dfa", "own")
+
+
+def test_the_list_of_reproduce_runs_on_it(cluster):
+    """An item with two seeds of two lines, each line a program and each seed a batch."""
+    listed = cluster.folder / "theirs/experiments"
+    listed.mkdir()
+    (listed / SCRIPT.name).write_text(SCRIPT.read_text())
+    (listed / "reproduce.toml").write_text(ITEM)
+    command = ["-m", "jcredit", "reproduce", "--no-progress", "--results-dir"]
+    workers = {cluster.worker().pid, cluster.worker().pid}
+    cluster.hold()
+    at = ("--scheduler", cluster.address, "--batch-runs", 1)
+    run = cluster.start(*command, cluster.folder / "results", *at, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    held = cluster.held(run, 2)
+    assert held.keys() == workers and all(", 1 run, " in owner.what for owner in held.values())
+    cluster.release()
+    ends(run)
+    ends(cluster.start(*command, cluster.folder / "alone", stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    found = rows_in(cluster.folder / "results")
+    assert found == rows_in(cluster.folder / "alone") and len(found) == 4
 
 
 @pytest.mark.faults
