@@ -13,6 +13,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tiny programs spend their time being compiled.  Tests of bits ask for the real thing (helpers.optimised_jit).
 jax.config.update("jax_disable_most_optimizations", True)
 
+assert jax.device_count() == 8  # from here on no command that a test calls can choose otherwise
+
 RESIDENT_LIMIT = 2.5e9
 """Bytes of a worker above which compiled programs are forgotten."""
 

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import shutil
 import threading
 from pathlib import Path
@@ -24,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from jcredit.files import FileError, digest_of, read_sealed, set_aside, write_sealed
 
-SCHEMA = 2
+SCHEMA = 3
 _one_at_a_time = threading.Lock()
 """Two savers of orbax in one process wait for, and remove, each other's temporary folders."""
 
@@ -50,8 +51,8 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
       CheckpointError: the directory cannot be written.
     """
     directory = Path(directory).resolve()
-    arrays = _host_arrays(state)
-    layout, meta = _layout(state), json.loads(json.dumps(meta, default=_listed))
+    layout, packed = _layout(state), _packed(state)
+    meta = json.loads(json.dumps(meta, default=_listed))
     older = _steps(directory)
     step = directory / f"{int(older[-1].name) + 1 if older else 0:06d}"
     try:
@@ -59,7 +60,7 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
             _delete_step(path)
         step.mkdir(parents=True)
         with _one_at_a_time, ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(step / "state", arrays)
+            checkpointer.save(step / "state", {"bytes": packed})
             checkpointer.wait_until_finished()
         files = _digests(step / "state")
         write_sealed(
@@ -168,13 +169,23 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
 
 def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
     """The state of a step that has been checked."""
+    leaves, treedef = jax.tree.flatten(like)
+    hosted = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in leaves]
+    ends = np.cumsum([math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in hosted])
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(step / "state", _host_targets(like))
+            packed = checkpointer.restore(step / "state", {"bytes": np.empty(ends[-1], np.uint8)})["bytes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"state cannot be read ({_line(error)})") from error
-    leaves, treedef = jax.tree.flatten(like)
-    restored = [_device_array(arrays.get(_name(i)), x, saved[i].get("impl")) for i, x in enumerate(leaves)]
+    arrays = [
+        piece.copy().view(x.dtype).reshape(x.shape)  # a copy is aligned
+        for piece, x in zip(np.split(packed, ends[:-1]), hosted, strict=True)
+    ]
+    keys = [leaf.get("impl") for leaf in saved]
+    restored = [
+        jax.random.wrap_key_data(jnp.asarray(x), impl=impl) if impl else jnp.asarray(x)
+        for x, impl in zip(arrays, keys, strict=True)
+    ]
     return jax.tree.unflatten(treedef, restored)
 
 
@@ -189,12 +200,9 @@ def _delete_step(step: Path) -> None:
     shutil.rmtree(step)
 
 
-# Orbax is handed host arrays under plain names: what is stored is then independent of devices and of the state's Python
-# classes, and the structure is checked here, with a message that names the leaf.
-
-
-def _name(i: int) -> str:
-    return f"leaf{i:04d}"
+# Orbax is handed one array, the bytes of all leaves: what is stored is then independent of devices and of the state's
+# Python classes, and the structure is checked here, with a message that names the leaf.  Of several arrays, those that
+# are still being written when one cannot be would each print a traceback from a thread that nobody can reach.
 
 
 def _is_key(leaf: Any) -> bool:
@@ -205,22 +213,8 @@ def _host(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _host_arrays(state: Any) -> dict[str, np.ndarray]:
-    """Host copies by name; empty arrays are left out, which orbax refuses and ``like`` determines."""
-    hosted = {_name(i): _host(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    return {name: array for name, array in hosted.items() if array.size}
-
-
-def _host_targets(like: Any) -> dict[str, np.ndarray]:
-    shapes = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in jax.tree.leaves(like)]
-    targets = {_name(i): np.empty(np.shape(x), np.dtype(x.dtype)) for i, x in enumerate(shapes)}
-    return {name: array for name, array in targets.items() if array.size}
-
-
-def _device_array(array: np.ndarray | None, like: Any, impl: str | None) -> jax.Array:
-    if array is None:
-        return jnp.zeros(like.shape, like.dtype)
-    return jax.random.wrap_key_data(jnp.asarray(array), impl=impl) if impl else jnp.asarray(array)
+def _packed(state: Any) -> np.ndarray:
+    return np.concatenate([np.ascontiguousarray(_host(x)).reshape(-1).view(np.uint8) for x in jax.tree.leaves(state)])
 
 
 def _layout(tree: Any) -> list[dict[str, Any]]:
