@@ -1,5 +1,6 @@
 """The site: every experiment, module and example has its page, links lead somewhere, nothing comes from afar."""
 
+import html
 import importlib.util
 import os
 import re
@@ -68,8 +69,11 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     pages = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
     for script in (ROOT / "experiments").glob("*.py"):
         page = pages[f"experiments/{script.stem}.html"]
-        has_rows = (ROOT / f"results/{script.stem}/quick/table.md").exists()
-        assert ("figures/" in page) == has_rows == ("<table>" in page), script
+        table = ROOT / f"results/{script.stem}/quick/table.md"
+        assert ("figures/" in page) == ("Preset quick" in page) == table.exists(), script
+        if table.exists():
+            [first, *_] = re.findall(r"^\|[-:| ]+\|\n\| ([^|]+?) +\|", table.read_text(encoding="utf-8"), re.M)
+            assert f">{html.escape(first)}</td>" in page, (script, first)
     for example in (ROOT / "experiments/examples").glob("*.py"):
         assert f"examples/{example.stem}.html" in pages
     assert 'id="jcredit.sweeps.door.sweep"' in pages["reference/jcredit.sweeps.door.html"]
