@@ -9,6 +9,17 @@ All that a user needs is a name here (``__init__.pyi`` lists them); each is load
 importing jcredit costs no more than importing JAX.
 """
 
+import sys
+
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str):
+    try:
+        return _attribute(name)
+    except AttributeError as error:
+        if name in __all__:
+            raise
+        raise AttributeError(str(error), name=name, obj=sys.modules[__name__]) from None  # "Did you mean ...?"

@@ -23,12 +23,18 @@ import jax.numpy as jnp
 from jcredit.estimators import bp
 from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
-from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, fields_of, known
+from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, brief, fields_of, known
 from jcredit.tasks import teacher
 from jcredit.types import Estimator
 
 PARTS = {"task": "task", "network": "network", "credit": "estimator", "rule": "rule"}
 """Which field of a ``Config`` holds which kind of part."""
+EXAMPLES = {
+    "task": "jc.tasks.teacher()",
+    "network": "jc.image_mlp()",
+    "estimator": "jc.dfa()",
+    "rule": "jc.inner_product()",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,13 @@ class Config:
             if name == "network" and value is None and isinstance(self.task, Part):
                 value = getattr(self.task.factory, "usual_network", None)
             if name in PARTS and not (isinstance(value, Part) and value.kind == PARTS[name]):
-                raise ConfigError(f"{name}={value!r} is no {PARTS[name]}; give a factory's result, such as jc.dfa()")
+                kind = PARTS[name]
+                mend = (
+                    "call its factory"
+                    if getattr(value, "kind", None) == kind
+                    else f"give one, such as {EXAMPLES[kind]}"
+                )
+                raise ConfigError(f"{name}={brief(value)} is no {kind}; {mend}")
             object.__setattr__(self, name, value if name in PARTS else setting.checked(value))
         if not isinstance(self.credit.build(), Estimator):
             raise ConfigError(f"credit={self.credit!r}: its factory must return a jc.Estimator")

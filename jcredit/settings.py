@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import jax
@@ -89,9 +89,24 @@ def known(what: str, name: str, names: Any) -> None:
     """Raises ConfigError unless ``name`` is one of ``names``; the message has the nearest one."""
     if name in names:
         return
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
+    near = nearest(str(name), names)
+    hint = f"did you mean {near!r}?" if near else f"choose one of: {', '.join(names) or '(none)'}"
     raise ConfigError(f"{what} {brief(name)} is unknown; {hint}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name most like another, if any is; of dotted names the last parts are compared, and the rest is kept."""
+    head, last = _dotted(name)
+    parts = [(*_dotted(other), other) for other in names]
+    pool = {tail: other for before, tail, other in parts if not head or before == head or before.endswith(f".{head}")}
+    near = difflib.get_close_matches(last, pool, n=1, cutoff=0.7)
+    return pool[near[0]] if near else None
+
+
+def _dotted(name: str) -> tuple[str, str]:
+    """What is before the last dot of a path of settings, and what is after it."""
+    before, _, last = name.rpartition(".") if all(part.isidentifier() for part in name.split(".")) else ("", "", name)
+    return before, last
 
 
 # --- one setting ------------------------------------------------------------------------------------------------------

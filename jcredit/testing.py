@@ -15,22 +15,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from jcredit import parts
 from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
 from jcredit.observing import shapes_of
-from jcredit.parts import Factory, NetworkPart, Part
+from jcredit.parts import Factory, Part
 from jcredit.passes import depth_of, forward
+from jcredit.poison import HiddenBackprop, check_no_hidden_backprop, poisoned
 from jcredit.settings import ConfigError
 from jcredit.tasks import teacher
 from jcredit.training import Run, check_run, make_run
-from jcredit.types import Branch, Data, Network, Sizes, Task, TrainState
+from jcredit.types import Branch, Data, Network, Task, TrainState
 
+__all__ = [
+    "CheckFailed", "HiddenBackprop", "check_estimator", "check_network", "check_rule", "check_task", "poisoned",
+    "tiny_config",
+]  # fmt: skip
 BATCH = 32
 # Programs here run once: what is compiled quickly is done quickly.
 _jit = functools.partial(
@@ -40,46 +42,6 @@ _jit = functools.partial(
 
 class CheckFailed(AssertionError):
     """What is wrong with a part, in one line."""
-
-
-class HiddenBackprop(Exception):
-    """A reverse pass reached the input of a block."""
-
-
-# --- the poisoned backward pass ---------------------------------------------------------------------------------------
-
-_poison_p = Primitive("poison")
-_poison_p.def_impl(lambda x: x)
-_poison_p.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_poison_p, lambda ctx, x: [x])
-batching.primitive_batchers[_poison_p] = lambda args, dims: (_poison_p.bind(*args), dims[0])
-
-
-def _poison_jvp(primals, tangents):
-    (x,), (t,) = primals, tangents
-    return _poison_p.bind(x), t if type(t) is ad.Zero else _poison_p.bind(t)
-
-
-def _poison_transpose(cotangent, x):
-    raise HiddenBackprop("a reverse pass reached the input of a block")
-
-
-ad.primitive_jvps[_poison_p] = _poison_jvp
-ad.primitive_transposes[_poison_p] = _poison_transpose
-
-
-@parts.network
-def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
-    """The same network, whose blocks let forward mode and their own parameters' gradients through, and nothing back.
-
-    A ``custom_vjp`` that raises would not do: it rejects every jvp, and a block's permitted local gradient.
-
-    Args:
-      sizes: of the task.
-      of: the network.
-    """
-    inner: Network = of.build(sizes)
-    return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)))
 
 
 # --- shared pieces ----------------------------------------------------------------------------------------------------
@@ -105,8 +67,6 @@ def _guarded(call: Callable, name: str) -> Any:
     """What ``call`` returns; what it raises is said in one line."""
     try:
         return call()
-    except HiddenBackprop:
-        raise CheckFailed(f"{name} back-propagates through a block") from None
     except ConfigError as error:
         raise CheckFailed(str(error)) from error
     except jax.errors.ConcretizationTypeError as error:
@@ -202,11 +162,7 @@ def check_estimator(estimator: Factory | Part, *, network: Part | None = None, t
     given = {name: value for name, value in (("network", network), ("task", task)) if value is not None}
     config = _guarded(lambda: tiny_config(credit=part, **given), part.name)
     built = part.build()
-    if not built.oracle:
-        hidden = config.replace(network=poisoned(of=config.network))
-        run = _guarded(lambda: make_run(hidden), part.name)
-        state, hp, data = _guarded(lambda: _begin(run, hidden), part.name)
-        _guarded(lambda: jax.eval_shape(run.step, state, hp, data, jnp.arange(BATCH)), part.name)
+    _guarded(lambda: check_no_hidden_backprop(config), part.name)
     before, after = _check_step(config, part.name)
     if built.loss is not None and not jax.tree.leaves(before.estimator.params):
         raise CheckFailed(f"{part.name} has a loss, but its state.params hold nothing to train")

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import start, tiny
 
 import jcredit as jc
@@ -45,6 +46,30 @@ def learned_feedback(
         return directional + terminal_weight * terminal, {"directional": directional}
 
     return jc.Estimator(init, credit, loss, optimizer=jc.adam(learning_rate), tier="2: loss under perturbation")
+
+
+@jc.estimator
+def peeking(scale: jc.Positive = 1.0, oracle: bool = False) -> jc.Estimator:
+    """Back-propagates through the forward passes that it is given.
+
+    Args:
+      scale: of the credit.
+      oracle: whether it says so.
+    """
+
+    def credit(state, ctx, env, key):
+        layers = jnp.arange(ctx.trace.h_KxBxD.shape[0])
+        loss = lambda h, layer: jnp.sum(env.loss_at(ctx, jnp.full(h.shape[0], layer), h))  # noqa: E731
+        return scale * jax.vmap(jax.grad(loss))(ctx.trace.h_KxBxD, layers)
+
+    return jc.broadcast().build()._replace(credit=credit, oracle=oracle)
+
+
+def test_a_sweep_refuses_one_that_back_propagates_and_does_not_say_so():
+    with pytest.raises(jc.ConfigError, match=r"peeking back-propagates through a block; .* oracle=True"):
+        jc.sweep({"dfa": tiny(jc.dfa()), "peeking": tiny(peeking())}, seeds=[0], progress=False)
+    [row] = jc.sweep({"peeking": tiny(peeking(oracle=True))}, seeds=[0], progress=False)
+    assert row["metrics"]["gamma"] == pytest.approx(1, abs=1e-5)
 
 
 SETTINGS = dict(train_size=256, batch_size=16, epochs=10, test_size=64)

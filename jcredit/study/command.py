@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jcredit.config import PARTS, Config, ConfigError, parts_of, paths_of, settings
 from jcredit.parts import Part
-from jcredit.settings import LARGEST_INTEGER, Setting, brief
+from jcredit.settings import LARGEST_INTEGER, Setting, brief, nearest
 
 SHOWN_VALUES = 5
 
@@ -32,10 +31,10 @@ class Parser(argparse.ArgumentParser):
         """Exits with status 2 and one line."""
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
-            known = [s for action in self._actions for s in action.option_strings]
-            near = difflib.get_close_matches((unknown.split() or [""])[0].split("=")[0], known, n=1)
+            known = {s.lstrip("-"): s for action in self._actions for s in action.option_strings}
+            near = nearest((unknown.split() or [""])[0].split("=")[0].lstrip("-"), known)
             message = f"unrecognized arguments: {brief(unknown)[1:-1] if unknown else repr(unknown)}"
-            message = f"{message}; {f'did you mean {near[0]}?' if near else '--help lists all options'}"
+            message = f"{message}; {f'did you mean {known[near]}?' if near else '--help lists all options'}"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
 
@@ -59,6 +58,8 @@ def _count_or_auto(text: str) -> int | None:
 
 
 def _seed(text: str) -> int:
+    if "," in text:
+        raise argparse.ArgumentTypeError(f"{brief(text)} must be whole numbers with spaces between: 0 1 2")
     return _whole(text, 0, "a whole number from 0")
 
 

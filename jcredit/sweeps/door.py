@@ -13,7 +13,7 @@ import numpy as np
 
 from jcredit.config import Config, change, paths_of
 from jcredit.report.rows import Row, Rows
-from jcredit.settings import ConfigError
+from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import use_all_cores
 from jcredit.sweeps.record import as_line
 from jcredit.sweeps.run import Interrupted, run_sweep
@@ -115,6 +115,8 @@ def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> 
     for label, config in configs.items():
         if not isinstance(label, str) or not isinstance(config, Config):
             raise ConfigError(f"configs: {label!r}: {config!r} must be a label and a jc.Config")
+    if not isinstance(vary, Mapping):
+        raise ConfigError(f"vary={brief(vary)} must be settings and their values, {{'learning_rate': [1e-3, 3e-3]}}")
     values = {name: _values(name, given) for name, given in vary.items()}
     return [
         Variant(
@@ -133,8 +135,10 @@ def _values(name: str, given: Any) -> list[Any]:
         raise ConfigError(f"vary: {name}={given!r} must be a list of values")
     values = [value.item() if isinstance(value, np.generic) else value for value in given]
     repeated = [value for i, value in enumerate(values) if value in values[:i]]
-    if repeated or not values:
-        raise ConfigError(f"vary: {name} has {f'{repeated[0]!r} twice' if repeated else 'no values'}; give each once")
+    if not values:
+        raise ConfigError(f"vary: {name}=[] has no values; give some, or leave {name} out")
+    if repeated:
+        raise ConfigError(f"vary: {name} has {repeated[0]!r} twice; give each value once")
     return values
 
 
@@ -148,5 +152,5 @@ def _varied(label: str, config: Config, chosen: Iterable[tuple[str, Any]]) -> Co
             config = change(config, name, value)
         except ConfigError as error:
             lacks = "" if paths_of(config, name) else f"; sweep {label!r} without it"
-            raise ConfigError(f"vary: line {label!r}: {error}{lacks}") from None
+            raise ConfigError(f"vary: {name}: line {label!r}: {error}{lacks}") from None
     return config

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jcredit.config import static_key
+from jcredit.config import Config, parts_of, static_key
 from jcredit.files import DAMAGED
+from jcredit.poison import check_no_hidden_backprop
 from jcredit.report.rows import Row, append_rows, finished, read_rows
 from jcredit.sweeps import plan, program, snapshots, status
 from jcredit.sweeps.batch import Batch
@@ -199,10 +200,20 @@ def _programs(
         run = make_run(group[0].variant.config, data_dir=data_dir)
         plan.check_fits(run, len(group))
         step = check_run(run)
+        if _is_own(group[0].variant.config):
+            check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
         if (followup := group[0].variant.followup) is not None:
             followup.check(run)
         programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
+
+
+def _is_own(config: Config) -> bool:
+    """Whether credit or local rule are made of anything that is not jcredit's, whose parts the tests have checked."""
+    return any(
+        part.factory.source is not None
+        for path, part in parts_of(config) if path.partition(".")[0] in ("credit", "rule")
+    )  # fmt: skip
 
 
 def _groups(

@@ -169,7 +169,8 @@ def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
       ConfigError: anything else, or none.
     """
     if not isinstance(seeds, Iterable):
-        raise ConfigError(f"seeds={seeds!r} must be several, such as range({seeds})")
+        several = f"range({seeds})" if isinstance(seeds, int) and seeds > 0 else "range(3)"
+        raise ConfigError(f"seeds={brief(seeds)} must be several, such as {several}")
     found = tuple(seed.item() if isinstance(seed, np.generic) else seed for seed in seeds)
     for i, seed in enumerate(found):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_INTEGER:
