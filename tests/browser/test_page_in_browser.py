@@ -105,7 +105,7 @@ def test_the_keyboard_sorts_and_skips(window):
 def test_filters_leave_what_they_name(window):
     page = window()
     page.get_by_label("method", exact=True).select_option("dfa")
-    page.get_by_label("depth", exact=True).select_option("4")
+    page.get_by_label("L, blocks", exact=True).select_option("4")
     shown = page.locator("tr.line:visible, tr.run:visible")
     assert shown.count() > 10
     found = shown.evaluate_all("rows => rows.map(row => [row.dataset.method, row.dataset.depth])")

@@ -156,6 +156,10 @@ def _preset(section: Section) -> str:
     return "" if section.preset == "quick" else f" ({escape(section.preset)})"
 
 
+BLOCKS = "L, blocks"
+"""How the page calls a network's depth; the depth of a credit is a column of the tables."""
+
+
 def _filters(facts: Sequence[Facts]) -> Iterator[str]:
     """One form for all tables and charts."""
     choices = {
@@ -167,7 +171,8 @@ def _filters(facts: Sequence[Facts]) -> Iterator[str]:
         "seed": [str(s) for s in sorted({s for f in facts for s in f.seeds})],
     }
     fields = "".join(
-        f'<div><label for="by-{name}">{name}</label><select id="by-{name}" name="{name}"><option value="">all</option>'
+        f'<div><label for="by-{name}">{BLOCKS if name == "depth" else name}</label>'
+        f'<select id="by-{name}" name="{name}"><option value="">all</option>'
         + "".join(f'<option value="{escape(v)}">{escape(v)}</option>' for v in values)
         + "</select></div>"
         for name, values in choices.items()
@@ -282,7 +287,7 @@ def _chart_frames(key: str, section: Section) -> Iterator[str]:
 def _runs(sections: Sequence[Section]) -> Iterator[str]:
     """One line for each run."""
     yield '<section id="runs" aria-labelledby="runs-title"><h2 id="runs-title">Every run</h2>'
-    names = ("label", "experiment", "block", "method", "tier", "depth", "seed", "status", *RUN_COLUMNS)
+    names = ("label", "experiment", "block", "method", "tier", BLOCKS, "seed", "status", *RUN_COLUMNS)
     yield _opening("runs", "One line for each run of every experiment", ((name, "") for name in names), "long")
     for section in sections:
         for row in section.rows:

@@ -135,12 +135,16 @@ function points(section, kind, name, lines) {
 
 // --- Vega-Lite -------------------------------------------------------------------------------------------------------
 
+// A swept setting without the part that it is of, which the tables' labels and the tooltips have.
+const brief = (label) => label.replace(/ (task|network|credit|rule)\.(?=[^ ]+=)/g, " ");
+const labelExpr = "replace(datum.label, / (task|network|credit|rule)\\.([^ ]+=)/, ' $2')";
+
 function scales(lines) {
   const domain = lines.map((line) => line.label);
   const colors = lines.map((line) => (dark() ? line.dark : line.color));
   const ground = dark() ? "#14171c" : "#ffffff";
-  const wide = innerWidth > 700;
-  const legend = { title: null, orient: "bottom", columns: wide ? 2 : 1, labelLimit: 260, symbolSize: 70, symbolOpacity: 1 };
+  const columns = innerWidth > 700 && domain.every((label) => brief(label).length < 24) ? 2 : 1;
+  const legend = { title: null, orient: "bottom", columns, labelExpr, labelLimit: 300, symbolSize: 70, symbolOpacity: 1 };
   const scaled = (range, more) => ({ field: "label", type: "nominal", sort: null, scale: { domain, range }, ...more });
   return {
     color: scaled(colors, { legend }),
@@ -165,7 +169,7 @@ function means(name, values, lines) {
   });
   const y = {
     field: "label", type: "nominal", sort: null, title: null,
-    axis: { labelLimit: innerWidth > 700 ? 190 : 120, domain: false, ticks: false, grid: true },
+    axis: { labelExpr, labelLimit: innerWidth > 700 ? 220 : 130, domain: false, ticks: false, grid: true },
   };
   const { color, fill, shape } = scales(lines);
   const quiet = { ...color, legend: null };
