@@ -11,6 +11,7 @@ from helpers import small, tiny
 
 import jcredit as jc
 from jcredit.report.rows import read_rows
+from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
 from jcredit.sweeps.run import Interrupted
 
@@ -147,6 +148,18 @@ def test_every_label_has_its_row_and_equal_configurations_are_one_run(tmp_path, 
     assert elsewhere[0]["from"] == "sweep/sweep" and len(compiled) == 2
 
 
+def test_a_rebuilt_table_has_the_lines_in_the_order_of_the_sweep(tmp_path, compiled):
+    configs = {"z": tiny(jc.dfa()), "a": tiny(jc.broadcast())}
+    for rates in ([3e-3], [1e-3, 3e-3]):
+        rows = jc.sweep(configs, [0, 1], {"learning_rate": rates}, results_dir=tmp_path, progress=False)
+    assert [row["label"] for row in read_rows(tmp_path / "sweep/sweep/rows.jsonl")] != [row["label"] for row in rows]
+    rebuilt = found_in(tmp_path / "sweep/sweep", {}).rows
+    assert [(r["label"], r["seed"]) for r in rebuilt] == [(r["label"], r["seed"]) for r in rows]
+    assert rows[0]["label"] == "z learning_rate=0.001"
+    (tmp_path / "sweep/sweep/lines.json").write_text("torn")
+    assert len(found_in(tmp_path / "sweep/sweep", {}).rows) == 8  # in the order in which they ended
+
+
 def test_values_cross_in_order_and_reach_their_settings():
     lines = door._lines(
         {"x": tiny(small(jc.vector_field))}, {"credit.epsilon": np.array([1e-2, 1e-3]), "rule": [jc.target_shift()]}
@@ -170,7 +183,10 @@ def test_values_cross_in_order_and_reach_their_settings():
         (({"bp": tiny()}, [0], {"schedule": "cosine"}), "schedule='cosine' must be a list"),
         (({"bp": tiny()}, [0], {"clip": []}), r"clip=\[\] has no values; give some"),
         (({"bp": tiny()}, [0], ["clip"]), r"vary=\['clip'\] must be settings and their values"),
-        (({"bp": tiny()}, [0], {"credit.lr": [0.1]}), "setting 'credit.lr' is unknown; choose .*; sweep 'bp' without it"),
+        (
+            ({"bp": tiny()}, [0], {"credit.lr": [0.1]}),
+            "setting 'credit.lr' is unknown; choose .*; sweep 'bp' without it",
+        ),
         (
             ({"sb": tiny(jc.state_bridge())}, [0], {"credit.learning_rate": ["fast"]}),
             "vary: credit.learning_rate: line 'sb': learning_rate='fast' must be a number",

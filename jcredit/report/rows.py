@@ -5,6 +5,7 @@ What a single row is and how rows lie on disk is ``schema``, whose names can be 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -22,7 +23,6 @@ from jcredit.report.schema import (
     with_reference,
 )
 from jcredit.report.tables import Tables, TableSpec, markdown, tables_of, usual_columns
-from jcredit.settings import nearest
 
 if TYPE_CHECKING:
     import pandas
@@ -100,8 +100,8 @@ class Rows(Sequence[Row]):
         for name in fields if described else ():
             if not any(_values(values, name) for _, values in described):
                 names = sorted({path for _, values in described for path in values})
-                near = nearest(name, names)
-                hint = f"did you mean {near!r}?" if near else f"they have {', '.join(names)}"
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"they have {', '.join(names)}"
                 raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {hint}")
         return Rows(row for row, values in described if all(v in _values(values, n) for n, v in fields.items()))
 

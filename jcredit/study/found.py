@@ -13,6 +13,7 @@ from jcredit.report.rows import Row, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns, with_study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, reported
 from jcredit.sweeps.door import PRESET as SWEEP
+from jcredit.sweeps.record import ordered
 
 
 class Found(NamedTuple):
@@ -43,7 +44,7 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
     """
     experiment = experiments.get(directory.parent.name)
     if experiment is None and directory.name == SWEEP:
-        rows = read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP)
+        rows = ordered(directory, read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP))
         return Found(None, rows, f"jc.sweep's table and figure rebuilt from {len(rows)} rows")
     if experiment is None:
         raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")

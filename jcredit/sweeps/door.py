@@ -15,7 +15,7 @@ from jcredit.config import Config, change, paths_of
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import use_all_cores
-from jcredit.sweeps.record import as_line
+from jcredit.sweeps.record import as_line, keep_order
 from jcredit.sweeps.run import Interrupted, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
@@ -84,6 +84,7 @@ def sweep(
     if results_dir is not None:
         folder = Folder(Path(results_dir), name, PRESET)
         folder.check()
+        keep_order(folder.directory, [variant.label for variant in variants])
         return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
     with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
         try:

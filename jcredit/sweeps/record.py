@@ -6,6 +6,7 @@ A row says what its numbers depend on: the code that trained it, versions, devic
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import math
 import subprocess
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jcredit.config import credit_depth, described
-from jcredit.files import plain
+from jcredit.files import plain, write_json
 from jcredit.report.rows import SCHEMA, ResultsError, Row, read_rows
 from jcredit.sweeps.layout import Layout
 from jcredit.sweeps.variants import Folder, Request, Variant
@@ -193,6 +194,33 @@ def copied_row(row: Row, request: Request, folder: Folder) -> Row:
     origin = row.get("from", f"{row['experiment']}/{row['preset']}")
     home = {"experiment": folder.experiment, "preset": folder.preset}
     return {**as_line(row, request.variant), **home, "from": origin}
+
+
+# --- the order of a sweep's lines -------------------------------------------------------------------------------------
+
+LINES = "lines.json"
+"""The labels of a folder's lines, those of the latest sweep first: rows lie there in the order in which they ended."""
+
+
+def keep_order(directory: Path, labels: Iterable[str]) -> None:
+    """Writes the order of a sweep's lines down, before those of earlier ones."""
+    wanted = list(dict.fromkeys([*labels, *_kept_order(directory)]))
+    if wanted != _kept_order(directory):
+        write_json(directory / LINES, wanted)
+
+
+def ordered(directory: Path, rows: Sequence[Row]) -> list[Row]:
+    """Rows in the order of their lines, as far as it was written down."""
+    place = {label: i for i, label in enumerate(_kept_order(directory))}
+    return sorted(rows, key=lambda row: place.get(row["label"], len(place)))
+
+
+def _kept_order(directory: Path) -> list[str]:
+    try:
+        found = json.loads((directory / LINES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # only an order: without it rows stand as they were written
+        return []
+    return [label for label in found if isinstance(label, str)] if isinstance(found, list) else []
 
 
 # --- the code that ran ------------------------------------------------------------------------------------------------

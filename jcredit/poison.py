@@ -1,0 +1,80 @@
+"""No hidden back-propagation, enforced: a training step is traced with blocks that let no reverse pass out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jcredit import parts
+from jcredit.config import Config
+from jcredit.parts import NetworkPart
+from jcredit.settings import ConfigError
+from jcredit.training import make_run
+from jcredit.types import Network, Sizes
+
+
+class HiddenBackprop(Exception):
+    """A reverse pass reached the input of a block."""
+
+
+_poison_p = Primitive("poison")
+_poison_p.def_impl(lambda x: x)
+_poison_p.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_poison_p, lambda ctx, x: [x])
+batching.primitive_batchers[_poison_p] = lambda args, dims: (_poison_p.bind(*args), dims[0])
+
+
+def _poison_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return _poison_p.bind(x), t if type(t) is ad.Zero else _poison_p.bind(t)
+
+
+def _poison_transpose(cotangent, x):
+    raise HiddenBackprop("a reverse pass reached the input of a block")
+
+
+ad.primitive_jvps[_poison_p] = _poison_jvp
+ad.primitive_transposes[_poison_p] = _poison_transpose
+
+
+@parts.network
+def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
+    """The same network, whose blocks let forward mode and their own parameters' gradients through, and nothing back.
+
+    A ``custom_vjp`` that raises would not do: it rejects every jvp, and a block's permitted local gradient.
+
+    Args:
+      sizes: of the task.
+      of: the network.
+    """
+    inner: Network = of.build(sizes)
+    return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)))
+
+
+def check_no_hidden_backprop(config: Config, *, data_dir: str | Path | None = None) -> None:
+    """Traces a training step of a run on poisoned blocks; nothing is compiled.
+
+    Args:
+      config: the run; an oracle may do as it likes.
+      data_dir: folder with prepared image data.
+
+    Raises:
+      ConfigError: credit, its loss or the local rule back-propagates through a block.
+    """
+    if config.credit.build().oracle:
+        return
+    run = make_run(config.replace(network=poisoned(of=config.network)), data_dir=data_dir)
+    key, hp = jax.random.key(0), run.hparams(run.config)
+    state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
+    index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    try:
+        jax.eval_shape(run.step, state, hp, data, index)
+    except HiddenBackprop:
+        raise ConfigError(
+            f"{config.credit.name} back-propagates through a block; measure effects forward with jc.measure, or say"
+            " oracle=True of its jc.Estimator, which every table then prints"
+        ) from None
