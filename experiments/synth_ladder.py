@@ -35,6 +35,9 @@ LINES = {
 TOUR = tuple(label for label in LINES if label not in ("broadcast", "tangent_chain, shuffled (raw)"))
 """The lines of a first look: one of each kind, raw controls beside the raw learned line."""
 
+CLAIMED = (*STUDY_CONTROLS, "dfa", "state_bridge", "scalar_bridge")
+"""What LD1 to LD5 compare, and its controls."""
+
 
 def block_name(alpha: float, depth: int) -> str:
     """Heading of a table block."""
@@ -89,7 +92,12 @@ EXPERIMENT = Experiment(
             "20 seconds",
         ),
         "tour": Preset((42, 123, 456), grid((1.0,), (4,), TOUR, epochs=6), "3 minutes"),
-        "quick": Preset((42, 123, 456), grid((0.0, 1.0), (2, 4), epochs=16), "9 minutes"),
+        "quick": Preset(
+            (42, 123, 456),
+            grid((0.0, 1.0), (2, 4), epochs=16) + grid((0.25, 0.5), (4,), CLAIMED, epochs=16)
+            + grid((0.0, 1.0), (8, 12), CLAIMED, epochs=16),
+            "30 minutes",
+        ),
         "full": Preset((42, 123, 456), grid((0.0, 0.25, 0.5, 1.0), DEPTHS), "10 hours"),
     },
     table=TableSpec(

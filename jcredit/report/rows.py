@@ -156,7 +156,9 @@ class Rows(Sequence[Row]):
 
 
 def _title(rows: Rows) -> str:
-    return ", ".join(_names({f"{row['experiment']}/{row['preset']}": 0} for row in rows))
+    """Experiments and presets; a sweep's name alone, which has no preset."""
+    places = ((row["experiment"], row["preset"]) for row in rows)
+    return ", ".join(dict.fromkeys(name if preset == "sweep" else f"{name}/{preset}" for name, preset in places))
 
 
 def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
