@@ -16,7 +16,7 @@ from jcredit import config as config_module
 from jcredit import training
 from jcredit.config import PARTS, as_read, change, config_hash, described, paths_of, settings, static_key
 from jcredit.parts import Arrays, Factory, Part
-from jcredit.settings import Setting
+from jcredit.settings import Setting, nearest
 from jcredit.tasks.classification import arrays_task
 from jcredit.training import make_run
 
@@ -323,3 +323,17 @@ def test_what_a_run_does_not_read_changes_neither_its_key_nor_its_bits(name, mon
 
         results.append(jax.jit(everything)(*start(run, asked)))
     assert same_bits(*results)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "found"),
+    [
+        ("learning_rat", ["epochs", "learning_rate"], "learning_rate"),
+        ("rang", ["trains", "credit.rank"], "credit.rank"),
+        ("credit.lr", ["credit.rank", "credit.learning_rate"], None),  # the head alone is alike
+        ("credit.learning_rat", ["network.learning_rate", "credit.learning_rate"], "credit.learning_rate"),
+        ("tgw=0.2", ["tgw=0.25", "dfa"], "tgw=0.25"),  # a label: its dot parts nothing
+    ],
+)
+def test_the_nearest_name(name, names, found):
+    assert nearest(name, names) == found
