@@ -29,6 +29,7 @@ from jcredit.study.experiment import (
     preset_name,
     run,
 )  # fmt: skip
+from jcredit.study.own import Own
 from jcredit.sweeps import program
 from jcredit.sweeps.variants import Variant
 
@@ -206,7 +207,8 @@ def options(*configs):
 def test_every_setting_is_an_option_with_help():
     found = options(TINY, TINY.replace(credit=LEARNER), TINY.replace(credit=jc.tangent_gate()))
     for name in settings():
-        assert (name in ("task", "network", "credit", "rule")) != ("--" + name.replace("_", "-") in found)
+        if name != "rule":  # --rule names one of one's own
+            assert (name in ("task", "network", "credit")) != ("--" + name.replace("_", "-") in found)
     own = ["--depth", "--width", "--alpha", "--train-size", "--hidden", "--code", "--sigma", "--rank", "--samples"]
     assert {*own, "--credit.learning-rate", "--credit.clip"} <= set(found)
     assert "--learnin-rate" not in found and "--teacher-network" not in found and "--trunk" not in found
@@ -329,7 +331,7 @@ def test_an_own_estimator_runs_in_a_script_of_the_study(own_module):
         ("my_credit:scaled(facter=1)", ["facter", "factor"]),
         ("my_credit:broken", ["rank", "no default"]),
         ("my_credit:broken(rank=3)", ["no rank 3"]),
-        ("my_credit:a_rule", ["rule", "@jc.estimator"]),
+        ("my_credit:a_rule", ["a rule's", "@jc.estimator"]),
         ("my_credit:plain", ["function", "@jc.estimator"]),
         ("jcredit:frozen", ["'frozen'", "already"]),
         ("jcredit:frosen", ["frosen"]),
@@ -339,6 +341,26 @@ def test_a_wrong_estimator_is_one_line_and_status_2(capsys, own_module, spec, na
     message = fails(capsys, own_module, "--estimator", spec)
     assert all(word in message for word in [*named, "--estimator"]), message
     assert not list(own_module.rglob("rows.jsonl"))
+
+
+def test_an_estimator_is_no_rule(capsys, own_module):
+    message = fails(capsys, own_module, "--rule", "my_credit:scaled")
+    assert all(word in message for word in ["--rule", "an estimator's", "not a rule's", "@jc.rule"]), message
+
+
+def test_an_own_rule_is_a_line_with_the_first_lines_credit(own_module):
+    owns = [Own("rule", "my_credit:a_rule"), Own("estimator", "my_credit:scaled")]
+    first, rule, estimator = grid_of(tiny_experiment(), "quick", owns=owns)
+    assert rule.label == "a_rule" and rule.config.rule.name == "my_credit.a_rule"
+    assert rule.config == first.config.replace(rule=rule.config.rule)
+    assert estimator.config == first.config.replace(credit=estimator.config.credit)
+
+
+def test_a_folder_is_named_by_what_was_changed_and_never_too_long():
+    short = preset_name("quick", {"width": 8}, [Own("rule", "my_credit:a_rule(x=1)")])
+    assert short == "quick+width=8+my_credit.a_rule(x=1)"
+    long = [preset_name("quick", {}, [Own("estimator", f"my_credit:scaled(how={'é' * 150 + end!r})")]) for end in "xy"]
+    assert long[0] != long[1] and all(len(name.encode()) < 200 for name in long)
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import PARTS, Config, ConfigError, parts_of, paths_of, settings
 from jcredit.parts import Part
 from jcredit.settings import LARGEST_INTEGER, Setting, brief, nearest
+from jcredit.study.own import Own
 
 SHOWN_VALUES = 5
 
@@ -214,12 +216,21 @@ def _add_run_options(group: Any, minutes: Mapping[str, str]) -> None:
     add("--methods", nargs="+", metavar="LABEL", help="only these estimators or table lines")
     add(
         "--estimator",
-        dest="estimators",
+        dest="own",
+        type=partial(Own, "estimator"),
         action="append",
         default=[],
         metavar="MODULE:FACTORY",
         help="an estimator of your own as one more line of every block, trained as its first line is (its longest,"
         " where they differ); with settings: \"MODULE:FACTORY(rank=8, how='x')\"; can be given again",
+    )
+    add(
+        "--rule",
+        dest="own",
+        type=partial(Own, "rule"),
+        action="append",
+        metavar="MODULE:FACTORY",
+        help="the same for a local rule of your own: as that first line, with its credit, but for the rule",
     )
     add("--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows go")
     add("--fresh", action="store_true", help="start over, in a new folder DIR/fresh-N of its own; nothing is deleted")

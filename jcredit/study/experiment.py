@@ -6,6 +6,7 @@ A script under ``experiments/`` is a docstring, a grid, a table and a figure; ``
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import re
 import shlex
@@ -23,7 +24,7 @@ from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_ref
 from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, with_study
 from jcredit.settings import known
 from jcredit.study.command import overrides_of, parser_of
-from jcredit.study.own import own_estimator
+from jcredit.study.own import FIELDS, Own, own_part
 from jcredit.sweeps import plan
 from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.checkpoints import CheckpointError
@@ -35,6 +36,7 @@ from jcredit.tasks.image_data import DataError
 
 USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, FileError, ClusterError)
 CLAIM = re.compile(r"\b[A-Z]{2}\d")
+LONGEST_NAME = 150  # of a preset's folder, in bytes; file systems take 255
 CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
 
 
@@ -140,18 +142,18 @@ def _marked(row: Row, title: str, name: str) -> Row:
 
 
 def grid_of(
-    experiment: Experiment, preset: str, overrides: Mapping[str, Any] | None = None, estimators: Sequence[str] = ()
+    experiment: Experiment, preset: str, overrides: Mapping[str, Any] | None = None, owns: Sequence[Own] = ()
 ) -> list[Variant]:
-    """The grid of a preset with settings overridden, and a line in every block for each estimator of one's own.
+    """The grid of a preset with settings overridden, and a line in every block for each part of one's own.
 
     Args:
       experiment: the experiment.
       preset: its preset.
       overrides: {name as in ``config.change``: value}, set in every line that has it.
-      estimators: ``MODULE:FACTORY`` texts; see ``own_estimator``.
+      owns: estimators and rules of one's own; see ``own_part``.
 
     Raises:
-      ConfigError: an unknown preset, a setting that no line has, a value that cannot run, or no such estimator.
+      ConfigError: an unknown preset, a setting that no line has, a value that cannot run, or no such part.
     """
     known("preset", preset, list(experiment.presets))
     grid = list(experiment.presets[preset].variants)
@@ -159,8 +161,8 @@ def grid_of(
         if not any(paths_of(variant.config, name) for variant in grid):
             change(grid[0].config, name, value)  # says which names there are
     grid = [_overridden(variant, overrides or {}) for variant in grid]
-    for spec in estimators:
-        grid = _with_own(grid, spec)
+    for own in owns:
+        grid = _with_own(grid, own)
     return grid
 
 
@@ -172,17 +174,17 @@ def _overridden(variant: Variant, overrides: Mapping[str, Any]) -> Variant:
     return variant._replace(config=config, start=variant.start and variant.start.overridden(overrides), keep=keep)
 
 
-def _with_own(grid: Sequence[Variant], spec: str) -> list[Variant]:
+def _with_own(grid: Sequence[Variant], own: Own) -> list[Variant]:
     """The grid with one more line at the end of every block, trained as the first of the longest runs there."""
-    label, part = own_estimator(spec)
+    label, part = own_part(own)
     blocks: dict[str, list[Variant]] = {}
     for variant in grid:
         blocks.setdefault(variant.block, []).append(variant)
     for block, variants in blocks.items():
         if label in (variant.label for variant in variants):
-            raise ConfigError(f"--estimator {spec!r}: there is a line {label!r} already; name or set it otherwise")
+            raise ConfigError(f"{own}: there is a line {label!r} already; name or set it otherwise")
         like = max(variants, key=lambda variant: variant.config.epochs)
-        blocks[block] = [*variants, like._replace(label=label, config=like.config.replace(credit=part))]
+        blocks[block] = [*variants, like._replace(label=label, config=like.config.replace(**{FIELDS[own.kind]: part}))]
     return [variant for variants in blocks.values() for variant in variants]
 
 
@@ -199,11 +201,16 @@ def chosen(grid: Sequence[Variant], methods: Sequence[str] | None) -> list[Varia
     return [v for v in grid if v.label in methods or v.config.credit.name in methods]
 
 
-def preset_name(preset: str, overrides: Mapping[str, Any], estimators: Sequence[str] = ()) -> str:
-    """Directory of a preset: what is changed is part of its name, so that the preset's own rows stay its own."""
-    own = (re.sub(r"[^\w.=,()-]+", "", spec.replace(":", ".")) for spec in estimators)
+def preset_name(preset: str, overrides: Mapping[str, Any], owns: Sequence[Own] = ()) -> str:
+    """Directory of a preset: what is changed is part of its name, so that the preset's own rows stay its own.
+
+    A name too long for a folder ends in a digest of what it leaves out.
+    """
+    own = (re.sub(r"[^\w.=,()-]+", "", spec.replace(":", ".")) for _, spec in owns)
     changed = (f"{name}={value}".replace("/", "%2F").replace("\0", "%00") for name, value in overrides.items())
-    return "+".join([preset, *changed, *own])
+    name = "+".join([preset, *changed, *own]).encode()
+    digest = f"~{hashlib.sha256(name).hexdigest()[:8]}" if len(name) > LONGEST_NAME else ""
+    return name[:LONGEST_NAME].decode(errors="ignore") + digest
 
 
 # --- table and figure -------------------------------------------------------------------------------------------------
@@ -249,11 +256,11 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
       BatchError, Interrupted: with one line that ends in the command that goes on.
     """
     args, overrides = _arguments(experiment, argv)
-    grid = grid_of(experiment, args.preset, overrides, args.estimators)
+    grid = grid_of(experiment, args.preset, overrides, args.own)
     wanted = chosen(grid, args.methods)
     if args.fresh:
         args.results_dir = _fresh(args.results_dir, only_named=args.plan)
-    folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.estimators))
+    folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.own))
     folder.check()
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
@@ -342,7 +349,7 @@ def describe_sweep(
 
     lines = [{"label": v.label, "block": v.block, "config_hash": v.hash, "config": described(v.config)} for v in grid]
     return {
-        "experiment": experiment.name, "preset": args.preset, "overrides": overrides, "estimators": args.estimators,
+        "experiment": experiment.name, "preset": args.preset, "overrides": overrides, "own": args.own,
         "variants": lines,
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from jcredit.report.page.data import Section
 from jcredit.report.rows import Row, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns, with_study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, reported
+from jcredit.study.own import FIELDS, Own
 from jcredit.sweeps.door import PRESET as SWEEP
 from jcredit.sweeps.record import ordered
 
@@ -82,18 +83,19 @@ def sections(results_dir: Path, experiments: Mapping[str, Experiment]) -> list[S
     return [section for _, section in sorted(shown, key=lambda pair: pair[0])]
 
 
-def _described(directory: Path) -> tuple[str, dict[str, Any], list[str]]:
-    """Preset, overridden settings and own estimators of a directory's config.json; a sweep under way has none yet."""
+def _described(directory: Path) -> tuple[str, dict[str, Any], list[Own]]:
+    """Preset, overridden settings and own parts of a directory's config.json; a sweep under way has none yet."""
     path = directory / "config.json"
     if not path.exists() and "+" not in directory.name:
         return directory.name, {}, []
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        preset, overrides, estimators = described["preset"], described["overrides"], described.get("estimators", [])
-        plain = isinstance(preset, str) and isinstance(overrides, dict) and isinstance(estimators, list)
-        if not plain or not all(isinstance(spec, str) for spec in estimators):
+        preset, overrides = described["preset"], described["overrides"]
+        owns = [Own(kind, spec) for kind, spec in described.get("own", [])]
+        plain = isinstance(preset, str) and isinstance(overrides, dict)
+        if not plain or not all(own.kind in FIELDS and isinstance(own.spec, str) for own in owns):
             raise TypeError
-        return preset, overrides, estimators
+        return preset, overrides, owns
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: missing, torn or not an experiment's ({type(error).__name__}), so its preset is not known; run"

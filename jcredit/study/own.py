@@ -1,4 +1,4 @@
-"""Estimators of one's own, named on a command line as ``MODULE:FACTORY`` or ``"MODULE:FACTORY(setting=value)"``."""
+"""Estimators and rules of one's own, named as text: ``MODULE:FACTORY``, ``"MODULE:FACTORY(setting=value)"``."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ import ast
 import importlib
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from jcredit.parts import Factory, Part
 from jcredit.settings import ConfigError, known
 
+FIELDS = {"estimator": "credit", "rule": "rule"}
+"""What a command line can name, and the field of ``Config`` that it goes into."""
 
-def own_estimator(spec: str) -> tuple[str, Part]:
+
+class Own(NamedTuple):
+    """What was asked for by ``--<kind> <spec>``."""
+
+    kind: str
+    spec: str
+
+    def __str__(self) -> str:
+        return f"--{self.kind} {self.spec!r}"
+
+
+def own_part(own: Own) -> tuple[str, Part]:
     """The label and the part that a text on the command line stands for; the current directory is importable.
 
     Settings are Python literals; nothing is evaluated.
 
     Raises:
-      ConfigError: no such module or factory, something else than an estimator's factory, or a bad setting.
+      ConfigError: no such module or factory, a factory of something else, or a bad setting.
     """
-    module_name, _, call = (text.strip() for text in spec.partition(":"))
+    module_name, _, call = (text.strip() for text in own.spec.partition(":"))
     try:
         if not module_name or not call:
             raise ConfigError('give MODULE:FACTORY, or "MODULE:FACTORY(setting=value)"')
         name, args, settings = _parsed(call)
-        part = _factory(module_name, name)(*args, **settings)
+        part = _factory(own.kind, module_name, name)(*args, **settings)
         _try_to_build(part)
     except ConfigError as error:
-        raise ConfigError(f"--estimator {spec!r}: {error}") from error
+        raise ConfigError(f"{own}: {error}") from error
     return call, part
 
 
@@ -51,7 +64,7 @@ def _parsed(call: str) -> tuple[str, list[Any], dict[str, Any]]:
         ) from error
 
 
-def _factory(module_name: str, name: str) -> Factory:
+def _factory(kind: str, module_name: str, name: str) -> Factory:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -60,11 +73,20 @@ def _factory(module_name: str, name: str) -> Factory:
         raise ConfigError(f"module {module_name!r} cannot be imported ({type(error).__name__}: {error})") from error
     factory = getattr(module, name, None)
     if factory is None:
-        known(f"{module_name}:", name, [n for n, value in vars(module).items() if isinstance(value, Factory)])
-    if not isinstance(factory, Factory) or factory.kind != "estimator":
-        what = f"a {factory.kind}'s factory" if isinstance(factory, Factory) else f"a {type(factory).__name__}"
-        raise ConfigError(f"{name} is {what}, not an estimator's; declare it with @jc.estimator")
+        known(f"{module_name}:", name, [n for n, value in vars(module).items() if _makes(kind, value)])
+    if not _makes(kind, factory):
+        what = f"{a(factory.kind)}'s factory" if isinstance(factory, Factory) else a(type(factory).__name__)
+        raise ConfigError(f"{name} is {what}, not {a(kind)}'s; declare it with @jc.{kind}")
     return factory
+
+
+def _makes(kind: str, value: Any) -> bool:
+    return isinstance(value, Factory) and value.kind == kind
+
+
+def a(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _try_to_build(part: Part) -> None:
