@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("ladder, alpha = 1",), ("bp", "frozen", "dfa"), depth=2, width=16, train_size=256, test_size=128,
+            grid(("ladder, alpha = 1",), ("bp", "dfa"), depth=2, width=16, train_size=256, test_size=128,
                  batch_size=64, epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
