@@ -7,7 +7,7 @@ the traced numbers ``hp``, and look at the network through ``observe`` and ``cre
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,11 +149,21 @@ def estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Se
     """The estimator's loss and metrics.
 
     Raises:
-      ConfigError: a metric bears the name of a reported one.
+      ConfigError: it returns something else, or a metric bears the name of a reported one.
     """
     assert estimator.loss is not None
-    loss, metrics = estimator.loss(state, seen.ctx, seen.env, key)
+    found, name = estimator.loss(state, seen.ctx, seen.env, key), setup.config.credit.name
+    if not (isinstance(found, tuple) and len(found) == 2 and jnp.shape(found[0]) == () and isinstance(found[1], dict)):
+        raise ConfigError(f"{name}: its loss returns {_kind(found)}; return (scalar, {{name: scalar}})")
+    loss, metrics = found
     reported = (*OWN_METRICS, *diagnostics.METRICS)
     if taken := [name for name in metrics if name in reported or f"test_{name}" in reported]:
-        raise ConfigError(f"loss of {setup.config.credit.name} returns a metric {taken[0]!r}, which is a reported one")
+        raise ConfigError(f"loss of {name} returns a metric {taken[0]!r}, which is a reported one")
     return loss, metrics
+
+
+def _kind(found: Any) -> str:
+    """A value in few words, for an error."""
+    if isinstance(found, tuple):
+        return f"({', '.join(map(_kind, found))})"
+    return f"an array of shape {found.shape}" if isinstance(found, jax.Array) else f"a {type(found).__name__}"

@@ -9,7 +9,9 @@ a tiny network, in a few seconds.
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +29,7 @@ from jcredit.poison import HiddenBackprop, check_no_hidden_backprop, poisoned
 from jcredit.settings import ConfigError
 from jcredit.tasks import teacher
 from jcredit.training import Run, check_run, make_run
-from jcredit.types import Branch, Data, Network, Task, TrainState
+from jcredit.types import Branch, Data, Estimator, EstState, Network, Task, TrainState
 
 __all__ = [
     "CheckFailed", "HiddenBackprop", "check_estimator", "check_network", "check_rule", "check_task", "poisoned",
@@ -75,7 +77,19 @@ def _guarded(call: Callable, name: str) -> Any:
         ) from error
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
-        raise CheckFailed(f"{name} does not run: {type(error).__name__}: {text[:200]}") from error
+        raise CheckFailed(f"{name} does not run: {type(error).__name__}: {text[:200]}{_hint(error)}") from error
+
+
+def _hint(error: Exception) -> str:
+    """What an object of ours has, where it was asked for something else, and the line of the caller's own file."""
+    fields = getattr(getattr(error, "obj", None), "_fields", ()) if isinstance(error, AttributeError) else ()
+    has = f"; it has {', '.join(fields)}" if fields else ""
+    here = Path(__file__).parent
+    own = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if here not in Path(frame.filename).parents and "site-packages" not in Path(frame.filename).parts
+    ]  # fmt: skip
+    return f"{has} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else has
 
 
 def _finite(tree: Any, what: str) -> None:
@@ -161,13 +175,25 @@ def check_estimator(estimator: Factory | Part, *, network: Part | None = None, t
     part = _part(estimator, "estimator")
     given = {name: value for name, value in (("network", network), ("task", task)) if value is not None}
     config = _guarded(lambda: tiny_config(credit=part, **given), part.name)
-    built = part.build()
+    built = _guarded(part.build, part.name)
+    _check_init(built, config, part.name)
     _guarded(lambda: check_no_hidden_backprop(config), part.name)
     before, after = _check_step(config, part.name)
     if built.loss is not None and not jax.tree.leaves(before.estimator.params):
         raise CheckFailed(f"{part.name} has a loss, but its state.params hold nothing to train")
     if built.loss is not None and _same_bits(before.estimator.params, after.estimator.params):
         raise CheckFailed(f"{part.name}: its loss does not depend on state.params, so nothing is learned")
+
+
+def _check_init(estimator: Estimator, config: Config, name: str) -> None:
+    """``init`` gives a state of the two fields that the shared step knows."""
+    run = _guarded(lambda: make_run(config.replace(credit=broadcast())), name)
+    state, hp, _ = _begin(run, run.config)
+    task, network, *_ = run.built(hp)
+    shapes = shapes_of(network, state.params, task)
+    found = _guarded(lambda: jax.eval_shape(lambda key: estimator.init(key, shapes), jax.random.key(0)), name)
+    if not isinstance(found, EstState):
+        raise CheckFailed(f"{name}: init returns a {type(found).__name__}; return jc.EstState(params=..., extra=...)")
 
 
 def check_rule(rule: Factory | Part) -> None:

@@ -1,5 +1,7 @@
 """One contract for all parts, ours and anybody's: ``jcredit.testing``; and that each of its checks can fail."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +130,34 @@ def test_shapes_and_types():
     nothing = credit_of(lambda s, ctx, env, key: None)
     fails(check_estimator, nothing, "mine has shape NoneType, not")
     crash = credit_of(lambda s, ctx, env, key: ctx.h)
-    fails(check_estimator, crash, "mine does not run: AttributeError: 'Context' object has no attribute 'h'")
+    told = "mine does not run: AttributeError: 'Context' object has no attribute 'h'; it has .*trace"
+    fails(check_estimator, crash, told + r".* \(test_contract.py, line \d+\)$")
+
+
+def test_an_estimators_state():
+    @jc.estimator
+    def mine():
+        return jc.broadcast().build()._replace(init=lambda key, shapes: {"w": jnp.zeros(3)})
+
+    fails(check_estimator, mine, r"init returns a dict; return jc.EstState\(params=")
+
+
+RETURNED = {
+    "an array of shape (3,);": lambda w: w,
+    "(an array of shape (), an array of shape ())": lambda w: (w[0], w[0]),
+    "(an array of shape (3,), a dict)": lambda w: (w, {}),
+}
+
+
+@pytest.mark.parametrize("told", RETURNED)
+def test_what_a_loss_returns(told):
+    @jc.estimator
+    def mine():
+        init = lambda key, shapes: jc.EstState({"w": jnp.zeros(3)}, {})  # noqa: E731
+        loss = lambda state, ctx, env, key: RETURNED[told](state.params["w"])  # noqa: E731
+        return jc.broadcast().build()._replace(init=init, loss=loss)
+
+    fails(check_estimator, mine, re.escape(f"its loss returns {told}"))
 
 
 def test_what_is_not_finite():
