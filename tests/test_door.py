@@ -4,6 +4,8 @@ import importlib
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -224,3 +226,10 @@ def test_an_interrupted_sweep_goes_on_where_rows_are_kept_and_says_so_where_not(
     assert len(list((tmp_path / "sweep/sweep/cache").glob("*/program.json"))) == 1
     [row] = jc.sweep(configs, [0], results_dir=tmp_path, progress=False)
     assert row["epochs"] == 2 and not list((tmp_path / "sweep/sweep/cache").glob("*"))
+
+
+def test_a_script_beside_a_clone_finds_the_package_and_not_the_clones_folder(tmp_path):
+    (tmp_path / "jcredit").mkdir()  # the clone: without an __init__.py, a namespace package if nothing better is found
+    (tmp_path / "mine.py").write_text("import jcredit as jc\nprint(jc.sweep)\n")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "function sweep" in done.stdout, done.stderr
