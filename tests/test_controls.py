@@ -158,7 +158,7 @@ def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
 @pytest.mark.parametrize("size", [0.0, 0.5, 2.0])
 def test_an_oracle_disturbed_by_a_known_size_has_the_cosine_it_says(error, size):
     depth, batch, width = 3, 64, 512
-    delta_KxBxD = 1e-4 * jax.random.normal(jax.random.key(0), (depth + 1, batch, width))
+    delta_KxBxD = 1e-24 * jax.random.normal(jax.random.key(0), (depth + 1, batch, width))  # squares underflow
     ctx = types.SimpleNamespace(delta_KxBxD=delta_KxBxD, delta_BxD=delta_KxBxD[-1])
     estimator = jc.disturbed_bp(size, error).build()
     state = estimator.init(jax.random.key(1), jc.Shapes(depth, width, 10, None))

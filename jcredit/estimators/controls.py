@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.numerics import float_type
+from jcredit.numerics import float_type, norm
 from jcredit.settings import NonNegative
 from jcredit.types import Estimator, EstState, all_blocks, nothing_to_learn
 
@@ -50,7 +50,7 @@ def disturbed_bp(size: NonNegative = 1.0, error: Literal["fresh", "fixed"] = "fr
             noise_LxBxD = jnp.einsum("lbd,lde->lbe", delta_LxBxD, state.extra["r"])
         else:
             n_LxBxD = jax.random.normal(key, delta_LxBxD.shape, delta_LxBxD.dtype)
-            scale_LxBx1 = jnp.linalg.norm(delta_LxBxD, axis=-1, keepdims=True) * delta_LxBxD.shape[-1] ** -0.5
+            scale_LxBx1 = norm(delta_LxBxD)[..., None] * delta_LxBxD.shape[-1] ** -0.5
             noise_LxBxD = scale_LxBx1 * n_LxBxD
         return jnp.concatenate([delta_LxBxD + size * noise_LxBxD, ctx.delta_BxD[None]])
 
