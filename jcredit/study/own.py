@@ -6,7 +6,7 @@ import ast
 import importlib
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from jcredit.parts import Factory, Part
 from jcredit.settings import ConfigError, known
@@ -80,7 +80,7 @@ def _factory(kind: str, module_name: str, name: str) -> Factory:
     return factory
 
 
-def _makes(kind: str, value: Any) -> bool:
+def _makes(kind: str, value: Any) -> TypeGuard[Factory]:
     return isinstance(value, Factory) and value.kind == kind
 
 
