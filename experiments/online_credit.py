@@ -9,8 +9,8 @@ blocks, broadcast, shuffled tangents) and the strongest peers: feedback alignmen
 """
 
 import jcredit as jc
-from jcredit.report.tables import Column, TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
 from jcredit.study.settings import CIFAR10, CONTROLS, FASHION_MNIST, MENDED_FIELD, lines, named
 from jcredit.sweeps.variants import Variant
 
@@ -62,15 +62,7 @@ EXPERIMENT = Experiment(
     },
     table=TableSpec(
         "Credit that trains online: residual MLP with L = 4, D = 256, raw credit",
-        {
-            "accuracy": (
-                Column("accuracy", "metrics.test_accuracy"),
-                Column("above BP", "metrics.test_accuracy", format="+.3f", paired_with="bp"),
-                Column("above broadcast", "metrics.test_accuracy", format="+.3f", paired_with="broadcast"),
-                Column("depth utility", "metrics.test_accuracy", format="+.3f", paired_with="frozen"),
-            ),
-            "credit": credit_columns(accuracy=False),
-        },
+        trained_columns(),
         notes=(
             "At the last epoch; accuracy on the 10,000 test images; differences are paired by seed.",
             "Networks and estimators at their default learning rates: what a small grid on a validation split says of"

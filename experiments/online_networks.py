@@ -9,8 +9,8 @@ same learning rates, which were tuned for none of them.
 """
 
 import jcredit as jc
-from jcredit.report.tables import Column, TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.report.tables import TableSpec
+from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
 from jcredit.study.settings import CIFAR10, CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
@@ -47,15 +47,7 @@ EXPERIMENT = Experiment(
     },
     table=TableSpec(
         "Past the MLP: CIFAR-10, raw credit",
-        {
-            "accuracy": (
-                Column("accuracy", "metrics.test_accuracy"),
-                Column("above BP", "metrics.test_accuracy", format="+.3f", paired_with="bp"),
-                Column("above broadcast", "metrics.test_accuracy", format="+.3f", paired_with="broadcast"),
-                Column("depth utility", "metrics.test_accuracy", format="+.3f", paired_with="frozen"),
-            ),
-            "credit": credit_columns(accuracy=False),
-        },
+        trained_columns(),
         notes=(
             "At the last epoch; accuracy on the 10,000 test images; differences are paired by seed.",
             "Quick: 24 channels, 5 epochs. Full: 48 channels, 30 epochs.",

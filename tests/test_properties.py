@@ -156,11 +156,11 @@ def test_a_config_json_of_any_content_is_used_or_refused_by_name(holds, tmp_path
 
     @given(
         JSON | st.sampled_from([2, [], {}, {"depth": 2}, "quick"]),
-        st.sampled_from(["all", "preset", "overrides", "estimators", "a setting"]),
+        st.sampled_from(["all", "preset", "overrides", "own", "a setting"]),
         st.integers(0, 300),
     )
     def prop(value, where, place):
-        whole = {"preset": "quick", "overrides": {"depth": 2}, "estimators": []}
+        whole = {"preset": "quick", "overrides": {"depth": 2}, "own": []}
         if where == "a setting":
             whole["overrides"]["depth"] = value
         text = json.dumps(value if where == "all" else whole if where == "a setting" else {**whole, where: value})

@@ -94,6 +94,18 @@ def credit_columns(*, accuracy: bool = True, nudge: bool = True) -> tuple[Column
     )
 
 
+def trained_columns() -> dict[str, tuple[Column, ...]]:
+    """Two tables of what trains online: accuracy beside that of BP, broadcast and frozen blocks; and the credit."""
+    beside = {"above BP": "bp", "above broadcast": "broadcast", "depth utility": "frozen"}
+    differences = (
+        Column(title, "metrics.test_accuracy", format="+.3f", paired_with=control) for title, control in beside.items()
+    )
+    return {
+        "accuracy": (Column("accuracy", "metrics.test_accuracy"), *differences),
+        "credit": credit_columns(accuracy=False),
+    }
+
+
 def gain_columns(reference: str = "dfa", titles: tuple[str, str] = ("S1", "S2")) -> tuple[Column, ...]:
     """Gamma and rho above a reference line's at the same seed; above DFA's, the study's S1 and S2."""
     return tuple(

@@ -91,7 +91,7 @@ def _described(directory: Path) -> tuple[str, dict[str, Any], list[Own]]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         preset, overrides = described["preset"], described["overrides"]
-        owns = [Own(kind, spec) for kind, spec in described.get("own", [])]
+        owns = [Own(kind, spec) for kind, spec in described["own"]]
         plain = isinstance(preset, str) and isinstance(overrides, dict)
         if not plain or not all(own.kind in FIELDS and isinstance(own.spec, str) for own in owns):
             raise TypeError
