@@ -13,7 +13,7 @@ Claims of the study (docs/method.md 10): FZ1, FV1.
 import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, fits
+from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SCALED, SMOKE_FIT, SMOKE_NET, fits
 from jcredit.study.settings import CIFAR10
 from jcredit.sweeps.variants import Snapshot, Variant
 
@@ -71,6 +71,7 @@ EXPERIMENT = Experiment(
             " test images.",
             "Nudge moves h_l by .003 along unit-RMS credit. bp is the oracle, frozen the credit that is zero below h_L,"
             " broadcast a_l = delta_L.",
+            SCALED,
             "Study: one network (61.7%), two runs of it (4A / 5B). It reports the same order at L = 6 and at D = 512,"
             " without figures.",
             "Quick stops the network after 3 epochs and the fits after 5 (1,950 steps); full: 100 epochs for both.",

@@ -14,7 +14,18 @@ import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, main
 from jcredit.study.exploit import KSteps, k_steps, rule_name
-from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
+from jcredit.study.frozen import (
+    FIXED,
+    LEARNED,
+    QUICK_FIT,
+    QUICK_NET,
+    SCALED,
+    SMOKE_FIT,
+    SMOKE_NET,
+    SPENT,
+    change_figure,
+    fits,
+)
 from jcredit.study.settings import CIFAR10
 from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
@@ -76,6 +87,7 @@ EXPERIMENT = Experiment(
         (
             "Loss change in nats after k = 5 steps of size .01 (the study's is not known),"
             " on held-out samples and on the batch itself; negative is good. Other k are in the rows.",
+            SCALED,
             "All methods and rules step on the same batches. Target shifts keep the target of the first step.",
             "Study: one seed; it gives no other figures than these.",
         ),

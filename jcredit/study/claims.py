@@ -38,6 +38,15 @@ class Judged(NamedTuple):
     why: str
 
 
+class _Part(NamedTuple):
+    """A claim under one reading: verdict, why, what each predicate found, and whether an estimator of it is broken."""
+
+    verdict: str
+    why: str
+    outcomes: list[Outcome]
+    broken: bool = False
+
+
 class Verdict(NamedTuple):
     """A line of the ledger.
 
@@ -108,16 +117,16 @@ def judge(claim: Claim, by_preset: Mapping[str, Rows]) -> Verdict:
     rows, blocks = seen[preset], _stand_ins(claim, preset)
     run = {name: r for name, r in claim.readings.items() if any(rows.get(key_of(line)) for line in _lines([r]))}
     parts = {name: _judge_reading(r, rows, claim.may_fail) for name, r in (run or claim.readings).items()}
-    verdict, why, robustness = _together({name: part[:2] for name, part in parts.items()}, len(claim.readings))
+    verdict, why, robustness = _together(parts, len(claim.readings))
     if 0 < has["full"] < len(needed) and preset == "quick":
         why += f"; full rows are there for {has['full']} of {len(needed)} lines"
     judged = tuple(
         Judged(name, _renamed(check.text, blocks), outcome.answer, _renamed(outcome.why, blocks))
-        for name, (_, _, outcomes) in parts.items()
-        for check, outcome in zip(claim.readings[name].checks, outcomes, strict=True)
+        for name, part in parts.items()
+        for check, outcome in zip(claim.readings[name].checks, part.outcomes, strict=True)
     )
     seeds = [len(x.at(rows)) for r in run.values() for x in r.ours] + [
-        o.n for *_, found in parts.values() for o in found
+        o.n for part in parts.values() for o in part.outcomes
     ]
     return Verdict(
         claim.id, claim.phase, claim.text, claim.study,
@@ -148,27 +157,28 @@ def verdict_of(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _judge_reading(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> tuple[str, str, list[Outcome]]:
-    """Verdict, why, and what each predicate found."""
+def _judge_reading(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> _Part:
+    """Its verdict, which is open if its rows can judge nothing."""
     outcomes = [check.judge(rows) for check in reading.checks]
-    if trouble := _trouble(reading, rows, may_fail):
-        return "undecided", trouble, outcomes
-    return verdict_of(outcomes), _why(outcomes), outcomes
+    trouble, broken = _trouble(reading, rows, may_fail)
+    if trouble:
+        return _Part("undecided", trouble, outcomes, broken)
+    return _Part(verdict_of(outcomes), _why(outcomes), outcomes)
 
 
-def _trouble(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> str:
-    """Why its rows can judge nothing, or ""."""
+def _trouble(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> tuple[str, bool]:
+    """Why its rows can judge nothing, or "", and whether that is an estimator that ends worse than nothing."""
     for line in _lines([reading]):
         mine = rows.get(key_of(line), ())
         if len({row["config_hash"] for row in mine}) > 1 or len({row["seed"] for row in mine}) < len(mine):
-            return f"{line} stands for more than one configuration"
+            return f"{line} stands for more than one configuration", False
         diverged = sum(row["status"] != "ok" for row in mine)
         if diverged and key_of(line)[1] not in may_fail:
-            return f"{line}: diverged at {diverged} of {len(mine)} seeds"
+            return f"{line}: diverged at {diverged} of {len(mine)} seeds", False
         broken = sum(BROKEN in (row.get("flags") or ()) for row in mine)
         if broken and key_of(line)[1] not in may_fail:
-            return f"{line}: the estimator ends worse than nothing at {broken} of {len(mine)} seeds"
-    return ""
+            return f"{line}: the estimator ends worse than nothing at {broken} of {len(mine)} seeds", True
+    return "", False
 
 
 def _why(outcomes: Sequence[Outcome]) -> str:
@@ -183,24 +193,27 @@ def _why(outcomes: Sequence[Outcome]) -> str:
     return text + (f": {'; '.join(lacking)}" if lacking else "")
 
 
-def _together(parts: Mapping[str, tuple[str, str]], readings: int) -> tuple[str, str, str]:
-    """Verdict, why and robustness of a claim from (verdict, why) under each reading that has been run."""
+def _together(parts: Mapping[str, _Part], readings: int) -> tuple[str, str, str]:
+    """Verdict, why and robustness of a claim from what each reading that has been run says of it.
+
+    A reading whose estimator is broken says nothing of the claim: the others judge it, and then it is never robust.
+    """
     if readings == 1:
-        return (*next(iter(parts.values())), "")
+        part = next(iter(parts.values()))
+        return part.verdict, part.why, ""
     by_verdict: dict[str, list[str]] = {}
-    for name, (verdict, _) in parts.items():
-        by_verdict.setdefault(verdict, []).append(name)
-    why = "; ".join(f"{verdict} under {name} ({reason})" for name, (verdict, reason) in parts.items())
+    for name, part in parts.items():
+        by_verdict.setdefault(part.verdict, []).append(name)
+    why = "; ".join(f"{part.verdict} under {name} ({part.why})" for name, part in parts.items())
     holds = by_verdict.get("reproduced", [])
     why = (f"holds under {', '.join(holds)}: " if 0 < len(holds) < len(parts) else "") + why
     why += f"; {len(parts)} of {readings} readings run" if len(parts) < readings else ""
     decided = [verdict for verdict in by_verdict if verdict != "undecided"]
-    if len(by_verdict) == 1:
-        verdict = next(iter(by_verdict))
-        return verdict, why, "robust" if len(parts) > 1 and decided else ""
     if len(decided) > 1:
         some = any(verdict in ("reproduced", "partly") for verdict in decided)
         return "partly" if some else "not reproduced", why, "fragile"
+    if decided and all(part.broken for part in parts.values() if part.verdict == "undecided"):
+        return decided[0], why, "robust" if 1 < len(parts) == len(by_verdict[decided[0]]) else ""
     return "undecided", why, ""
 
 
@@ -263,7 +276,8 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         f"- An order needs an exact sign-flip test of paired differences with p <= {LEVEL:g}: {SEEDS_NEEDED} seeds at"
         " least. A size needs an interval that meets the study's figure within a tolerance and is no wider than that.",
         "- Some predicates yes and some no: *partly*. Any that wants rows or seeds leaves its claim *undecided*, as"
-        " does an estimator that diverges or ends worse than predicting zero.",
+        " does an estimator that diverges or ends worse than predicting zero; where another reading of the estimator"
+        " does not, that one judges the claim.",
         "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
         " that were run.",
         "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"
