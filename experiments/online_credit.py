@@ -1,11 +1,12 @@
-"""The headline: which credit trains a network online, beside the strongest controls, paired over six seeds?
+"""The headline: which credit trains a network online, beside the strongest controls, paired over seeds?
 
     python experiments/online_credit.py --preset quick
 
-Raw credit, L = 4, D = 256, 100 epochs.  With crops and flips rules separate; with flips alone back-propagation itself
-overfits and they bunch together; Fashion-MNIST is easier.  Beside the tangent bridges stand the controls (frozen
-blocks, broadcast, shuffled tangents) and the strongest peers: feedback alignment, weight mirror and Kolen-Pollack
-(chains with other fits), GrAPE (aligned direct feedback), forward gradients and block-local losses.
+Raw credit, L = 4, D = 256, 100 epochs.  Three regimes: crops and flips; flips alone, where the prototype's
+back-propagation overfitted and rules bunched together; Fashion-MNIST, which is easier.  Beside the tangent bridges
+stand the controls (frozen blocks, broadcast, shuffled tangents) and the strongest peers: feedback alignment, weight
+mirror and Kolen-Pollack (chains with other fits), GrAPE (aligned direct feedback), forward gradients and block-local
+losses.
 """
 
 import jcredit as jc

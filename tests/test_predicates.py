@@ -65,7 +65,8 @@ WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
         (monotone([X, Y, Z]), {"x": 0.1, "y": 0.2, "z": 0.3}, "yes"),
         (monotone([X, Y, Z], rising=False), {"x": 0.1, "y": 0.2, "z": 0.3}, "opposite"),
         (monotone([X, Y, Z]), {"x": 0.1, "y": 0.05, "z": 0.3}, "no"),
-        (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.3}, "yes"),  # its middle is open, not against it
+        (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.6}, "yes"),  # its mean, .48, is in order
+        (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.3}, "unknown"),  # its mean is against the order, not surely
         (monotone([X, Y, Z]), {"x": WIDE, "y": 0.2, "z": 0.5}, "unknown"),
     ],
     ids=lambda value: value.text if hasattr(value, "text") else None,

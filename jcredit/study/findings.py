@@ -145,6 +145,19 @@ def _rounding(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     _legend(axes[0])
 
 
+def _clamped(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    clamped = {block: _values(own, "metrics.gamma_clamped", "bp (raw)") for block, own in _blocks(rows)}
+    shown = {block: values for block, values in clamped.items() if values}
+    for y, (block, values) in enumerate(shown.items()):
+        _dots(axes[0], y, values, PALETTE[1], "clamped" if y == 0 else None)
+        exact = _values(rows, "metrics.gamma", "bp (raw)", block)
+        _dots(axes[0], y, exact, PALETTE[0], "exact" if y == 0 else None)
+    axes[0].axvline(0.94, color="black", ls=":", lw=1, label="the study, on CIFAR-10")
+    _named(axes[0], list(shown))
+    axes[0].set_xlabel("cosine of the exact gradient with itself", fontsize=8.5)
+    _legend(axes[0])
+
+
 def _dilution(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
         mine = [row for row in own if row["label"] == "dfa"]
@@ -227,6 +240,7 @@ def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 FINDINGS = (
     Finding("normalisation", "The local rule hides what credit is worth", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
+    Finding("clamped", "A clamped cosine is below 1 for the gradient itself", "synth_ladder", (6.4, 2.8), 1, _clamped),
     Finding("dilution", "DFA's Gamma is its first layer, averaged", "cifar_depth_scan", (8.4, 3.2), 2, _dilution),
     Finding("case_d", "Case D under two choices of the step size", "exploit_linesearch", (9.4, 3.4), 2, _case_d),
     Finding("projection", "The scale of h_L's projection", "boundary_ablation", (6.4, 3.6), 1, _projection),

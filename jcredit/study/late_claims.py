@@ -151,7 +151,8 @@ def _line_search() -> Iterator[Claim]:
     last, quick = "epoch 100 | ", {"epoch 100": "epoch 3"}
     same_, held_, raw = "dl_same_rms_all", "dl_held_rms_all", "dl_same_raw_all"
     on = lambda field: [last + x for x in ("dfa", CB6, field, "bp")]  # noqa: E731
-    control = each((last + "broadcast",), same_) + each((last + "broadcast",), held_)
+    others = (last + "broadcast", last + "state_bridge eT")
+    control = each(others, same_) + each(others, held_)
     yield Claim(
         "LS1", "6.5A", "same-batch decrease monotone in credit (RMS credit, all blocks)",
         "DFA -.003, CB -.025, field -.135, oracle -.406", "exploit_linesearch",

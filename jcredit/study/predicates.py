@@ -24,6 +24,7 @@ SEEDS_NEEDED = 6
 LEVEL = 0.05
 WIDE = "interval too wide"
 UNMEASURED = "not measured in these rows"
+UNORDERED = "a step against the order, not significant"
 _WORST: tuple[Answer, ...] = ("opposite", "no", "unknown", "yes")
 NAMES = {
     "gamma": "Gamma", "gamma_clamped": "clamped Gamma", "rho": "rho", "test_accuracy": "accuracy",
@@ -237,7 +238,10 @@ def not_below(x: Number, y: Number, margin: float) -> Check:
 
 
 def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
-    """Whether numbers rise, or fall, along a list: their ends as in ``above``, and no step significantly against it."""
+    """Whether numbers rise, or fall, along a list: their ends as in ``above``, and all means in order.
+
+    A step that goes significantly the other way is *no*, one that does so in the mean alone *unknown*.
+    """
     lines = _all(*numbers)
     up = [above(b, a) for a, b in pairwise(numbers)] if rising else [above(a, b) for a, b in pairwise(numbers)]
     ends = above(numbers[-1], numbers[0]) if rising else above(numbers[0], numbers[-1])
@@ -247,10 +251,12 @@ def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
         absent = [line for line in lines if not rows.get(key_of(line))]
         if absent:
             return _missing(lines, rows, 0, SEEDS_NEEDED)
-        means = " ".join(_num(stats.mean(x.at(rows).values())) for x in numbers)
-        why = f"means {means}; ends: {outcome.why}"
+        means = [stats.mean(x.at(rows).values()) for x in numbers]
+        why = f"means {' '.join(map(_num, means))}; ends: {outcome.why}"
         if outcome.answer == "yes" and any(step.judge(rows).answer == "opposite" for step in up):
             return Outcome("no", f"{why}; one step goes the other way", outcome.n)
+        if outcome.answer == "yes" and means != sorted(means, reverse=not rising):
+            return Outcome("unknown", f"{why}; one step goes the other way, not significantly", outcome.n, UNORDERED)
         return outcome._replace(why=why)
 
     text = " < ".join(x.text for x in (numbers if rising else numbers[::-1]))
