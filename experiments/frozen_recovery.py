@@ -13,7 +13,7 @@ Claims of the study (docs/method.md 10): FZ1, FV1.
 import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.frozen import FIXED, LEARNED, QUICK_FIT, QUICK_NET, SCALED, SMOKE_FIT, SMOKE_NET, fits
+from jcredit.study.frozen import QUICK_FIT, QUICK_NET, SCALED, SMOKE_FIT, SMOKE_NET, fits
 from jcredit.study.settings import CIFAR10
 from jcredit.sweeps.variants import Snapshot, Variant
 
@@ -35,9 +35,7 @@ STUDY: dict[str, dict[str, str]] = {
 def grid(*nets, only: tuple[str, ...] = (), **fit) -> tuple[Variant, ...]:
     """A block for every network, frozen after its last epoch."""
     return tuple(
-        variant
-        for net in nets
-        for variant in fits(Snapshot(net, net.epochs), FIXED | LEARNED, block=block_name(net), only=only, **fit)
+        variant for net in nets for variant in fits(Snapshot(net, net.epochs), block=block_name(net), only=only, **fit)
     )
 
 
@@ -55,7 +53,7 @@ EXPERIMENT = Experiment(
         "smoke": Preset(
             (42,), grid(SMOKE_NET, only=("broadcast", "dfa", "vector_field M=4"), **SMOKE_FIT), "20 seconds"
         ),
-        "quick": Preset((42, 123), grid(QUICK_NET, **QUICK_FIT), "10 minutes"),
+        "quick": Preset((42, 123), grid(QUICK_NET, **QUICK_FIT), "15 minutes"),
         "full": Preset(
             (42, 123, 456),
             grid(CIFAR10, CIFAR10.replace(depth=6), CIFAR10.replace(width=512), epochs=100),

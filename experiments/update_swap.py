@@ -14,18 +14,7 @@ import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, main
 from jcredit.study.exploit import KSteps, k_steps, rule_name
-from jcredit.study.frozen import (
-    FIXED,
-    LEARNED,
-    QUICK_FIT,
-    QUICK_NET,
-    SCALED,
-    SMOKE_FIT,
-    SMOKE_NET,
-    SPENT,
-    change_figure,
-    fits,
-)
+from jcredit.study.frozen import QUICK_FIT, QUICK_NET, SCALED, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
 from jcredit.study.settings import CIFAR10
 from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
@@ -43,7 +32,7 @@ STUDY = {
 def grid(net, settings: KSteps, only: tuple[str, ...] = SPENT, **fit) -> tuple[Variant, ...]:
     """One block: every credit spent by every rule on the network's last epoch."""
     followup = Followup("k steps", k_steps, settings._replace(rules=RULES, etas=(1e-2,)))
-    return fits(Snapshot(net, net.epochs), FIXED | LEARNED, followup=followup, only=only, **fit)
+    return fits(Snapshot(net, net.epochs), followup=followup, only=only, **fit)
 
 
 def metric(rule: jc.Part, where: str) -> str:

@@ -163,8 +163,8 @@ CASES = {
     "ON3": (ONLINE, "reproduced", changed(ONLINE, gamma=0.5, rho=0.5, test_accuracy=0.3), "not reproduced"),
     "VP1": (PILOT, "reproduced", changed(PILOT, gamma=0.5, rho=0.5), "not reproduced"),
     "VA1": (AUDIT, "reproduced", AUDIT | changed({"L = 4 | shuffled": {}}, gamma=0.8, rho=0.8), "partly"),
-    "FV1": (FROZEN, "reproduced", changed(FROZEN, gamma=0.2, rho=0.2) | changed(
-            {NET + "state_bridge eT": {}}, gamma=0.4, rho=0.4), "partly"),
+    "FV1": (FROZEN, "reproduced", FROZEN | changed({NET + f"{field} M=4": {} for field in FIELDS}, gamma=0.1, rho=0.1),
+            "not reproduced"),
     "OV1": (ONLINE, "reproduced", ONLINE | {"vec wr=0.2 tw=1": {"gamma": 0.7, "rho": 0.7, "test_accuracy": 0.4}},
             "not reproduced"),
     "SX1": (STEPS, "reproduced", {line: {m: -v for m, v in x.items()} for line, x in STEPS.items()}, "reversed"),

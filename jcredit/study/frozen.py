@@ -12,7 +12,7 @@ from typing import Any
 from jcredit.estimators import mlp, scalar_bridge, state_bridge, vector_field
 from jcredit.report import plots
 from jcredit.report.rows import Row
-from jcredit.study.settings import CIFAR10, CONTROLS, Table, lines, named
+from jcredit.study.settings import CIFAR10, CONTROLS, lines, named
 from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
 QUICK_NET = CIFAR10.replace(epochs=3)
@@ -39,7 +39,7 @@ LEARNED = {
 """The study's estimators on frozen features (phases 4A and 5B).
 
 *Scaled*, a vector field is handed the RMS of each sample's delta_L, and nothing else of it: as the study describes it,
-the field has yet to learn that size and ends worse than a credit of zero where the fit is short.
+the field has yet to learn that size, and with M = 4 a short fit can leave it worse than a credit of zero.
 """
 
 SCALED = "Scaled: the vector field's output times the RMS of the sample's delta_L; not in the study."
@@ -53,7 +53,6 @@ SPENT = (
 
 def fits(
     start: Snapshot,
-    table: Table,
     *,
     epochs: int,
     block: str = "",
@@ -65,15 +64,15 @@ def fits(
 
     Args:
       start: the network, frozen.
-      table: the lines; those of ``FIXED`` have nothing to fit and take one epoch.
-      epochs: epochs of fitting; what is fitted is kept for followups of other scripts.
+      epochs: epochs of fitting (one for the lines of ``FIXED``, which have nothing to fit); what is fitted is kept for
+        followups of other scripts.
       block: heading of the block.
       followup: what is measured in the end.
       only: labels that are wanted; none given means all.
       **fields: changes to all lines, as in ``lines``.
     """
     base = start.config.replace(trains="nothing", epochs=epochs, diagnose_every=max(1, epochs // 4), nudge_eta=3e-3)
-    own = {label: {"epochs": 1, **line} if label in FIXED else line for label, line in table.items()}
+    own = {label: {"epochs": 1, **line} if label in FIXED else line for label, line in (FIXED | LEARNED).items()}
     return tuple(
         v._replace(start=start, keep=(v.config.epochs,), followup=followup)
         for v in lines(base, own, block, only, **fields)
