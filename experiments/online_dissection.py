@@ -9,9 +9,15 @@ exact gradient with an error of known size, drawn anew each time or the same at 
 the states, so that Gamma can be read at about the same RMS(h).
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jcredit as jc
+from jcredit.report import dots, stats
+from jcredit.report.schema import Row
+from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.experiment import Experiment, Preset, credit_columns, main
 from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, lines, named
 from jcredit.sweeps.variants import Variant
 
@@ -59,17 +65,41 @@ DISTURBED = {
     for pull in ({}, PULL)
     for size in SIZES
 }
+ORACLES = {f"oracle: {rule}": changes for rule, changes in RULES.items()}
 
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """All blocks, or some of their lines, with fields changed in every line."""
     return (
         *lines(CIFAR10_STUDY, STEPS, WALK, only, **fields),
-        *lines(
-            CIFAR10, {f"oracle: {rule}": changes for rule, changes in RULES.items()} | CONTROLS, ORACLE, only, **fields
-        ),
+        *lines(CIFAR10, ORACLES | CONTROLS, ORACLE, only, **fields),
         *lines(CIFAR10, DISTURBED | CONTROLS, ERRORS, only, **fields),
     )
+
+
+def figure(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy of the walk's steps, of the oracle under each rule, and against Gamma for errors of known size."""
+    accuracy = "metrics.test_accuracy"
+    canvas, (walk, rules, worth) = dots.panels(3, (13.5, 4.6))
+    for axis, block, labels in ((walk, WALK, STEPS), (rules, ORACLE, ORACLES)):
+        for y, label in enumerate(labels):
+            dots.draw(axis, y, dots.values_of(rows, accuracy, label, block), PALETTE[0])
+        dots.name(axis, list(labels), f"test accuracy: {block}")
+    for error, color in zip(("fresh", "fixed"), PALETTE, strict=False):
+        for pull, look in (("", "o-"), (", pull", "s--")):
+            sizes = [f"{error} {size:g}{pull}" for size in SIZES]
+            both = [[dots.values_of(rows, m, label, ERRORS) for m in ("metrics.gamma", accuracy)] for label in sizes]
+            means = [(stats.mean(gamma), stats.mean(reached)) for gamma, reached in both if gamma and reached]
+            if means:
+                worth.plot(*zip(*means, strict=True), look, ms=4, lw=1.2, color=color, label=f"{error} error{pull}")
+    worth.set_xlabel("Gamma", fontsize=dots.SMALL)
+    worth.set_ylabel("test accuracy", fontsize=dots.SMALL)
+    marks = {"frozen": ("--", "frozen"), "broadcast": (":", "broadcast"), "oracle: raw": ("-.", "BP")}
+    for axis in (walk, rules, worth):
+        for label, (style, said) in marks.items():
+            dots.mark(axis, dots.values_of(rows, accuracy, label, ORACLE), style, said, across=axis is worth)
+    dots.legend(worth)
+    dots.write(canvas, "From the study's field to the tangent chain, and what a cosine is worth", path)
 
 
 EXPERIMENT = Experiment(
@@ -98,7 +128,7 @@ EXPERIMENT = Experiment(
             " sample and step, or made by one random matrix per layer; Gamma is 1 / sqrt(1 + size^2) for both.",
         ),
     ),
-    figure=default_figure("From the study's field to the tangent chain", ("test_accuracy", "gamma", "h_rms_last")),
+    figure=figure,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from jcredit.report import plots, stats
+from jcredit.report import dots, plots
 from jcredit.report.rows import read_rows
 from jcredit.report.schema import Row, number_at
 from jcredit.report.styles import ESTIMATORS, PALETTE
@@ -56,18 +55,11 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
     for finding in FINDINGS:
         rows, preset = rows_of(results_dir, experiments, finding.experiment)
         if rows:
-            figure = Figure(figsize=finding.size, dpi=plots.DPI, layout="constrained")
-            axes = list(figure.subplots(1, finding.panels, squeeze=False)[0])
+            figure, axes = dots.panels(finding.panels, finding.size)
             finding.draw(axes, rows)
-            for axis in axes:
-                axis.spines[["top", "right"]].set_visible(False)
-                axis.tick_params(labelsize=8)
-                axis.grid(color="0.9", lw=0.6)
-                axis.set_axisbelow(True)
             source = f"{finding.experiment}, {preset}, {plots.seeds_of(rows)} a line"
-            figure.suptitle(f"{finding.title}\n{source}", fontsize=10)
-            plots.write_figure(figure, into / f"{finding.name}.png")
             made.append(into / f"{finding.name}.png")
+            dots.write(figure, f"{finding.title}\n{source}", made[-1])
     return made
 
 
@@ -80,34 +72,9 @@ def rows_of(results_dir: Path, experiments: Mapping[str, Experiment], name: str)
     return [], ""
 
 
-# --- pieces of figures ------------------------------------------------------------------------------------------------
-
-
-def _values(rows: Sequence[Row], metric: str, label: str, block: str | None = None) -> list[float]:
-    """A number of a line, one value for each seed that has it."""
-    found = (number_at(r, metric) for r in rows if r["label"] == label and block in (None, r.get("block") or ""))
-    return [value for value in found if value is not None]
-
-
-def _dots(axis: Axes, y: float, values: Sequence[float], color: str, label: str | None = None) -> None:
-    """A dot for each seed and a bar at their mean."""
-    if values:
-        axis.plot(values, [y] * len(values), "o", ms=5, color=color, alpha=0.75, mew=0, label=label)
-        axis.plot([stats.mean(values)] * 2, [y - 0.22, y + 0.22], color=color, lw=2)
-
-
-def _named(axis: Axes, labels: Sequence[str]) -> None:
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels) - 0.4, -0.6)
-
-
 def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
     for block in dict.fromkeys(row.get("block") or "" for row in rows):
         yield block, [row for row in rows if (row.get("block") or "") == block]
-
-
-def _legend(axis: Axes) -> None:
-    axis.legend(fontsize=7.5, frameon=False, loc="best")
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------
@@ -117,15 +84,14 @@ def _normalisation(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     credits = {"oracle": (ORACLE, "bp")} | {
         name: (name, name) for name in ("tangent_chain", "fa", "broadcast", "state_bridge", "scalar_bridge", "dfa")
     }
-    for y, (study, raw) in enumerate(credits.values()):
-        for label, block, color, name in ((study, STUDY_BLOCK, PALETTE[1], "per-sample RMS, clip 1"),
-                                          (raw, RAW_BLOCK, PALETTE[0], "raw")):  # fmt: skip
-            _dots(axes[0], y, _values(rows, "metrics.test_accuracy", label, block), color, name if y == 0 else None)
-    if frozen := _values(rows, "metrics.test_accuracy", "frozen"):
-        axes[0].axvline(stats.mean(frozen), color="0.3", ls="--", lw=1, label="frozen blocks")
-    _named(axes[0], list(credits))
-    axes[0].set_xlabel("test accuracy", fontsize=8.5)
-    _legend(axes[0])
+    rules = ((STUDY_BLOCK, PALETTE[1], "per-sample RMS, clip 1"), (RAW_BLOCK, PALETTE[0], "raw"))
+    for y, labels in enumerate(credits.values()):
+        for label, (block, color, name) in zip(labels, rules, strict=True):
+            values = dots.values_of(rows, "metrics.test_accuracy", label, block)
+            dots.draw(axes[0], y, values, color, name if y == 0 else None)
+    dots.mark(axes[0], dots.values_of(rows, "metrics.test_accuracy", "frozen"), "--", "frozen blocks")
+    dots.name(axes[0], list(credits), "test accuracy")
+    dots.legend(axes[0])
 
 
 def _rounding(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
@@ -140,22 +106,21 @@ def _rounding(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
         if points:
             axes[0].loglog(*zip(*points, strict=True), "o", ms=5, color=color, alpha=0.75, mew=0, label=block)
     axes[0].axvline(1, color="0.3", ls="--", lw=1)
-    axes[0].set_xlabel("rounding noise of a forward difference / size of the effects it measures", fontsize=8.5)
-    axes[0].set_ylabel("|rho by forward difference - rho, exact|", fontsize=8.5)
-    _legend(axes[0])
+    axes[0].set_xlabel("rounding noise of a forward difference / size of the effects it measures", fontsize=dots.SMALL)
+    axes[0].set_ylabel("|rho by forward difference - rho, exact|", fontsize=dots.SMALL)
+    dots.legend(axes[0])
 
 
 def _clamped(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
-    clamped = {block: _values(own, "metrics.gamma_clamped", "bp (raw)") for block, own in _blocks(rows)}
+    clamped = {block: dots.values_of(own, "metrics.gamma_clamped", "bp (raw)") for block, own in _blocks(rows)}
     shown = {block: values for block, values in clamped.items() if values}
     for y, (block, values) in enumerate(shown.items()):
-        _dots(axes[0], y, values, PALETTE[1], "clamped" if y == 0 else None)
-        exact = _values(rows, "metrics.gamma", "bp (raw)", block)
-        _dots(axes[0], y, exact, PALETTE[0], "exact" if y == 0 else None)
+        dots.draw(axes[0], y, values, PALETTE[1], "clamped" if y == 0 else None)
+        exact = dots.values_of(rows, "metrics.gamma", "bp (raw)", block)
+        dots.draw(axes[0], y, exact, PALETTE[0], "exact" if y == 0 else None)
     axes[0].axvline(0.94, color="black", ls=":", lw=1, label="the study, on CIFAR-10")
-    _named(axes[0], list(shown))
-    axes[0].set_xlabel("cosine of the exact gradient with itself", fontsize=8.5)
-    _legend(axes[0])
+    dots.name(axes[0], list(shown), "cosine of the exact gradient with itself")
+    dots.legend(axes[0])
 
 
 def _dilution(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
@@ -167,13 +132,12 @@ def _dilution(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
             axes[0].plot(
                 range(depth), values, "o-", ms=3.5, lw=1.2, color=color, label=block if row is mine[0] else None
             )
-        _dots(axes[1], list(dict(_blocks(rows))).index(block), _values(own, "metrics.gamma", "dfa"), color)
-    _named(axes[1], [block for block, _ in _blocks(rows)])
-    axes[0].set_xlabel("hidden state l", fontsize=8.5)
-    axes[0].set_ylabel("cosine of DFA's credit with the gradient", fontsize=8.5)
-    axes[1].set_xlabel("Gamma: its mean over l = 0..L-1", fontsize=8.5)
+        dots.draw(axes[1], list(dict(_blocks(rows))).index(block), dots.values_of(own, "metrics.gamma", "dfa"), color)
+    axes[0].set_xlabel("hidden state l", fontsize=dots.SMALL)
+    axes[0].set_ylabel("cosine of DFA's credit with the gradient", fontsize=dots.SMALL)
+    dots.name(axes[1], [block for block, _ in _blocks(rows)], "Gamma: its mean over l = 0..L-1")
     axes[1].set_xlim(left=0)
-    _legend(axes[0])
+    dots.legend(axes[0])
 
 
 def _case_d(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
@@ -185,25 +149,23 @@ def _case_d(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     for axis, (metric, title) in zip(axes, titles.items(), strict=True):
         for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
             for y, label in enumerate(labels):
-                _dots(axis, y, _values(own, f"metrics.{metric}", label), color, block if y == 0 else None)
+                dots.draw(axis, y, dots.values_of(own, f"metrics.{metric}", label), color, block if y == 0 else None)
         axis.axvline(0, color="0.3", lw=0.8)
-        axis.set_title(title, fontsize=8.5)
-        axis.set_xlabel("change of held-out loss (up is damage)", fontsize=8.5)
-        _named(axis, labels if axis is axes[0] else [""] * len(labels))
-    _legend(axes[0])
+        axis.set_title(title, fontsize=dots.SMALL)
+        named = labels if axis is axes[0] else [""] * len(labels)
+        dots.name(axis, named, "change of held-out loss (up is damage)")
+    dots.legend(axes[0])
 
 
 def _projection(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     labels = [label for label in dict.fromkeys(row["label"] for row in rows) if label.startswith(("eT", "deltaL"))]
     for y, label in enumerate(labels):
         color = PALETTE[1] if "unit" in label else PALETTE[0]
-        _dots(axes[0], y, _values(rows, "metrics.gamma", label), color)
+        dots.draw(axes[0], y, dots.values_of(rows, "metrics.gamma", label), color)
         if theirs := number_at(next(row for row in rows if row["label"] == label), "study.gamma"):
             axes[0].plot(theirs, y, **plots.STUDY_MARK, label="the study" if y == 0 else None)
-    _named(axes[0], labels)
-    axes[0].set_xlabel("Gamma", fontsize=8.5)
-    if axes[0].get_legend_handles_labels()[0]:
-        _legend(axes[0])
+    dots.name(axes[0], labels, "Gamma")
+    dots.legend(axes[0])
 
 
 def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
@@ -217,12 +179,12 @@ def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
                 if points:
                     axis.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, color=color, label=label)
     axes[0].axhline(1, color="0.3", ls="--", lw=1)
-    axes[0].set_ylabel("terminal gradient error (1: a gradient of zero)", fontsize=8.5)
-    axes[1].set_ylabel("Gamma of the scalar bridge", fontsize=8.5)
+    axes[0].set_ylabel("terminal gradient error (1: a gradient of zero)", fontsize=dots.SMALL)
+    axes[1].set_ylabel("Gamma of the scalar bridge", fontsize=dots.SMALL)
     for axis in axes:
         axis.set_ylim(bottom=0)
-        axis.set_xlabel("epoch", fontsize=8.5)
-    _legend(axes[0])
+        axis.set_xlabel("epoch", fontsize=dots.SMALL)
+    dots.legend(axes[0])
 
 
 def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
@@ -230,11 +192,10 @@ def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     blocks = [block for block, _ in _blocks(rows)]
     for y, block in enumerate(blocks):
         for label, color in lines.items():
-            _dots(axes[0], y, _values(rows, "metrics.gamma", label, block), color, label if y == 0 else None)
+            dots.draw(axes[0], y, dots.values_of(rows, "metrics.gamma", label, block), color, label if y == 0 else None)
     axes[0].axvline(0.945, color="black", ls=":", lw=1, label="the study: both bridges")
-    _named(axes[0], blocks)
-    axes[0].set_xlabel("Gamma", fontsize=8.5)
-    _legend(axes[0])
+    dots.name(axes[0], blocks, "Gamma")
+    dots.legend(axes[0])
 
 
 FINDINGS = (
