@@ -45,14 +45,18 @@ ad.primitive_transposes[_poison_p] = _poison_transpose
 def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
     """The same network, whose blocks let forward mode and their own parameters' gradients through, and nothing back.
 
-    A ``custom_vjp`` that raises would not do: it rejects every jvp, and a block's permitted local gradient.
+    So do the gates of its branch, which are made of a block's input and its weights.  A ``custom_vjp`` that raises
+    would not do: it rejects every jvp, and a block's permitted local gradient.
 
     Args:
       sizes: of the task.
       of: the network.
     """
     inner: Network = of.build(sizes)
-    return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)))
+    branch = inner.branch
+    if branch is not None:
+        branch = branch._replace(gates=lambda params, h: inner.branch.gates(params, _poison_p.bind(h)))
+    return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)), branch=branch)
 
 
 def check_no_hidden_backprop(config: Config, *, data_dir: str | Path | None = None) -> None:

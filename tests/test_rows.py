@@ -25,13 +25,13 @@ def test_number_at_follows_dotted_paths():
 
 def test_reference_is_the_same_seed_and_the_same_block_first():
     rows = [
-        make_row("DFA", 0, "L=4", gamma=0.25), make_row("DFA", 1, "L=4", gamma=0.5),
-        make_row("DFA", 0, "L=8", gamma=0.125), make_row("DFA", 2, "L=8", gamma=None),
-        make_row("CB", 0, "L=8", gamma=1.0), make_row("CB", 1, "L=8", gamma=1.0),
-        make_row("CB", 2, "L=8", gamma=1.0), make_row("CB", 0, "L=4", gamma=None),
+        make_row("DFA", 0, "raw", gamma=0.25), make_row("DFA", 1, "raw", gamma=0.5),
+        make_row("DFA", 0, "RMS", gamma=0.125), make_row("DFA", 2, "RMS", gamma=None),
+        make_row("CB", 0, "RMS", gamma=1.0), make_row("CB", 1, "RMS", gamma=1.0),
+        make_row("CB", 2, "RMS", gamma=1.0), make_row("CB", 0, "raw", gamma=None),
     ]  # fmt: skip
     out = results.with_reference(rows, "metrics.gamma", "DFA", "S1")
-    # Seed 0 of L=8 has its own reference, seed 1 only that of L=4, seed 2 none; the last row has no number of its own.
+    # Seed 0 of RMS has its own reference, seed 1 only that of raw, seed 2 none; the last row has no number of its own.
     assert [r["metrics"].get("S1") for r in out[4:]] == [0.875, 0.5, None, None]
     assert out[0]["metrics"]["S1"] == 0.0
     ratios = results.with_reference(rows, "metrics.gamma", "DFA", "ratio", ratio=True)
@@ -41,6 +41,18 @@ def test_reference_is_the_same_seed_and_the_same_block_first():
         "ratio" not in r["metrics"] for r in results.with_reference(zero, "metrics.gamma", "DFA", "ratio", ratio=True)
     )
     assert all("S1" not in r["metrics"] for r in rows)
+
+
+def test_another_network_or_another_length_is_no_reference():
+    deep = {"network": {"network": "ladder_mlp", "depth": 8}}
+    rows = [
+        make_row("DFA", 0, "L=4", gamma=0.25), make_row("CB", 0, "L=8", gamma=1.0, config=deep),
+        make_row("CB", 0, "longer", gamma=1.0, config=make_row()["config"] | {"epochs": 9}),
+        make_row("CB", 0, "a snapshot", gamma=1.0) | {"start": {"key": "abc", "epoch": 1}},
+        make_row("CB", 0, "the same", gamma=1.0),
+    ]  # fmt: skip
+    out = results.with_reference(rows, "metrics.gamma", "DFA", "S1")
+    assert [r["metrics"].get("S1") for r in out[1:]] == [None, None, None, 0.75]
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------

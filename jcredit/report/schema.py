@@ -202,25 +202,33 @@ def with_reference(
     Args:
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
-      reference_label: the variant that is subtracted; its row in the same block if there is one, else in any block.
+      reference_label: the variant that is subtracted; its row in the same block if there is one, else in a block of
+        the same task, network and length of training.
       name: metrics[name] holds the result; it is absent where either number is missing.
       ratio: divide by the reference's number instead; absent where that is zero.
 
     Returns:
       Copies of the rows, in order.
     """
-    anywhere: dict[int, float] = {}
+    alike: dict[tuple[str, int], float] = {}
     in_block: dict[tuple[str, int], float] = {}
     for row in rows:
         if row["label"] == reference_label and (value := number_at(row, metric)) is not None:
-            anywhere.setdefault(row["seed"], value)
+            alike.setdefault((_trained(row), row["seed"]), value)
             in_block[row.get("block") or "", row["seed"]] = value
 
     def added(row: Row) -> Row:
         own = number_at(row, metric)
-        reference = in_block.get((row.get("block") or "", row["seed"]), anywhere.get(row["seed"]))
+        reference = in_block.get((row.get("block") or "", row["seed"]), alike.get((_trained(row), row["seed"])))
         if own is None or reference is None or (ratio and reference == 0):
             return dict(row)
         return {**row, "metrics": {**row["metrics"], name: own / reference if ratio else own - reference}}
 
     return [added(row) for row in rows]
+
+
+def _trained(row: Row) -> str:
+    """What was trained, on what and for how long: rows that differ in it are no reference for each other."""
+    config = row.get("config") or {}
+    shared = {name: config.get(name) for name in ("task", "network", "epochs", "steps_per_epoch", "batch_size")}
+    return json.dumps([shared, row.get("start")], sort_keys=True)
