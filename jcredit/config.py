@@ -112,11 +112,14 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """The configuration with settings changed: own fields, or dotted paths such as ``{"credit.sigma": 0.1}``.
 
+        The task comes first, whatever the order.  A network that is the old task's usual one gives way to the new
+        task's, unless a network is named here too.
+
         Raises:
           ConfigError: an unknown setting or a value that cannot run.
         """
         config = self
-        for path, value in changes.items():
+        for path, value in sorted(changes.items(), key=lambda change: change[0] != "task"):
             config = change(config, path, value)
         return config
 
@@ -223,6 +226,21 @@ def config_hash(config: Config) -> str:
 def static_key(config: Config) -> str:
     """What decides the compiled program: runs with equal keys share one."""
     return json.dumps({k: v for k, v in described(as_read(config), "static").items() if k != "epochs"})
+
+
+def static_difference(one: Config, other: Config) -> str:
+    """The path of the first setting in which two programs differ, with both values; "" where there is none."""
+    return _difference(*(described(as_read(config), "static") for config in (one, other)), "")
+
+
+def _difference(one: Any, other: Any, path: str) -> str:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for name in [*one, *(name for name in other if name not in one)]:
+            at = f"{path}.{name}" if path else name
+            if at != "epochs" and (found := _difference(one.get(name), other.get(name), at)):
+                return found
+        return ""
+    return "" if one == other else f"{path}={brief(other)} where the run has {brief(one)}"
 
 
 def digest(value: Any) -> str:

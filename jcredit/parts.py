@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jcredit.settings import ConfigError, Kind, Setting, argument_docs, declared, known
+from jcredit.settings import ConfigError, Kind, Setting, argument_docs, brief, declared, known
 from jcredit.sources import array_digest, source_hash
 
 
@@ -78,6 +78,8 @@ class Factory:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 self.given += 1
                 continue
+            if name in (kind, "source"):
+                raise TypeError(f"{self.name}: setting {name!r} would hide the {kind}'s own {name}; call it otherwise")
             if name not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise TypeError(f"{self.name}: setting {name!r} needs a type, such as jc.Count or jc.Positive")
             self.settings[name] = declared(name, hints[name], parameter.default, docs.get(name, ""))
@@ -101,8 +103,11 @@ class Factory:
           ConfigError: an unknown setting, one without a value, or a bad value.
         """
         positional = dict(zip(self.settings, args, strict=False))
-        if len(args) > len(self.settings) or positional.keys() & settings.keys():
-            raise ConfigError(f"{self.name}: settings are {', '.join(self.settings) or 'none'}; give each once")
+        if len(args) > len(self.settings):
+            surplus, names = brief(args[len(self.settings)]), ", ".join(self.settings) or "none"
+            raise ConfigError(f"{self.name}: {surplus} is one value too many; settings: {names}")
+        if twice := sorted(positional.keys() & settings.keys()):
+            raise ConfigError(f"{self.name}: setting {twice[0]!r} is given twice; give it once")
         given = positional | settings
         for name in given:
             known(f"{self.name}: setting", name, self.settings)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr
 
-from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_key
+from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
 from jcredit.numerics import clamp, clip_by_norm
 from jcredit.observing import (
@@ -168,8 +168,8 @@ def check_run(run: Run) -> Jaxpr:
 
 
 def _hparams(setup: Setup, config: Config) -> Hparams:
-    if static_key(config) != static_key(setup.config):
-        raise ConfigError("hparams: the configuration is of another static shape than the run; make a run of its own")
+    if found := static_difference(setup.config, config):
+        raise ConfigError(f"hparams: {found}, and that decides its program; make a run of its own")
     return hparams(config, setup.steps * config.epochs)
 
 

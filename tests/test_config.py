@@ -14,7 +14,17 @@ from helpers import FACTORIES, IMAGE_NETWORK, TRUNK, as_part, first_batch, refus
 import jcredit as jc
 from jcredit import config as config_module
 from jcredit import training
-from jcredit.config import PARTS, as_read, change, config_hash, described, paths_of, settings, static_key
+from jcredit.config import (
+    PARTS,
+    as_read,
+    change,
+    config_hash,
+    described,
+    paths_of,
+    settings,
+    static_difference,
+    static_key,
+)
 from jcredit.parts import Arrays, Factory, Part
 from jcredit.settings import Setting, nearest
 from jcredit.tasks.classification import arrays_task
@@ -170,8 +180,8 @@ SILENT: list[tuple[Any, str]] = [
     (lambda: jc.vector_field(direction=2), "vector_field: setting 'direction' is unknown; did you mean 'directions'"),
     (lambda: jc.exact_terminal(), "exact_terminal: setting 'of' has no default; give it"),
     (lambda: jc.exact_terminal(jc.dfa), "of=<estimator factory dfa> must be of type Part; call its factory"),
-    (lambda: jc.fa(1.0, 2.0), "fa: settings are scale; give each once"),
-    (lambda: jc.fa(1.0, scale=2.0), "fa: settings are scale; give each once"),
+    (lambda: jc.fa(1.0, 2.0), "fa: 2.0 is one value too many; settings: scale"),
+    (lambda: jc.fa(1.0, scale=2.0), "fa: setting 'scale' is given twice; give it once"),
     (lambda: CONFIG(credit="dfa"), "credit='dfa' is no estimator; give one, such as jc.dfa()"),
     (lambda: CONFIG(rule=jc.dfa()), r"rule=dfa\(\) is no rule; give one, such as jc.inner"),
     (lambda: CONFIG(rule=jc.target_shift), "rule=<rule factory target_shift> is no rule; call its factory"),
@@ -225,6 +235,34 @@ def test_texts_stand_for_their_values():
         ("trunk", "mlp", "trunk='mlp' must be set from Python"),
     ]:  # fmt: skip
         refused(lambda name=name, text=text: change(config, name, text), message)
+
+
+def test_a_network_that_is_named_stays_whatever_the_order():
+    chosen = jc.ladder_mlp()  # the usual one of Config()'s own task
+    for changes in ({"network": chosen, "task": jc.tasks.cifar10()}, {"task": jc.tasks.cifar10(), "network": chosen}):
+        assert jc.Config().replace(**changes).network == chosen
+    assert jc.Config().replace(task=jc.tasks.cifar10()).network == jc.image_mlp()
+
+
+def test_the_first_setting_in_which_programs_differ_is_named():
+    config = jc.Config(credit=jc.vector_field(directions=4))
+    swept = config.replace(learning_rate=0.5, epochs=3, **{"credit.learning_rate": 0.5})
+    assert static_difference(config, swept) == ""
+    other = config.replace(**{"credit.directions": 8})
+    assert static_difference(config, other) == "credit.directions=8 where the run has 4"
+    assert static_difference(config, config.replace(credit=jc.dfa())).startswith("credit.estimator='dfa' where the run")
+
+
+def hides_its_source(source: jc.Positive = 1.0): ...
+
+
+def hides_its_name(estimator: jc.Positive = 1.0): ...
+
+
+@pytest.mark.parametrize(("function", "name"), [(hides_its_source, "source"), (hides_its_name, "estimator")])
+def test_a_setting_must_not_hide_what_identifies_its_part(function, name):
+    with pytest.raises(TypeError, match=f"setting '{name}' would hide the estimator's own {name}; call it otherwise"):
+        jc.estimator(function)
 
 
 def test_a_task_brings_its_usual_network_and_keeps_one_that_was_chosen():

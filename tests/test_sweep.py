@@ -92,8 +92,8 @@ def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
 
 
-def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch):
-    """As on a cluster of unequal machines.  From two devices to one it would not keep them, and does not go on."""
+def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch, caplog):
+    """As on a cluster of unequal machines.  From two devices to one it would not keep them, and starts afresh."""
     whole = sweep_into(tmp_path / "whole", [variant(epochs=3)], (0, 1, 2, 3))
     interrupted(tmp_path / "cut", [variant(epochs=3)], seeds=(0, 1, 2, 3))
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)  # of which two share four runs evenly
@@ -102,7 +102,11 @@ def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, mo
     assert {r["layout"]["devices"] for r in whole} == {4} and {r["layout"]["devices"] for r in resumed} == {2}
     interrupted(tmp_path / "alone", [variant(epochs=3)], seeds=(0, 1))
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    assert program._saved_layout(next((tmp_path / "alone/tiny/smoke/cache").iterdir()), 2) is None
+    rows = sweep_into(tmp_path / "alone", [variant(epochs=3)], (0, 1))
+    assert "begun on 2 devices, whose bits 1 here would not keep; set aside as" in caplog.text
+    fresh = sweep_into(tmp_path / "fresh", [variant(epochs=3)], (0, 1))
+    assert [measured(r) for r in rows] == [measured(r) for r in fresh]
+    assert {r["layout"]["devices"] for r in rows} == {1}
 
 
 @pytest.mark.slow

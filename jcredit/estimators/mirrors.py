@@ -29,7 +29,7 @@ def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: P
 
     In mirror mode every matrix W of a block is sent noise x ~ N(0, I), its bias and activation blocked, and its mirror
     B moves by rate (x^T (x W) - B), the Hebbian product of both sides' activity less a decay; E[x^T x] = I, so B tends
-    to W.  Here a mirror step follows every training step.
+    to W.  Here every training step has a mirror step, of the weights it began with.
 
     Args:
       samples: noise vectors of a mirror step.

@@ -274,10 +274,11 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         "Built from rows by code; nothing here is typed by hand. Numbers are mean [95% t interval] over n seeds.",
         "",
         f"- An order needs an exact sign-flip test of paired differences with p <= {LEVEL:g}: {SEEDS_NEEDED} seeds at"
-        " least. A size needs an interval that meets the study's figure within a tolerance and is no wider than that.",
+        " least. A size needs a mean within a tolerance of the study's figure and an interval no wider than that band,"
+        " an equality the whole interval within it.",
         "- Some predicates yes and some no: *partly*. Any that wants rows or seeds leaves its claim *undecided*, as"
-        " does an estimator that diverges or ends worse than predicting zero; where another reading of the estimator"
-        " does not, that one judges the claim.",
+        " does an estimator that diverges or whose relative error (of a field, a tangent map, a predicted state) ends"
+        " above that of zero; where another reading of the estimator does not, that one judges the claim.",
         "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
         " that were run.",
         "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"

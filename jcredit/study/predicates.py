@@ -23,6 +23,7 @@ SEEDS_NEEDED = 6
 """Paired seeds below which no exact sign-flip test can reach p = .05."""
 LEVEL = 0.05
 WIDE = "interval too wide"
+EDGE = "interval across the edge of what agrees"
 UNMEASURED = "not measured in these rows"
 UNORDERED = "a step against the order, not significant"
 _WORST: tuple[Answer, ...] = ("opposite", "no", "unknown", "yes")
@@ -144,10 +145,11 @@ def _short(line: str) -> str:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def near(x: Number, figure: float | tuple[float, float], tolerance: float) -> Check:
-    """Whether the 95% interval of the mean meets the study's figure, or range, widened by a tolerance.
+def near(x: Number, figure: float | tuple[float, float], tolerance: float, *, surely: bool = False) -> Check:
+    """Whether the mean lies at the study's figure, or in its range, widened by a tolerance.
 
-    An interval wider than that band, and more than touching it, is *unknown*: what is vague agrees with everything.
+    An interval that lies outside is *no*.  One that is wider than that band is *unknown* (what is vague agrees with
+    everything), and so is one across its edge where the mean is outside, or, if ``surely``, wherever the mean is.
     """
     low, high = figure if isinstance(figure, tuple) else (figure, figure)
     shown = f"{_num(low)}" if low == high else f"{_num(low)} to {_num(high)}"
@@ -157,17 +159,20 @@ def near(x: Number, figure: float | tuple[float, float], tolerance: float) -> Ch
         s = stats.summary(x.at(rows).values())
         if s.n < 2:
             return _missing(x.lines, rows, s.n, 2)
+        band = f"[{_num(low)}, {_num(high)}]"
         if s.high < low or s.low > high:
-            return Outcome("no", f"{_interval(s)} is outside [{_num(low)}, {_num(high)}]", s.n)
+            return Outcome("no", f"{_interval(s)} is outside {band}", s.n)
         if s.high - s.low > high - low:
-            return Outcome("unknown", f"{_interval(s)} is too wide for [{_num(low)}, {_num(high)}]", s.n, WIDE)
-        return Outcome("yes", f"{_interval(s)} meets [{_num(low)}, {_num(high)}]", s.n)
+            return Outcome("unknown", f"{_interval(s)} is too wide for {band}", s.n, WIDE)
+        if not low <= (s.low if surely else s.mean) <= (s.high if surely else s.mean) <= high:
+            return Outcome("unknown", f"{_interval(s)} lies across the edge of {band}", s.n, EDGE)
+        return Outcome("yes", f"{_interval(s)} {'lies within' if surely else 'agrees with'} {band}", s.n)
 
     return Check(f"{x.text} is near {shown}, tolerance {_num(tolerance)}", x.lines, judge)
 
 
 def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
-    """Whether x exceeds y at equal seeds: exact sign-flip test, six seeds at least, p <= .05.
+    """Whether x exceeds y at equal seeds: exact sign-flip test, six seeds at least (the first 20 count), p <= .05.
 
     ``by`` is the smallest difference that the claim can mean: a significant but smaller one is *no*, and so is, at any
     number of seeds, a 95% interval that lies below it.  Where ``by`` is 0 that still takes six seeds.
@@ -176,13 +181,13 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
     other = f"{y:g}" if isinstance(y, float | int) else y.text
 
     def judge(rows: Rows) -> Outcome:
-        values = list(d.at(rows).values())
+        values = list(d.at(rows).values())[: stats.MAX_SIGN_FLIPS]
         s = stats.summary(values)
         if by > 0 and 2 <= s.n < SEEDS_NEEDED and s.high < by:
             return Outcome("no", f"difference {_interval(s, sign=True)} is below {_num(by)}", s.n)
         if s.n < SEEDS_NEEDED:
             return _missing(d.lines, rows, s.n, SEEDS_NEEDED, f"difference {_interval(s, sign=True)}" if s.n else "")
-        p = stats.sign_flip_p(values[: stats.MAX_SIGN_FLIPS])
+        p = stats.sign_flip_p(values)
         why = f"difference {_interval(s, sign=True)}, p = {p:.3f}"
         if p > LEVEL:
             return Outcome("no", why, s.n) if s.high < by else Outcome("unknown", why, s.n, f"p > {LEVEL:g}")
@@ -216,8 +221,8 @@ def best(x: Number, others: Sequence[Number]) -> Check:
 
 
 def same(x: Number, y: Number, tolerance: float) -> Check:
-    """Whether the interval of the paired difference meets zero, within a tolerance."""
-    check = near(difference(x, y), 0.0, tolerance)
+    """Whether the interval of the paired difference lies within a tolerance of zero."""
+    check = near(difference(x, y), 0.0, tolerance, surely=True)
     return check._replace(text=f"{x.text} = {y.text}, tolerance {_num(tolerance)}")
 
 

@@ -152,7 +152,6 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     if len(kept) == len(group):
         return _as_kept(group, run, session, kept)
     config, cache = group[0].variant.config, in_flight(group, unfinished)
-    # The same bits need the same layout.
     layout = _saved_layout(cache, len(group)) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
     progress = Progress(layout, session.git_commit)
@@ -252,7 +251,8 @@ def keep_composition(group: Sequence[Request], unfinished: Path, layout: Layout)
 def _saved_layout(cache: Path, runs: int) -> Layout | None:
     """The layout of a checkpoint of some runs, if there is one, or the same over as many devices as there are.
 
-    Over fewer devices mapped runs keep their bits, down to two (``choose_layout``); there is no going on below that.
+    Over fewer devices mapped runs keep their bits, down to two (``choose_layout``).  There is no going on below that:
+    the folder is named and set aside, and its runs start afresh.
     """
     if (found := composition(cache)) is None:
         return None
@@ -262,6 +262,8 @@ def _saved_layout(cache: Path, runs: int) -> Layout | None:
         layout = saved._replace(devices=devices)
         if layout.padded(runs) == saved.padded(runs):
             return layout
+    fault = f"begun on {saved.devices} devices, whose bits {jax.local_device_count()} here would not keep"
+    set_aside(cache, fault, "its runs start afresh")
     return None
 
 

@@ -25,7 +25,7 @@ from jcredit.sweeps.variants import Folder, Request, Variant
 from jcredit.training import Run
 
 BLOW_UP = 10.0
-RELATIVE_ERRORS = ("directional", "unexplained", "state_error")
+RELATIVE_ERRORS = ("directional", "unexplained", "start_unexplained", "state_error")
 """Metrics of estimators that are 1 for a credit, correction or prediction of zero."""
 log = logging.getLogger("jcredit")
 
