@@ -7,8 +7,10 @@ import dis
 import functools
 import hashlib
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +32,8 @@ def array_digest(arrays: Iterable[Any]) -> str:
 def source_hash(function: Callable) -> str:
     """Twelve hexadecimal digits over a function's source and what it uses, the same in every process.
 
-    Followed are the functions, classes and values of its own module, and what it closes over.  What it imports from
+    Followed are the functions, classes and values of its own module and of modules in the same folder, and what it
+    closes over; a module of that folder which it uses as such counts with its whole text.  What it imports from
     elsewhere is known by its name, and objects of classes made elsewhere by their class.
     """
     return hashlib.sha256(repr(_Identity(function.__module__).of(function)).encode()).hexdigest()[:12]
@@ -40,7 +43,7 @@ class _Identity:
     """What identifies values, as nested lists of text; ``home`` is the module whose code is followed."""
 
     def __init__(self, home: str):
-        self.home = home
+        self.home, self.folder = home, _folder_of(home)
         self.met: dict[int, str] = {}  # functions and classes already told, by id
 
     def of(self, value: Any) -> Any:
@@ -65,6 +68,8 @@ class _Identity:
         return self._object(value)
 
     def _object(self, value: Any) -> Any:
+        if isinstance(value, types.ModuleType) and self._is_ours(value.__name__):
+            return [value.__name__, _source(value)]
         if isinstance(value, functools.partial):
             return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
         if isinstance(value, types.MethodType):
@@ -81,12 +86,15 @@ class _Identity:
                 self.of(type(value)),
                 {f.name: self.of(getattr(value, f.name, None)) for f in dataclasses.fields(value)},
             ]
-        return [self.of(type(value)), self.of(vars(value)) if type(value).__module__ == self.home else ""]
+        return [self.of(type(value)), self.of(vars(value)) if self._is_ours(type(value).__module__) else ""]
+
+    def _is_ours(self, module: str) -> bool:
+        return module == self.home or (self.folder is not None and _folder_of(module) == self.folder)
 
     def _code(self, thing: Any) -> Any:
         """A function or class: by source if it is of the home or has no name to be imported by."""
         name = f"{thing.__module__}.{thing.__qualname__}"
-        at_home = thing.__module__ == self.home
+        at_home = self._is_ours(thing.__module__)
         if not at_home and "<" not in name:
             return name
         if id(thing) in self.met:
@@ -99,17 +107,25 @@ class _Identity:
         return [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
 
 
+def _folder_of(module: str) -> Path | None:
+    """Where a module's file lies; None where it has none, or lies among installed packages."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    folder = Path(file).resolve().parent if file else None
+    return None if folder is None or folder.name in ("site-packages", "dist-packages") else folder
+
+
 def _is_code(value: Any) -> bool:
     return inspect.isfunction(value) or inspect.isclass(value)
 
 
 def _source(thing: Any) -> str:
+    function = inspect.isfunction(thing)
     try:
-        text = inspect.getsource(thing if inspect.isclass(thing) else thing.__code__)
+        text = inspect.getsource(thing.__code__ if function else thing)
     except (OSError, TypeError):  # typed into an interpreter, or generated
         text = ""
     told = text and getattr(thing, "__name__", "") != "<lambda>"  # of several lambdas in a line each has the whole line
-    return text if told or inspect.isclass(thing) else text + repr([_bytecode(code) for code in _codes(thing.__code__)])
+    return text if told or not function else text + repr([_bytecode(code) for code in _codes(thing.__code__)])
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

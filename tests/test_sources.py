@@ -1,6 +1,7 @@
 """What identifies a part of one's own: everything that it is made of, and nothing else."""
 
 import functools
+import importlib
 import importlib.util
 import itertools
 import os
@@ -139,6 +140,33 @@ def test_a_change_of_anything_else_does_not(tmp_path, old, new):
     assert MODULE.count(old) == 1
     before, after = (loaded(tmp_path, text).mine() for text in (MODULE, MODULE.replace(old, new)))
     assert before == after and config_hash(tiny(before)) == config_hash(tiny(after))
+
+
+NEIGHBOUR = """
+import jcredit as jc
+import {module}
+from {module} import factor
+
+@jc.estimator
+def own() -> jc.Estimator:
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: {use} * inner.credit(*args))
+"""
+
+
+@pytest.mark.parametrize("use", ["factor()", "{module}.factor()"])
+def test_modules_of_the_same_folder_are_followed(tmp_path, monkeypatch, use):
+    def source(number, helper):
+        name, folder = f"neighbour_{next(COUNT)}", tmp_path / f"{number}"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(helper)
+        (folder / f"{name}_user.py").write_text(NEIGHBOUR.format(module=name, use=use.format(module=name)))
+        monkeypatch.syspath_prepend(str(folder))
+        own = importlib.import_module(f"{name}_user").own
+        return repr(_Identity(f"{name}_user").of(own)).replace(name, "NAME")
+
+    one, same, other = (source(i, f"def factor():\n    return {n}\n") for i, n in enumerate((1, 1, 2)))
+    assert one == same != other
 
 
 def adds(n):
