@@ -23,6 +23,7 @@ LINES = {
         f"vec wr={r:g} tw={w:g}": {"credit": jc.vector_field(terminal_weight=w), "warmup_ratio": r}
         for r, w in ((0.0, 1.0), (0.2, 1.0), (0.2, 0.0))
     },
+    "vec scaled wr=0.2 tw=1": {"credit": jc.vector_field(scale="delta"), "warmup_ratio": 0.2},
     "vec shuffled wr=0 tw=0": {"credit": jc.vector_field(shuffled=True, terminal_weight=0.0)},
     "mended vec": {"credit": jc.exact_terminal(of=jc.vector_field(scale="delta", skip=True)), "state_penalty": 1e-4},
 }
@@ -61,6 +62,8 @@ EXPERIMENT = Experiment(
             "At the last epoch; the study's rule (per-sample RMS credit, clip 1); M = 4 central"
             " differences, each sample at one random hidden layer per step.",
             "S1 = Gamma - Gamma of dfa, S2 = rho - rho of dfa, each at the same seed; the figure has a dot per seed.",
+            "vec scaled: the study's field times the RMS of the sample's delta_L, nothing else changed. mended vec:"
+            " plus delta_L, measured exactly, no warm-up, lam h of 1e-4.",
             "A Gamma near 1 with a large RMS(h_L) is trivial: the blocks hardly matter then, delta_l is near delta_L.",
             "Study: seed 42 after 100 epochs (OV1, ON1). Quick takes 2,000 steps.",
         ),

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.estimators import bp
+from jcredit.numerics import NUMERICS, numerics
 from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
 from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, brief, fields_of, known
@@ -219,8 +220,13 @@ def described(config: Config, how: Description = "full") -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that identify what a run reads (with the seed, the key of a run)."""
-    return digest(described(as_read(config), "key"))
+    """Twelve hexadecimal digits that identify what a run reads (with the seed, the key of a run).
+
+    Options of JAX that decide bits, such as float64, count where they are not what they are by default.
+    """
+    own = described(as_read(config), "key")
+    changed = {name: value for name, value in numerics().items() if value != NUMERICS[name]}
+    return digest([own, changed] if changed else own)
 
 
 def static_key(config: Config) -> str:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jcredit import diagnostics
 from jcredit.config import Hparams
-from jcredit.numerics import float_type
+from jcredit.numerics import APART, float_type
 from jcredit.observing import (
     WARMUP,
     Metrics,
@@ -52,12 +52,13 @@ def diagnose(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> dict[s
     """Scores of the credit on the first evaluation samples: {"metrics": scalars, "layers": arrays over layers}."""
     built, config = setup.built(hp), setup.config
     task, network, estimator, rule = built
-    keys = jax.random.split(jax.random.key(0), 4)  # the same directions for every method, seed and epoch
+    root = jax.random.fold_in(jax.random.key(0), APART)  # the same directions for every method, seed and epoch
+    keys = jax.random.split(root, 5)
     x_B, target_B = task.prepare(data.test_x[: config.diagnostic_samples]), data.test_y[: config.diagnostic_samples]
     seen = observe(built, state.params, x_B, target_B, keys[0], True)
     a_KxBxD = credit_of(setup, built, state, seen, keys[1])
     oracle = with_oracle(task, network, state.params, seen.ctx, seen.pulls)
-    untrained = WARMUP.init(jax.random.key(1), shapes_of(network, state.params, task))
+    untrained = WARMUP.init(keys[4], shapes_of(network, state.params, task))
     fresh = WARMUP.credit(untrained, seen.ctx, seen.env, keys[1])
     layers = diagnostics.score_credit(
         seen.env, seen.ctx, a_KxBxD, fresh, oracle.delta_KxBxD, keys[2], rho_epsilon=hp.rho_epsilon,

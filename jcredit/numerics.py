@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,18 @@ Array = jax.Array
 
 LAYER_NORM_EPS = 1e-5
 RMS_EPS = 1e-6
+APART = 2**31
+"""Folded into a key for what is measured: steps count up from 0 and epochs down from -1, so that no draw is shared."""
+NUMERICS = {
+    "enable_x64": False, "default_matmul_precision": None, "default_prng_impl": "threefry2x32",
+    "threefry_partitionable": True,
+}  # fmt: skip
+"""JAX's options that decide a run's bits, as they are by default."""
+
+
+def numerics() -> dict[str, Any]:
+    """The values of the options in ``NUMERICS``, here and now."""
+    return {name: getattr(jax.config, f"jax_{name}") for name in NUMERICS}
 
 
 def float_type() -> jnp.dtype:

@@ -69,6 +69,7 @@ class Run(NamedTuple):
       shared_data: whether all runs share one Data.
       steps_per_epoch: optimiser steps in an epoch.
       tier: the estimator's information tier.
+      origin: hash of the data set that the task was read from (``Task.origin``).
     """
 
     hparams: Callable[[Config], Hparams]
@@ -84,6 +85,7 @@ class Run(NamedTuple):
     shared_data: bool
     steps_per_epoch: int
     tier: str
+    origin: str
 
 
 def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
@@ -127,6 +129,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
         shared_data=isinstance(task.data, Data),
         steps_per_epoch=steps,
         tier=setup.estimator.tier,
+        origin=task.origin,
     )
 
 

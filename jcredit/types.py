@@ -304,6 +304,7 @@ class Task(NamedTuple):
       prepare: x_B as stored -> x_B as the network takes it.
       train_size: samples in an epoch; None where every step draws fresh ones.
       noise: (key, shape (L, B, D)) -> noise added to h_1..h_L; None where there is none.
+      origin: hash of samples that are read from outside, which settings do not tell; "" where settings tell all.
     """
 
     sizes: Sizes
@@ -314,6 +315,7 @@ class Task(NamedTuple):
     prepare: Callable[[Array], Array]
     train_size: int | None
     noise: Callable[[Key, tuple[int, ...]], Array] | None = None
+    origin: str = ""
 
 
 class TrainState(NamedTuple):

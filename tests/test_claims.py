@@ -11,6 +11,7 @@ from jcredit.study import claims as ledger
 from jcredit.study.early_claims import CODES as BOUNDARY
 from jcredit.study.early_claims import LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
 from jcredit.study.late_claims import NET
+from jcredit.study.late_claims import ONLINE as FIELDS_ONLINE
 from jcredit.study.predicates import key_of
 
 ROOT = Path(__file__).parent.parent
@@ -84,7 +85,7 @@ ONLINE = {
     "cb_eT wr=0.2 tgw=1": {"gamma": 0.18, "rho": 0.009}, "cb_eT wr=0.2 tgw=4": {"gamma": 0.187, "rho": 0.002},
     **{f"sb wr={r}": {"gamma": 0.025, "rho": -0.013, "test_accuracy": 0.2} for r in ("0", "0.2")},
     **{f"cb_deltaL wr={r} tgw={w}": {"gamma": 0.0, "test_accuracy": 0.1} for r in ("0", "0.2") for w in (1, 4)},
-    "vec wr=0.2 tw=1": {"gamma": 0.001, "rho": 0.0, "test_accuracy": 0.243},
+    **{line: {"gamma": 0.001, "rho": 0.0, "test_accuracy": 0.243} for line in FIELDS_ONLINE},
 }  # fmt: skip
 PILOT = table(
     [f"L = {d} | {x}" for d in (4, 8) for x in ("scalar_bridge", "vector M=4", "vector M=8")][:-1],
@@ -165,7 +166,7 @@ CASES = {
     "VA1": (AUDIT, "reproduced", AUDIT | changed({"L = 4 | shuffled": {}}, gamma=0.8, rho=0.8), "partly"),
     "FV1": (FROZEN, "reproduced", FROZEN | changed({NET + f"{field} M=4": {} for field in FIELDS}, gamma=0.1, rho=0.1),
             "not reproduced"),
-    "OV1": (ONLINE, "reproduced", ONLINE | {"vec wr=0.2 tw=1": {"gamma": 0.7, "rho": 0.7, "test_accuracy": 0.4}},
+    "OV1": (ONLINE, "reproduced", ONLINE | changed({line: {} for line in FIELDS_ONLINE}, gamma=0.7, rho=0.7, test_accuracy=0.4),
             "not reproduced"),
     "SX1": (STEPS, "reproduced", {line: {m: -v for m, v in x.items()} for line, x in STEPS.items()}, "reversed"),
     "US1": (STEPS, "reproduced", changed(STEPS, **{HELD: 0.05, SHIFT: 0.2, COSINE: 0.2}), "not reproduced"),

@@ -244,6 +244,16 @@ def test_a_network_that_is_named_stays_whatever_the_order():
     assert jc.Config().replace(task=jc.tasks.cifar10()).network == jc.image_mlp()
 
 
+def test_float64_is_another_run():
+    config = tiny(jc.dfa())
+    single = config_hash(config)
+    with jax.enable_x64(True):
+        double = config_hash(config)
+    with jax.default_matmul_precision("tensorfloat32"):
+        coarse = config_hash(config)
+    assert len({single, double, coarse}) == 3 and config_hash(config) == single
+
+
 def test_the_first_setting_in_which_programs_differ_is_named():
     config = jc.Config(credit=jc.vector_field(directions=4))
     swept = config.replace(learning_rate=0.5, epochs=3, **{"credit.learning_rate": 0.5})

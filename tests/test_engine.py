@@ -14,10 +14,11 @@ from helpers import sweep_into, tiny
 from made_rows import without_times
 
 import jcredit as jc
+from jcredit.numerics import numerics
 from jcredit.parts import _named
 from jcredit.report.rows import append_rows, read_rows
 from jcredit.sweeps import batch, engine, owners, program, snapshots
-from jcredit.sweeps.batch import Batch, BatchError, numerics, run_batch
+from jcredit.sweeps.batch import Batch, BatchError, run_batch
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.program import Interrupted, forget, in_flight
 from jcredit.sweeps.run import keep_runs

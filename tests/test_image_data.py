@@ -18,9 +18,11 @@ import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
+import jcredit as jc
 from jcredit.files import remove_leftovers, replacing
 from jcredit.tasks import image_data
 from jcredit.tasks.image_data import DataError, ImageArrays, channel_statistics, load_images
+from jcredit.training import make_run
 
 SHAPES = {"cifar10": (32, 32, 3), "fashion_mnist": (28, 28, 1)}
 VERSIONS = {"cifar10": "3.0.2", "fashion_mnist": "3.0.1"}
@@ -91,6 +93,15 @@ def test_pixels_labels_and_order_survive_exactly(tmp_path, name):
     write_prepared(tmp_path / "data", name, want)
     assert_equal(load_images(name, tmp_path / "data", progress=False), want)
     assert_equal(load_images(name, tmp_path / "data", progress=False), want)  # and out of the cache
+
+
+def test_a_run_knows_which_copy_of_the_images_it_was_given(tmp_path):
+    for folder, seed in (("one", 0), ("same", 0), ("other", 1)):
+        write_prepared(tmp_path / folder, "fashion_mnist", random_arrays("fashion_mnist", seed=seed))
+    config = jc.Config(task=jc.tasks.fashion_mnist(), batch_size=2, diagnostic_samples=1)
+    one, same, other = (make_run(config, data_dir=tmp_path / name).origin for name in ("one", "same", "other"))
+    assert one == same != other and len(one) == 16
+    assert make_run(jc.Config()).origin == ""
 
 
 def test_second_load_reads_the_cache_which_never_outlives_its_source(tmp_path):

@@ -192,6 +192,18 @@ def test_a_table_says_when_its_rows_come_from_different_code():
     )
 
 
+def test_a_table_warns_of_rows_from_different_copies_of_the_images():
+    spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
+    cifar, mnist = ({"task": {"task": name}} for name in ("cifar10", "fashion_mnist"))
+    rows = [make_row("BP", config=cifar, config_hash="a") | {"data": "aaaaaaaabb"}]
+    rows += [make_row("DFA", config=cifar, config_hash="b")]  # from before it was kept
+    rows += [make_row("FA", config=mnist, config_hash="c") | {"data": "cccccccccc"}]
+    assert "copies" not in render_table(rows, spec)
+    rows += [make_row("DFA", 1, config=cifar, config_hash="b") | {"data": "bbbbbbbbbb"}]
+    warning = "- Rows come from 2 different copies of cifar10, do not compare them: aaaaaaaa (BP), bbbbbbbb (DFA)."
+    assert render_table(rows, spec).splitlines()[-1] == warning
+
+
 def test_a_table_says_which_rows_were_copied():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     rows = [make_row("BP", seed) | {"from": "cifar10/full"} for seed in (0, 1)]

@@ -143,7 +143,7 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
             _check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
-    notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_copies_note(rows))
+    notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_data_note(rows), *_copies_note(rows))
     summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
     return Tables(spec.title, tuple(tables), notes, summary)
 
@@ -311,6 +311,21 @@ def _commits_note(rows: Sequence[Row]) -> list[str]:
         return []
     shown = ", ".join(f"{commit} ({_some(list(labels))})" for commit, labels in commits.items())
     return [f"Rows come from {len(commits)} commits of the code: {shown}."]
+
+
+def _data_note(rows: Sequence[Row]) -> list[str]:
+    """A warning that rows come from more than one copy of a data set; of rows that do not say, nothing is known."""
+    copies: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if data := row.get("data"):
+            copies.setdefault((row["config"].get("task", {}).get("task", ""), data), {})[row["label"]] = None
+    notes = []
+    for task in dict.fromkeys(name for name, _ in copies):
+        mine = {data[:8]: labels for (name, data), labels in copies.items() if name == task}
+        if len(mine) > 1:
+            shown = ", ".join(f"{data} ({_some(list(labels))})" for data, labels in mine.items())
+            notes.append(f"Rows come from {len(mine)} different copies of {task}, do not compare them: {shown}.")
+    return notes
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -35,8 +35,6 @@ from jcredit.sweeps.record import git_commit
 from jcredit.sweeps.variants import Folder, Request, labels_of
 from jcredit.training import Run, make_run
 
-NUMERICS = ("enable_x64", "default_matmul_precision", "default_prng_impl", "threefry_partitionable")
-"""JAX's options that decide a run's bits: a batch has those of the process that started the sweep."""
 log = logging.getLogger("jcredit")
 
 
@@ -55,7 +53,7 @@ class Batch(NamedTuple):
       seeds_per_batch: vmap width (None: chosen for the hardware).
       checkpoint_seconds: between checkpoints.
       sweep: id of the sweep that it belongs to.
-      numerics: ``NUMERICS`` of the process that started the sweep.
+      numerics: those of the process that started the sweep (``jcredit.numerics.numerics``).
       compile_cache: whether compiled programs are kept on disk.
     """
 
@@ -66,7 +64,7 @@ class Batch(NamedTuple):
     seeds_per_batch: int | None
     checkpoint_seconds: float
     sweep: str
-    numerics: tuple[Any, ...]
+    numerics: dict[str, Any]
     compile_cache: bool
 
     @property
@@ -190,16 +188,11 @@ def check_portable(batch: Batch) -> None:
 # --- in another process than the sweep's own --------------------------------------------------------------------------
 
 
-def numerics() -> tuple[Any, ...]:
-    """The values of ``NUMERICS`` in this process."""
-    return tuple(getattr(jax.config, f"jax_{name}") for name in NUMERICS)
-
-
 @contextlib.contextmanager
 def _numerics_of(batch: Batch) -> Iterator[None]:
-    """A batch's own ``NUMERICS``, in this thread."""
+    """A batch's own numerics, in this thread."""
     with contextlib.ExitStack() as stack:
-        for name, value in zip(NUMERICS, batch.numerics, strict=True):
+        for name, value in batch.numerics.items():
             stack.enter_context(getattr(jax, name)(value))
         yield
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jcredit.config import config_hash
+from jcredit.numerics import numerics
 from jcredit.report.rows import Row
 from jcredit.sweeps import owners, snapshots, status
-from jcredit.sweeps.batch import Batch, BatchError, check_portable, numerics, run_batch
+from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
 from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Interrupted, Session, in_flight

@@ -144,6 +144,7 @@ def make_row(
         "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
         **({} if (depth := credit_depth(variant.config)) is None else {"depth": depth}),
         "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
+        **({"data": run.origin} if run.origin else {}),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {},
         "initial": {name: value[0] for name, value in progress.initial.items()},

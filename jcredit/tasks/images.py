@@ -15,6 +15,7 @@ from jcredit import parts
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
 from jcredit.settings import ConfigError, Size
+from jcredit.sources import array_digest
 from jcredit.tasks.classification import correct, cross_entropy
 from jcredit.tasks.image_data import CLASSES, ImageArrays, ImageSet, channel_statistics, load_images
 from jcredit.types import Array, Data, Key, Sizes, Task
@@ -48,6 +49,12 @@ def _loaded(name, data_dir, environment) -> ImageArrays:
     return load_images(name, data_dir)
 
 
+@functools.lru_cache(maxsize=2)
+def _digest(name, data_dir, environment) -> str:
+    """Of all decoded images and labels: there are lossy copies about."""
+    return array_digest(_loaded(name, data_dir, environment))
+
+
 def _arrays(name, data_dir, train_size: int, test_size: int, evaluate_on: str) -> Data:
     images = _loaded(name, data_dir, os.environ.get("TFDS_DATA_DIR"))
     train_x, train_y = images.train_images, images.train_labels
@@ -64,8 +71,16 @@ def _arrays(name, data_dir, train_size: int, test_size: int, evaluate_on: str) -
     return Data(train_x[:train], train_y[:train], test_x[:test], test_y[:test])  # type: ignore[arg-type]
 
 
-def image_task(name: ImageSet, shared: Data, crops: bool, flips: bool) -> Task:
-    """Classification of uint8 images of the named data set's shape, channel-normalised, augmented in the step."""
+def image_task(name: ImageSet, shared: Data, crops: bool, flips: bool, origin: str = "") -> Task:
+    """Classification of uint8 images of the named data set's shape, channel-normalised, augmented in the step.
+
+    Args:
+      name: whose shape and channel statistics the images have.
+      shared: the samples.
+      crops: random crops after padding by four pixels.
+      flips: random horizontal flips.
+      origin: hash of the data set that they were taken from.
+    """
     mean, std = (np.asarray(v) for v in channel_statistics(name))
 
     def prepare(x_uint8):
@@ -80,7 +95,12 @@ def image_task(name: ImageSet, shared: Data, crops: bool, flips: bool) -> Task:
         return prepare(images), data.train_y[index_B]
 
     sizes = Sizes(shared.train_x.shape[1:], CLASSES)
-    return Task(sizes, cross_entropy, correct, shared, batch, prepare, shared.train_x.shape[0])
+    return Task(sizes, cross_entropy, correct, shared, batch, prepare, shared.train_x.shape[0], origin=origin)
+
+
+def _image_task(name: ImageSet, data_dir, train_size, test_size, evaluate_on, crops, flips) -> Task:
+    shared = _arrays(name, data_dir, train_size, test_size, evaluate_on)
+    return image_task(name, shared, crops, flips, _digest(name, data_dir, os.environ.get("TFDS_DATA_DIR")))
 
 
 @parts.task(image_mlp())
@@ -107,7 +127,7 @@ def cifar10(
       DataError: the data can neither be found nor downloaded.
       ConfigError: more samples asked for than there are.
     """
-    return image_task("cifar10", _arrays("cifar10", data_dir, train_size, test_size, evaluate_on), crops, flips)
+    return _image_task("cifar10", data_dir, train_size, test_size, evaluate_on, crops, flips)
 
 
 @parts.task(image_mlp())
@@ -134,5 +154,4 @@ def fashion_mnist(
       DataError: the data can neither be found nor downloaded.
       ConfigError: more samples asked for than there are.
     """
-    shared = _arrays("fashion_mnist", data_dir, train_size, test_size, evaluate_on)
-    return image_task("fashion_mnist", shared, crops, flips)
+    return _image_task("fashion_mnist", data_dir, train_size, test_size, evaluate_on, crops, flips)
