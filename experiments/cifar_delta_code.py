@@ -11,14 +11,14 @@ Claims of the study (docs/method.md 10): DL1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
     **STUDY_CONTROLS,
     **named("dfa"),
     **{
-        f"scalar_bridge {code}": {"credit": jc.scalar_bridge(trunk=jc.mlp(code=code)), "warmup_ratio": 0.2}
+        f"scalar_bridge {code}": {"credit": jc.scalar_bridge(trunk=jc.mlp(code=code))} | WARMUP
         for code in ("eT", "deltaL")
     },
 }

@@ -17,7 +17,7 @@ from jcredit.report import plots
 from jcredit.report.rows import Row
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 DEPTHS = (2, 4, 6, 8, 12)
@@ -27,7 +27,7 @@ STUDY_TABLES = {  # accuracy, Gamma, rho at each depth
     "scalar_bridge": ((".311", ".175", ".031"), (".298", ".123", "-.002"), (".299", ".096", "-.001"),
                       (".288", ".045", ".005"), (".239", ".032", ".001")),
 }  # fmt: skip
-LINES = STUDY_CONTROLS | named("dfa") | {"scalar_bridge": {"credit": jc.scalar_bridge(), "warmup_ratio": 0.2}}
+LINES = STUDY_CONTROLS | named("dfa") | {"scalar_bridge": {"credit": jc.scalar_bridge()} | WARMUP}
 
 
 def study_figures() -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 WALK, ORACLE, ERRORS = (
@@ -37,7 +37,7 @@ def field(**settings) -> dict:
 
 SCALED = {"scheme": "jvp", "scale": "delta"}
 STEPS = {
-    "0 the study's field": STUDY_RULE | field() | {"warmup_ratio": 0.2},
+    "0 the study's field": STUDY_RULE | field() | WARMUP,
     "1 no warm-up": STUDY_RULE | field(),
     "2 exact measurement": STUDY_RULE | field(scheme="jvp"),
     "3 no clip": NO_CLIP | field(scheme="jvp"),

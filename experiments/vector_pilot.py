@@ -12,10 +12,9 @@ Claims of the study (docs/method.md 10): VP1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import LADDER, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import LADDER, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
-WARMUP = {"warmup_ratio": 0.2}
 LINES = {
     **STUDY_CONTROLS,
     **named("dfa"),

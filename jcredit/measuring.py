@@ -11,7 +11,7 @@ from jcredit import diagnostics
 from jcredit.config import Hparams
 from jcredit.numerics import APART, float_type
 from jcredit.observing import (
-    WARMUP,
+    WARMUP_CREDIT,
     Metrics,
     Setup,
     credit_of,
@@ -58,8 +58,8 @@ def diagnose(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> dict[s
     seen = observe(built, state.params, x_B, target_B, keys[0], True)
     a_KxBxD = credit_of(setup, built, state, seen, keys[1])
     oracle = with_oracle(task, network, state.params, seen.ctx, seen.pulls)
-    untrained = WARMUP.init(keys[4], shapes_of(network, state.params, task))
-    fresh = WARMUP.credit(untrained, seen.ctx, seen.env, keys[1])
+    untrained = WARMUP_CREDIT.init(keys[4], shapes_of(network, state.params, task))
+    fresh = WARMUP_CREDIT.credit(untrained, seen.ctx, seen.env, keys[1])
     layers = diagnostics.score_credit(
         seen.env, seen.ctx, a_KxBxD, fresh, oracle.delta_KxBxD, keys[2], rho_epsilon=hp.rho_epsilon,
         nudge_eta=hp.nudge_eta,

@@ -35,7 +35,7 @@ from jcredit.types import (
 )  # fmt: skip
 
 OWN_METRICS = ("train_loss", "train_accuracy", "train_h_rms", "test_loss", "test_accuracy", "estimator_loss")
-WARMUP: Estimator = dfa().build()
+WARMUP_CREDIT: Estimator = dfa().build()
 Metrics = dict[str, Array]
 
 

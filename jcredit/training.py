@@ -27,7 +27,7 @@ from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, stati
 from jcredit.measuring import diagnose, evaluate
 from jcredit.numerics import clamp, clip_by_norm
 from jcredit.observing import (
-    WARMUP,
+    WARMUP_CREDIT,
     Built,
     Metrics,
     Seen,
@@ -196,7 +196,7 @@ def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
         optimizer=ADAM.init(params),
         estimator=est_state,
         estimator_optimizer=estimator.optimizer.init(est_state.params),
-        warmup=WARMUP.init(est_key, shapes),
+        warmup=WARMUP_CREDIT.init(est_key, shapes),
         step=jnp.zeros((), jnp.int32),
         key=train_key,
     )
@@ -276,7 +276,7 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
         a_KxBxD = credit_of(setup, built, state, seen, credit_key)
         if estimator.loss is not None:
             warm = state.step < hp.warmup_ratio * hp.total_steps
-            a_KxBxD = jnp.where(warm, WARMUP.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
+            a_KxBxD = jnp.where(warm, WARMUP_CREDIT.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
         params, moments = _learn_network(setup, built, state, hp, seen, a_KxBxD)
         new = new._replace(params=params, optimizer=moments)
         if estimator.follow is not None and setup.trains_blocks:
