@@ -236,7 +236,7 @@ def static_key(config: Config) -> str:
 
 def static_difference(one: Config, other: Config) -> str:
     """The path of the first setting in which two programs differ, with both values; "" where there is none."""
-    return _difference(*(described(as_read(config), "static") for config in (one, other)), "")
+    return _difference(described(as_read(one), "static"), described(as_read(other), "static"), "")
 
 
 def _difference(one: Any, other: Any, path: str) -> str:

@@ -53,9 +53,9 @@ def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
       of: the network.
     """
     inner: Network = of.build(sizes)
-    branch = inner.branch
-    if branch is not None:
-        branch = branch._replace(gates=lambda params, h: inner.branch.gates(params, _poison_p.bind(h)))
+    if (branch := inner.branch) is not None:
+        gates = branch.gates
+        branch = branch._replace(gates=lambda params, h: gates(params, _poison_p.bind(h)))
     return inner._replace(block=lambda params, h: inner.block(params, _poison_p.bind(h)), branch=branch)
 
 

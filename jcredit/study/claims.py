@@ -17,7 +17,7 @@ from jcredit.report.rows import Row, grouped, read_rows
 from jcredit.study.early_claims import early
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 from jcredit.study.late_claims import late
-from jcredit.study.predicates import LEVEL, SEEDS_NEEDED, Number, Outcome, Rows, figures, key_of
+from jcredit.study.predicates import LEVEL, SEEDS_NEEDED, Lines, Number, Outcome, figures, key_of
 from jcredit.study.statements import Claim, Reading
 
 CLAIMS: tuple[Claim, ...] = (*early(), *late())
@@ -103,7 +103,7 @@ def claims(results_dir: Path, experiments: Mapping[str, Experiment] | None = Non
     return [judge(claim, {p: found[claim.experiment, p] for p in PRESETS}) for claim in CLAIMS]
 
 
-def judge(claim: Claim, by_preset: Mapping[str, Rows]) -> Verdict:
+def judge(claim: Claim, by_preset: Mapping[str, Lines]) -> Verdict:
     """One claim.
 
     Args:
@@ -157,7 +157,7 @@ def verdict_of(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _judge_reading(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> _Part:
+def _judge_reading(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> _Part:
     """Its verdict, which is open if its rows can judge nothing."""
     outcomes = [check.judge(rows) for check in reading.checks]
     trouble, broken = _trouble(reading, rows, may_fail)
@@ -166,7 +166,7 @@ def _judge_reading(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> _Pa
     return _Part(verdict_of(outcomes), _why(outcomes), outcomes)
 
 
-def _trouble(reading: Reading, rows: Rows, may_fail: Sequence[str]) -> tuple[str, bool]:
+def _trouble(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> tuple[str, bool]:
     """Why its rows can judge nothing, or "", and whether that is an estimator that ends worse than nothing."""
     for line in _lines([reading]):
         mine = rows.get(key_of(line), ())
@@ -234,7 +234,7 @@ def _renamed(text: str, blocks: Mapping[str, str]) -> str:
     return text
 
 
-def _aliased(rows: Rows, blocks: Mapping[str, str]) -> Rows:
+def _aliased(rows: Lines, blocks: Mapping[str, str]) -> Lines:
     """Rows under the blocks they stand for as well."""
     stand_in = {
         (block, label): found
@@ -243,7 +243,7 @@ def _aliased(rows: Rows, blocks: Mapping[str, str]) -> Rows:
     return {**rows, **stand_in}
 
 
-def _shown(numbers: Mapping[str, Sequence[Number]], rows: Rows) -> str:
+def _shown(numbers: Mapping[str, Sequence[Number]], rows: Lines) -> str:
     """Numbers as text, those of a reading after its name; what has no rows is left out."""
     texts = {name: figures([x for x in mine if x.at(rows)], rows) for name, mine in numbers.items()}
     if len(set(texts.values())) == 1:

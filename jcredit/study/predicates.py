@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from jcredit.report import stats
 from jcredit.report.schema import Row, number_at
 
-Rows = Mapping[tuple[str, str], Sequence[Row]]
+Lines = Mapping[tuple[str, str], Sequence[Row]]
 """Rows of one experiment and preset by (block, label)."""
 
 Answer = Literal["yes", "no", "opposite", "unknown"]
@@ -49,7 +49,7 @@ class Number(NamedTuple):
 
     text: str
     lines: tuple[str, ...]
-    at: Callable[[Rows], dict[int, float]]
+    at: Callable[[Lines], dict[int, float]]
 
 
 class Outcome(NamedTuple):
@@ -81,7 +81,7 @@ class Check(NamedTuple):
 
     text: str
     lines: tuple[str, ...]
-    judge: Callable[[Rows], Outcome]
+    judge: Callable[[Lines], Outcome]
 
 
 def key_of(line: str) -> tuple[str, str]:
@@ -97,7 +97,7 @@ def mean_of(line: str, metric: str = "gamma") -> Number:
     """A metric of a line; the mean over seeds is what is judged."""
     path = metric if "." in metric else f"metrics.{metric}"
 
-    def at(rows: Rows) -> dict[int, float]:
+    def at(rows: Lines) -> dict[int, float]:
         values = {row["seed"]: number_at(row, path) for row in rows.get(key_of(line), ())}
         return {seed: value for seed, value in values.items() if value is not None}
 
@@ -124,8 +124,8 @@ def ratio(a: str, b: str, metric: str = "gamma") -> Number:
     return Number(text, _all(x, y), _seedwise(x, y, lambda u, v: u / v if v else float("nan")))
 
 
-def _seedwise(x: Number, y: Number, of: Callable[[float, float], float]) -> Callable[[Rows], dict[int, float]]:
-    def at(rows: Rows) -> dict[int, float]:
+def _seedwise(x: Number, y: Number, of: Callable[[float, float], float]) -> Callable[[Lines], dict[int, float]]:
+    def at(rows: Lines) -> dict[int, float]:
         left, right = x.at(rows), y.at(rows)
         return {seed: of(left[seed], right[seed]) for seed in left if seed in right}
 
@@ -155,7 +155,7 @@ def near(x: Number, figure: float | tuple[float, float], tolerance: float, *, su
     shown = f"{_num(low)}" if low == high else f"{_num(low)} to {_num(high)}"
     low, high = low - tolerance, high + tolerance
 
-    def judge(rows: Rows) -> Outcome:
+    def judge(rows: Lines) -> Outcome:
         s = stats.summary(x.at(rows).values())
         if s.n < 2:
             return _missing(x.lines, rows, s.n, 2)
@@ -180,7 +180,7 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
     d = difference(x, y)
     other = f"{y:g}" if isinstance(y, float | int) else y.text
 
-    def judge(rows: Rows) -> Outcome:
+    def judge(rows: Lines) -> Outcome:
         values = list(d.at(rows).values())[: stats.MAX_SIGN_FLIPS]
         s = stats.summary(values)
         if by > 0 and 2 <= s.n < SEEDS_NEEDED and s.high < by:
@@ -210,7 +210,7 @@ def best(x: Number, others: Sequence[Number]) -> Check:
     """Whether x is above all others; *opposite* if one of them is above x."""
     checks = [above(x, other) for other in others]
 
-    def judge(rows: Rows) -> Outcome:
+    def judge(rows: Lines) -> Outcome:
         found = [check.judge(rows) for check in checks]
         worst = min(found, key=lambda outcome: _WORST.index(outcome.answer))
         why = "; ".join(f"to {y.text}: {o.why}" for y, o in zip(others, found, strict=True))
@@ -230,7 +230,7 @@ def not_below(x: Number, y: Number, margin: float) -> Check:
     """Whether x is no more than a margin below y: the interval of the paired difference decides."""
     d = difference(x, y)
 
-    def judge(rows: Rows) -> Outcome:
+    def judge(rows: Lines) -> Outcome:
         s = stats.summary(d.at(rows).values())
         if s.n < 2:
             return _missing(d.lines, rows, s.n, 2)
@@ -251,7 +251,7 @@ def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
     up = [above(b, a) for a, b in pairwise(numbers)] if rising else [above(a, b) for a, b in pairwise(numbers)]
     ends = above(numbers[-1], numbers[0]) if rising else above(numbers[0], numbers[-1])
 
-    def judge(rows: Rows) -> Outcome:
+    def judge(rows: Lines) -> Outcome:
         outcome = ends.judge(rows)
         absent = [line for line in lines if not rows.get(key_of(line))]
         if absent:
@@ -268,7 +268,7 @@ def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
     return Check(f"in this order, no step against it: {text}", lines, judge)
 
 
-def _missing(lines: Sequence[str], rows: Rows, n: int, needed: int, why: str = "") -> Outcome:
+def _missing(lines: Sequence[str], rows: Lines, n: int, needed: int, why: str = "") -> Outcome:
     """Unknown, and what would have to be there."""
     absent = tuple(_short(line) for line in lines if not rows.get(key_of(line)))
     if absent:
@@ -297,7 +297,7 @@ def _interval(s: stats.Summary, sign: bool = False) -> str:
     return f"{_num(s.mean, sign)} [{_num(s.low, sign)}, {_num(s.high, sign)}]"
 
 
-def figures(numbers: Sequence[Number], rows: Rows) -> str:
+def figures(numbers: Sequence[Number], rows: Lines) -> str:
     """Means and 95% intervals of numbers, those of one metric together, and their n."""
     summaries = [stats.summary(x.at(rows).values()) for x in numbers]
     seeds = sorted({s.n for s in summaries})

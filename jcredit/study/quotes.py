@@ -32,7 +32,7 @@ NUMBER = r"([-+]?\d[\d,]*\.?\d*|[-+]?\.\d+)"
 MINUS = "above its reference"
 
 
-class Number(NamedTuple):
+class Quoted(NamedTuple):
     """Where a number comes from: fields of an entry.
 
     Attributes:
@@ -65,7 +65,7 @@ class Quote(NamedTuple):
 
     page: Path
     text: str
-    numbers: tuple[Number, ...]
+    numbers: tuple[Quoted, ...]
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ def _quote(entry: dict[str, Any], folder: Path) -> Quote:
     return Quote(folder / page, text, found)
 
 
-def _number(fields: dict[str, Any]) -> Number:
+def _number(fields: dict[str, Any]) -> Quoted:
     for name, value in fields.items():
-        known("field", name, list(Number._fields))
-        kinds = (int, float) if name == "scale" else type(getattr(Number(), name))
+        known("field", name, list(Quoted._fields))
+        kinds = (int, float) if name == "scale" else type(getattr(Quoted(), name))
         if not isinstance(value, kinds):
             raise ConfigError(f"{name}={value!r} is of the wrong type")
-    number = Number(**fields)
+    number = Quoted(**fields)
     if missing := [name for name in ("experiment", "label", "metric") if not getattr(number, name)]:
         raise ConfigError(f"{missing[0]} is missing")
     try:
@@ -160,7 +160,7 @@ def _bare(text: str) -> str:
 
 
 def _formatted(
-    number: Number,
+    number: Quoted,
     results_dir: Path,
     experiments: Mapping[str, Experiment],
     cache: dict[tuple[str, str], list[Row]],

@@ -28,7 +28,7 @@ LEDGER = ("CLAIMS.md", "claims.json")
 # --- report -----------------------------------------------------------------------------------------------------------
 
 
-class Outcome(NamedTuple):
+class Rebuilt(NamedTuple):
     """What became of one directory of rows, or of one page."""
 
     where: str
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     failed: bool = False
 
 
-def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
+def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Rebuilt]:
     """Rebuilds table.md and figure.png wherever there are rows, from the rows alone.
 
     Raises:
@@ -46,14 +46,14 @@ def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Ou
     for directory in directories(results_dir):
         where, found = str(directory.relative_to(results_dir)), True
         try:
-            yield Outcome(where, _rebuilt(directory, experiments, directory))
+            yield Rebuilt(where, _rebuilt(directory, experiments, directory))
         except USER_ERRORS as error:
-            yield Outcome(where, said(error), failed=True)
+            yield Rebuilt(where, said(error), failed=True)
     try:
         if drawn := findings.draw(results_dir, experiments, results_dir / FINDINGS):
-            yield Outcome(FINDINGS, f"{len(drawn)} figures drawn")
+            yield Rebuilt(FINDINGS, f"{len(drawn)} figures drawn")
     except USER_ERRORS as error:
-        yield Outcome(FINDINGS, said(error), failed=True)
+        yield Rebuilt(FINDINGS, said(error), failed=True)
     if found:
         write_text(results_dir / DRAWN_BY, matplotlib.__version__ + "\n")
 
@@ -78,7 +78,7 @@ def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) ->
 # --- the check --------------------------------------------------------------------------------------------------------
 
 
-def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | None) -> Iterator[Outcome]:
+def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | None) -> Iterator[Rebuilt]:
     """Makes everything anew in a folder of its own and compares: what differs is a failed outcome.
 
     Figures are compared, byte by byte, where the installed Matplotlib is the one that ``report`` noted; other versions
@@ -108,15 +108,15 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     yield from _page_checked(results_dir / PAGE, results_dir, experiments)
     texts = quotes.read_quotes(quoted) if quoted else []
     differing = list(quotes.differences(texts, results_dir, experiments))
-    yield from (Outcome("quoted", text, failed=True) for text in differing)
+    yield from (Rebuilt("quoted", text, failed=True) for text in differing)
     figures = "figures" if drawn_by == here else f"no figures (drawn by Matplotlib {drawn_by}, here is {here})"
     numbers = sum(len(quote.numbers) for quote in texts)
-    yield Outcome("checked", f"{len(places)} tables, {figures}, {numbers} quoted numbers")
+    yield Rebuilt("checked", f"{len(places)} tables, {figures}, {numbers} quoted numbers")
 
 
 def _compared(
     where: str, make: Callable[[Path], object], there: Path, names: Collection[str] = ()
-) -> Iterator[Outcome]:
+) -> Iterator[Rebuilt]:
     """Failed outcomes for those files that ``make`` writes into a folder which are not the files that are there.
 
     Args:
@@ -129,11 +129,11 @@ def _compared(
         try:
             make(Path(scratch))
         except USER_ERRORS as error:
-            yield Outcome(where, said(error), failed=True)
+            yield Rebuilt(where, said(error), failed=True)
             return
         for name in names or sorted(path.name for path in Path(scratch).iterdir()):
             if difference := _difference(there / name, Path(scratch, name).read_bytes()):
-                yield Outcome(where, difference, failed=True)
+                yield Rebuilt(where, difference, failed=True)
 
 
 def _difference(path: Path, expected: bytes) -> str:
@@ -191,7 +191,7 @@ def _page(results_dir: Path, experiments: dict[str, Experiment], charts: build.B
     return build.page(found, judged[0], charts), len(found)
 
 
-def _page_checked(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Outcome]:
+def _page_checked(path: Path, results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Rebuilt]:
     """A failed outcome if the page is there and not what the rows give, whichever version of the charts it contains."""
     if not path.exists():
         return
@@ -199,7 +199,7 @@ def _page_checked(path: Path, results_dir: Path, experiments: dict[str, Experime
     try:
         expected, _ = _page(results_dir, experiments, build.bundle_of(text))
     except USER_ERRORS as error:
-        yield Outcome("page", said(error), failed=True)
+        yield Rebuilt("page", said(error), failed=True)
         return
     if difference := _difference(path, expected.encode()):
-        yield Outcome("page", difference, failed=True)
+        yield Rebuilt("page", difference, failed=True)
