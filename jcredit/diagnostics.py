@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jcredit.losses.perturbation import Probe, measure
+from jcredit.losses.perturbation import all_layers, measure
 from jcredit.numerics import clamped_cosine, cosine, norm, pearson, rms_normalise
 from jcredit.types import Array, Context, Env, Key
 
@@ -28,41 +28,50 @@ def gamma(a_BxD: Array, delta_BxD: Array) -> Array:
 def rho(
     env: Env,
     ctx: Context,
-    layer: Array,
-    a_BxD: Array,
+    a_KxBxD: Array,
+    delta_KxBxD: Array,
     key: Key,
-    scheme: str,
     epsilon: Array | float,
     directions: int = RHO_DIRECTIONS,
-) -> Array:
-    """Pearson correlation of <a, v> with the measured effect of moving h_l along unit v, over directions x samples.
+) -> tuple[Array, Array]:
+    """Pearson correlation of <a_l, v> with the effect of moving h_l along unit v, over directions x samples.
 
     Args:
       env: the network's forward questions.
       ctx: the evaluation batch.
-      layer: l, the same for all samples.
-      a_BxD: the credit at h_l.
+      a_KxBxD: the credit.
+      delta_KxBxD: the BP gradient, whose <delta_l, v> is the exact effect.
       key: for the directions.
-      scheme: ``jvp`` (exact) or ``one_sided`` (the study's difference; noisy in float32 where delta_l is small).
-      epsilon: size of that difference.
-      directions: M unit directions per sample.
+      epsilon: size of the study's forward difference.
+      directions: M unit directions per sample and layer.
 
     Returns:
-      Scalar in [-1, 1]; 0 if either side is constant.
+      rho against the exact effect, and against the forward difference, which is noisy in float32 where delta_l is
+      small; each (L,), in [-1, 1], 0 if either side is constant.
     """
-    batch, width = a_BxD.shape
-    v_MxBxD = jax.random.normal(key, (directions, batch, width), a_BxD.dtype)
-    v_MxBxD = v_MxBxD / jnp.linalg.norm(v_MxBxD, axis=-1, keepdims=True)
-    probe = Probe(ctx, jnp.full(batch, layer), ctx.trace.h_KxBxD[layer], jnp.arange(batch))
-    effect_MxB = measure(env, probe, v_MxBxD, scheme, epsilon)
-    return pearson(jnp.sum(a_BxD[None] * v_MxBxD, axis=-1), effect_MxB)
+    probe, depth = all_layers(ctx), a_KxBxD.shape[0] - 1  # N = L x B
+    a_NxD, delta_NxD = (x_KxBxD[:-1].reshape(probe.h_BxD.shape) for x_KxBxD in (a_KxBxD, delta_KxBxD))
+
+    def along(key):
+        v_NxD = jax.random.normal(key, a_NxD.shape, a_NxD.dtype)
+        v_NxD = v_NxD / jnp.linalg.norm(v_NxD, axis=-1, keepdims=True)
+        effect_N = measure(env, probe, v_NxD[None], "one_sided", epsilon)[0]
+        return jnp.sum(a_NxD * v_NxD, axis=-1), jnp.sum(delta_NxD * v_NxD, axis=-1), effect_N
+
+    # One direction after the other: M x L x B x D at once would not fit the 12-block networks.
+    found = jax.lax.map(along, jax.random.split(key, directions))
+    predicted, exact, differenced = (x_MxN.reshape(directions, depth, -1) for x_MxN in found)
+    over_layers = jax.vmap(pearson, in_axes=1)
+    return over_layers(predicted, exact), over_layers(predicted, differenced)
 
 
-def nudge(env: Env, ctx: Context, layer: Array, a_BxD: Array, eta: Array | float) -> Array:
-    """Mean of loss(h_l - eta a / RMS(a)) - loss(h_l), in nats; negative is good."""
-    layer_B, h_BxD = jnp.full(a_BxD.shape[0], layer), ctx.trace.h_KxBxD[layer]
-    moved = env.loss_at(ctx, layer_B, h_BxD - eta * rms_normalise(a_BxD))
-    return jnp.mean(moved - env.loss_at(ctx, layer_B, h_BxD))
+def nudge(env: Env, ctx: Context, a_KxBxD: Array, eta: Array | float) -> Array:
+    """Mean of loss(h_l - eta a_l / RMS(a_l)) - loss(h_l) for l < L, in nats; negative is good.  (L,)."""
+    probe, depth = all_layers(ctx), a_KxBxD.shape[0] - 1
+    loss_at = jax.vmap(lambda h_NxD: env.loss_at(probe.ctx, probe.layer_B, h_NxD))  # both alike: no credit, no change
+    step_NxD = eta * rms_normalise(a_KxBxD[:-1].reshape(probe.h_BxD.shape))
+    moved_N, here_N = loss_at(jnp.stack([probe.h_BxD - step_NxD, probe.h_BxD]))
+    return jnp.mean((moved_N - here_N).reshape(depth, -1), axis=1)
 
 
 def weight_cosine(grads_L, oracle_grads_L) -> Array:
@@ -118,25 +127,19 @@ def score_credit(
       gamma, gamma_clamped, gamma_fresh, rho, rho_one_sided, difference_noise, nudge and credit_norm, delta_norm (means
       over samples of Euclidean norms), each (L,); and h_rms, the RMS over samples and units of h_0..h_L, (L+1,).
     """
-    depth = a_KxBxD.shape[0] - 1
-
-    def score(layer_inputs):
-        layer, a, fresh, delta, layer_key = layer_inputs
-        return {
-            "gamma": gamma(a, delta),
-            "gamma_clamped": clamped_gamma(a, delta),
-            "gamma_fresh": gamma(fresh, delta),
-            "rho": rho(env, ctx, layer, a, layer_key, "jvp", rho_epsilon),
-            "rho_one_sided": rho(env, ctx, layer, a, layer_key, "one_sided", rho_epsilon),
-            "difference_noise": difference_noise(env, ctx, delta, rho_epsilon),
-            "nudge": nudge(env, ctx, layer, a, nudge_eta),
-            "credit_norm": jnp.mean(norm(a)),
-            "delta_norm": jnp.mean(norm(delta)),
-        }
-
-    # One layer after the other: L x M x B x D tangents at once would not fit the 12-block networks.
-    keys = jax.random.split(key, depth)
-    layers = jax.lax.map(score, (jnp.arange(depth), a_KxBxD[:-1], fresh_KxBxD[:-1], delta_KxBxD[:-1], keys))
+    a_LxBxD, fresh_LxBxD, delta_LxBxD = a_KxBxD[:-1], fresh_KxBxD[:-1], delta_KxBxD[:-1]
+    exact_L, differenced_L = rho(env, ctx, a_KxBxD, delta_KxBxD, key, rho_epsilon)
+    layers = {
+        "gamma": jax.vmap(gamma)(a_LxBxD, delta_LxBxD),
+        "gamma_clamped": jax.vmap(clamped_gamma)(a_LxBxD, delta_LxBxD),
+        "gamma_fresh": jax.vmap(gamma)(fresh_LxBxD, delta_LxBxD),
+        "rho": exact_L,
+        "rho_one_sided": differenced_L,
+        "difference_noise": jax.vmap(lambda delta: difference_noise(env, ctx, delta, rho_epsilon))(delta_LxBxD),
+        "nudge": nudge(env, ctx, a_KxBxD, nudge_eta),
+        "credit_norm": jnp.mean(norm(a_LxBxD), axis=1),
+        "delta_norm": jnp.mean(norm(delta_LxBxD), axis=1),
+    }
     return {**layers, "h_rms": jnp.sqrt(jnp.mean(ctx.trace.h_KxBxD**2, axis=(1, 2)))}
 
 

@@ -10,25 +10,26 @@ import pytest
 from helpers import first_batch, make_scene, normal, start, tiny
 
 from jcredit import diagnostics, measuring
+from jcredit.losses.perturbation import all_layers, measure
 from jcredit.passes import forward
 from jcredit.training import make_run
+from jcredit.types import Context, Trace
 
 strict = pytest.mark.usefixtures("strict")
-
-
-FIRST: Any = 0  # the layer
 
 
 def quadratic(h_BxD) -> tuple[Any, Any]:
     """Forward questions of loss = 0.5 ||h||^2 at one layer: delta = h, and a step v moves it by <h, v> + 0.5 |v|^2."""
     loss_at = lambda ctx, layer_B, h: 0.5 * jnp.sum(h * h, axis=-1)  # noqa: E731
-    env = SimpleNamespace(
-        loss_at=loss_at,
-        loss_tangent=lambda ctx, layer_B, h, v: jnp.sum(h[None] * v, axis=-1),
-        readout_loss=lambda h, target: loss_at(None, None, h),
-    )
-    trace = SimpleNamespace(h_KxBxD=jnp.stack([h_BxD, h_BxD]))
-    return env, SimpleNamespace(trace=trace, target_B=None)
+    env = SimpleNamespace(loss_at=loss_at, readout_loss=lambda h, target: loss_at(None, None, h))
+    nothing = jnp.zeros((len(h_BxD), 1))
+    trace = Trace(jnp.stack([h_BxD, h_BxD]), nothing, None)
+    return env, Context(trace, nothing[:, 0], nothing, h_BxD)
+
+
+def with_last(a_BxD):
+    """The credit at h_0, and something at h_1 = h_L, which is not scored."""
+    return jnp.stack([a_BxD, jnp.full_like(a_BxD, jnp.nan)])
 
 
 @strict
@@ -44,23 +45,27 @@ def test_nudge_by_hand():
     # ||h||^2 = 25, RMS(h) = 5 / sqrt 2: a step eta along h / RMS shrinks h by the factor 1 - eta sqrt 2 / 5
     env, ctx = quadratic(jnp.asarray([[3.0, 4.0], [3.0, -4.0]]))
     h, eta = ctx.trace.h_KxBxD[0], 0.1
+    nudge = lambda a: float(diagnostics.nudge(env, ctx, with_last(a), eta)[0])  # noqa: E731
     shrunk = 0.5 * 25 * ((1 - eta * 2**0.5 / 5) ** 2 - 1)
-    assert diagnostics.nudge(env, ctx, FIRST, h, eta) == pytest.approx(shrunk, rel=1e-4)
-    assert diagnostics.nudge(env, ctx, FIRST, 1e-2 * h, eta) == pytest.approx(shrunk, rel=1e-3)  # credit is normalised
+    assert nudge(h) == pytest.approx(shrunk, rel=1e-4)
+    assert nudge(1e-2 * h) == pytest.approx(shrunk, rel=1e-3)  # credit is normalised
     grown = 0.5 * 25 * ((1 + eta * 2**0.5 / 5) ** 2 - 1)
-    assert diagnostics.nudge(env, ctx, FIRST, -h, eta) == pytest.approx(grown, rel=1e-4)
-    assert diagnostics.nudge(env, ctx, FIRST, 0 * h, eta) == 0
-    half = diagnostics.nudge(env, ctx, FIRST, h.at[1].set(0.0), eta)  # a mean over samples
+    assert nudge(-h) == pytest.approx(grown, rel=1e-4)
+    assert nudge(0 * h) == 0
+    half = nudge(h.at[1].set(0.0))  # a mean over samples
     assert half == pytest.approx(shrunk / 2, rel=1e-4)
 
 
 @strict
-@pytest.mark.parametrize("scheme", ["jvp", "one_sided"])
-def test_rho_by_hand(scheme):
+@pytest.mark.parametrize("which", [0, 1], ids=["exact", "forward difference"])
+def test_rho_by_hand(which):
     # A forward difference of the quadratic is <h, v> + eps / 2 for unit v: shifted alike, so the correlation is exact.
     h = normal(0, 40, 6)
     env, ctx = quadratic(h)
-    rho = lambda a, m=400: diagnostics.rho(env, ctx, FIRST, a, jax.random.key(0), scheme, 0.01, m)  # noqa: E731
+
+    def rho(a, directions=400):
+        return diagnostics.rho(env, ctx, with_last(a), with_last(h), jax.random.key(0), 0.01, directions)[which][0]
+
     assert rho(h) == pytest.approx(1, abs=1e-5)
     assert rho(-1e-4 * h) == pytest.approx(-1, abs=1e-5)
     assert rho(0 * h) == 0
@@ -77,13 +82,25 @@ def test_rho_by_hand(scheme):
 @strict
 def test_rho_draws_unit_directions():
     seen = []
-    env, ctx = quadratic(normal(0, 3, 5))
-    env.loss_tangent = lambda ctx, layer_B, h, v: seen.append(v) or jnp.sum(h[None] * v, axis=-1)
-    diagnostics.rho(env, ctx, FIRST, ctx.trace.h_KxBxD[0], jax.random.key(0), "jvp", 0.0)
-    (v,) = seen
+    env, ctx = quadratic(jnp.zeros((3, 5)))
+    env.loss_at = lambda ctx, layer_B, h: jax.debug.callback(seen.append, h) or jnp.sum(h * h, axis=-1)
+    zero = jnp.zeros((2, 3, 5))
+    jax.block_until_ready(diagnostics.rho(env, ctx, zero, zero, jax.random.key(0), 1.0))
+    jax.effects_barrier()
+    v = np.concatenate([np.reshape(h, (-1, 3, 5)) for h in seen])  # moved from zero by epsilon 1
     assert v.shape == (32, 3, 5)
-    np.testing.assert_allclose(jnp.linalg.norm(v, axis=-1), 1, rtol=1e-5)
-    assert jnp.abs(jnp.mean(v)) < 0.1
+    np.testing.assert_allclose(np.linalg.norm(v, axis=-1), 1, rtol=1e-5)
+    assert abs(np.mean(v)) < 0.1
+
+
+@strict
+def test_the_exact_effect_of_a_direction_is_what_a_forward_tangent_measures():
+    scene = make_scene("image")
+    probe = all_layers(scene.ctx)
+    v = normal(0, 4, *probe.h_BxD.shape)
+    measured = measure(scene.env, probe, v, "jvp", 0.0)
+    exact = jnp.sum(scene.delta_KxBxD[:-1].reshape(1, *probe.h_BxD.shape) * v, axis=-1)
+    np.testing.assert_allclose(measured, exact, rtol=1e-4, atol=1e-6)
 
 
 @strict

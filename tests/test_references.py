@@ -145,9 +145,9 @@ def test_every_score_is_the_formulas(request, precision):
             scene.env, scene.ctx, a, fresh, delta, key, rho_epsilon=RHO_EPSILON, nudge_eta=NUDGE_ETA
         )
     )(a, fresh, scene.delta_KxBxD)
-    shape = diagnostics.RHO_DIRECTIONS, batch, width
-    drawn = [double(jax.random.normal(k, shape, a.dtype)) for k in jax.random.split(key, depth)]
-    directions = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in drawn]
+    keys, shape = jax.random.split(key, diagnostics.RHO_DIRECTIONS), (depth, batch, width)
+    drawn = np.stack([double(jax.random.normal(k, (depth * batch, width), a.dtype)).reshape(shape) for k in keys], 1)
+    directions = list(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True))
     expected = expected_scores(
         reference, double(a), double(fresh), directions, lambda loss: np.spacing(loss.astype(a.dtype))
     )
