@@ -200,6 +200,16 @@ def test_claims_are_written_and_checked(place, capsys, monkeypatch):
     assert line == "claims: CLAIMS.md line 3: has '[6]', its rows give '[5]'"
 
 
+def test_long_lines_are_cut_to_where_they_begin_to_differ(tmp_path):
+    path = tmp_path / "index.html"
+    path.write_text("x" * 4000 + "old" + "y" * 4000)
+    said = rebuilding._difference(path, b"x" * 4000 + b"new" + b"y" * 4000)
+    xs, ys = "x" * 30, "y" * 87
+    assert said == f"index.html line 1: has '...{xs}old{ys}...', its rows give '...{xs}new{ys}...'"
+    path.write_text("x" * 4000)
+    assert rebuilding._difference(path, b"x" * 4001) == f"index.html line 1: has '...{xs}', its rows give '...{xs}x'"
+
+
 def test_the_numbers_of_this_repository_name_lines_and_stand_on_their_pages():
     """Which numbers they are is for ``report --check``: rows of some lines may be on their way."""
     found = quotes.read_quotes(ROOT / "docs/quotes.toml")

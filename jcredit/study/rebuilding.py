@@ -24,6 +24,8 @@ FINDINGS = "findings"
 DRAWN_BY = "matplotlib.txt"
 """File under the results that says which version of Matplotlib drew the figures."""
 LEDGER = ("CLAIMS.md", "claims.json")
+SHOWN = 120
+"""Characters of two lines that differ."""
 
 # --- report -----------------------------------------------------------------------------------------------------------
 
@@ -146,8 +148,19 @@ def _difference(path: Path, expected: bytes) -> str:
         return f"{path.name} is not what its rows give"
     old, new = found.decode(errors="replace").split("\n"), expected.decode().split("\n")
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    texts = (lines[same].strip() if same < len(lines) else "nothing" for lines in (old, new))
-    return "{} line {}: has {!r}, its rows give {!r}".format(path.name, same + 1, *texts)
+    texts = [lines[same].strip() if same < len(lines) else "nothing" for lines in (old, new)]
+    return "{} line {}: has {!r}, its rows give {!r}".format(path.name, same + 1, *_where_they_part(*texts))
+
+
+def _where_they_part(one: str, other: str) -> tuple[str, str]:
+    """Two lines, cut to where they begin to differ: a table on the page is one line of kilobytes."""
+    apart = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = 0 if apart < SHOWN else apart - SHOWN // 4
+
+    def cut(text: str) -> str:
+        return ("..." if start else "") + text[start : start + SHOWN] + ("..." if start + SHOWN < len(text) else "")
+
+    return cut(one), cut(other)
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
