@@ -45,8 +45,9 @@ def grid(tasks: tuple[str, ...] = tuple(TASKS), only: tuple[str, ...] = (), **fi
 
 def figure(rows: Sequence[Row], path: Path) -> None:
     """Accuracy of every credit, one colour for each rule; a panel for each task."""
-    canvas, axes = dots.panels(len(TASKS), (10.5, 4.8))
-    credits = [label for label in LINES if label != "frozen"]
+    met = {row["label"] for row in rows}
+    credits = [label for label in LINES if label != "frozen" and label in met]
+    canvas, axes = dots.panels(len(TASKS), (10.5, 1.6 + 0.35 * len(credits)))
     for axis, task in zip(axes, TASKS, strict=True):
         for i, (rule, color) in enumerate(zip(RULES, PALETTE, strict=False)):
             for y, label in enumerate(credits):
