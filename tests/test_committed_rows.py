@@ -27,11 +27,13 @@ def holds(today, then):
 def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
     name, preset = path.parts[-3:-1]
     experiment = load_experiment(ROOT / "experiments" / f"{name}.py")
-    variants = {v.hash: v for v in experiment.presets[preset].variants}
+    variants = {}
+    for variant in experiment.presets[preset].variants:  # frozen blocks read no rule: one run stands in several blocks
+        variants.setdefault(variant.hash, []).append(variant)
     rows = read_rows(path, name, preset)
     for row in rows:
-        variant = variants[row["config_hash"]]
-        assert holds(json.loads(json.dumps(described(variant.config))), row["config"])
+        lines = variants[row["config_hash"]]
+        [variant, *_] = [v for v in lines if holds(json.loads(json.dumps(described(v.config))), row["config"])]
         assert row["method"] == variant.config.credit.name
         assert (row.get("start") or {}).get("key") == (variant.start and variant.start.key)
     assert len(rows) == len({(row["config_hash"], row["seed"]) for row in rows})
