@@ -88,10 +88,12 @@ def test_hparams_of_another_static_shape_are_refused():
     free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7})
     assert float(run.hparams(free).total_steps) == 28 and float(run.hparams(free).credit["sigma"]) == np.float32(0.3)
     for changes, named in (
-        (dict(depth=2), "network.depth=2 where the run has 3"), (dict(batch_size=4), "batch_size=4 where the run has 8"),
-        (dict(noise_samples=3), "credit.noise_samples=3 where"), (dict(credit=jc.dfa()), "credit.estimator='dfa' where"),
-        (dict(classes=5), "task.classes=5 where"),
-    ):  # fmt: skip
+        ({"depth": 2}, "network.depth=2 where the run has 3"),
+        ({"batch_size": 4}, "batch_size=4 where the run has 8"),
+        ({"noise_samples": 3}, "credit.noise_samples=3 where"),
+        ({"credit": jc.dfa()}, "credit.estimator='dfa' where"),
+        ({"classes": 5}, "task.classes=5 where"),
+    ):
         refused(
             lambda changes=changes: run.hparams(config.replace(**changes)), f"{named}.*, and that decides its program"
         )
