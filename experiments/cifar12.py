@@ -12,10 +12,9 @@ Claims of the study (docs/method.md 10): CF1-CF3.
 import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, CONTROLS, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10_DEEP, CONTROLS, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
-BASE = CIFAR10.replace(depth=12, width=512)
 STUDY_RULE = "per-sample RMS credit, no clip"
 RAW_RULE = "raw credit"
 STUDY_LINES = STUDY_CONTROLS | named("dfa", "state_bridge") | {"scalar_bridge": {"credit": jc.scalar_bridge()} | WARMUP}
@@ -33,8 +32,8 @@ STUDY = {
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
     """Both blocks, or some of their lines, with fields changed in every line."""
     return (
-        *lines(BASE, STUDY_LINES, STUDY_RULE, only, normalise="rms", **fields),
-        *lines(BASE, RAW_LINES, RAW_RULE, only, **fields),
+        *lines(CIFAR10_DEEP, STUDY_LINES, STUDY_RULE, only, normalise="rms", **fields),
+        *lines(CIFAR10_DEEP, RAW_LINES, RAW_RULE, only, **fields),
     )
 
 

@@ -13,7 +13,7 @@ losses.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
-from jcredit.study.settings import CIFAR10, CONTROLS, FASHION_MNIST, MENDED_FIELD, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, CONTROLS, FASHION_MNIST, MENDED_FIELD, lines, named
 from jcredit.sweeps.variants import Variant
 
 TANGENTS = named("tangent_chain", "tangent_mask", "tangent_gate") | {
@@ -38,7 +38,6 @@ DEEP_LINES = CONTROLS | named("dfa", "tangent_chain", "tangent_coarse") | {
     f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)
 }  # fmt: skip
 MAIN, FLIPS, FASHION, DEEP = "crops and flips", "flips alone", "Fashion-MNIST", "12 blocks, D = 512"
-CIFAR10_DEEP = CIFAR10.replace(depth=12, width=512)
 
 
 def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:

@@ -34,6 +34,9 @@ CIFAR10_STUDY = Config(
 CIFAR10 = CIFAR10_STUDY.replace(normalise="raw", clip=0.0)
 """CIFAR-10 with jcredit's local rule: raw credit, no clipping."""
 
+CIFAR10_DEEP = CIFAR10.replace(depth=12, width=512)
+"""The same on the study's first network, twelve blocks, of a width that it does not state."""
+
 FASHION_MNIST_STUDY = CIFAR10_STUDY.replace(task=fashion_mnist(), network=image_mlp(depth=4, width=256), epochs=20)
 """Fashion-MNIST under the study's rule: its debug runs, whose sizes are not known; no augmentation."""
 
