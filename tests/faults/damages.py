@@ -136,7 +136,7 @@ class Corruption(NamedTuple):
 
 
 CORRUPTIONS = {
-    "checkpoint": Corruption(checkpoint, ("bridge",), (*BYTES, LATER)),
+    "checkpoint": Corruption(checkpoint, ("dfa",), (*BYTES, LATER)),
     "kept network": Corruption(kept_network, ("fit", "fit measured"), (*BYTES, LATER)),
     "rows": Corruption(rows, ("dfa",), (*BYTES, LATER)),
     "compiled program": Corruption(compiled_program, ("dfa",), BYTES),
