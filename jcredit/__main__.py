@@ -70,7 +70,12 @@ def _parser() -> Parser:
     reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help="prepared image data")
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
     add_cluster_options(reproducing)
-    rebuilding.add_argument(
+    extent = rebuilding.add_mutually_exclusive_group()
+    extent.add_argument(
+        "--only", nargs="+", metavar="NAME",
+        help="rebuild just the tables and figures of these experiments (toy_lq) or presets (toy_lq/quick)",
+    )  # fmt: skip
+    extent.add_argument(
         "--check", action="store_true",
         help="write nothing; compare tables, the ledger of claims, the results page and quoted numbers with what the"
         f" rows give, and figures too if {DRAWN_BY} under the results names the Matplotlib that is installed; exits"
@@ -120,7 +125,7 @@ def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> boo
         quoted = args.quotes or (QUOTES if QUOTES.exists() else None)
         outcomes = check(args.results_dir, experiments, quoted)
     else:
-        outcomes = report(args.results_dir, experiments)
+        outcomes = report(args.results_dir, experiments, args.only)
     good, none = True, True
     for outcome in outcomes:
         none, good = False, good and not outcome.failed

@@ -33,8 +33,8 @@ def folder(tmp_path):
     return tmp_path / "scripts"
 
 
-def report(tmp_path, folder):
-    main(["report", "--experiments", str(folder), "--results-dir", str(tmp_path / "results")])
+def report(tmp_path, folder, *options):
+    main(["report", "--experiments", str(folder), "--results-dir", str(tmp_path / "results"), *options])
 
 
 def test_list_shows_every_experiment(capsys):
@@ -72,6 +72,14 @@ def test_report_rebuilds_the_same_bytes_from_rows_alone(capsys, tmp_path, folder
     text = capsys.readouterr().out
     assert "tiny/quick: rebuilt from 1 rows; 1 of 2 configurations have no rows yet" in text
     assert "tiny/quick+learning_rate=0.01+width=8: rebuilt from 2 rows\n" in text
+    for path in made:
+        path.unlink()
+    report(tmp_path, folder, "--only", "tiny/quick")
+    assert {path: path.read_bytes() for path in made if path.exists()} == {
+        path: data for path, data in made.items() if path.parent.name == "quick"
+    }
+    report(tmp_path, folder, "--only", "tiny")
+    assert {path: path.read_bytes() for path in made} == made
 
 
 def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, folder, imagined):
@@ -94,6 +102,8 @@ def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, 
         (["report", "--results-dr", "x"], ["--results-dr"]),
         (["list", "--experiments", "nowhere"], ["nowhere", "--experiments"]),
         (["report", "--experiments", str(FOLDER), "--results-dir", "nowhere"], ["nowhere", "--results-dir"]),
+        (["report", "--only", "toylq", "--results-dir", str(FOLDER.parent / "results")], ["toylq", "toy_lq"]),
+        (["report", "--only", "toy_lq", "--check"], ["--only", "--check"]),
     ],
 )
 def test_wrong_commands_are_one_line_and_status_2(capsys, argv, named):

@@ -14,6 +14,7 @@ from jcredit.config import ConfigError
 from jcredit.files import write_json, write_text
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
+from jcredit.settings import known
 from jcredit.study import claims, findings, quotes
 from jcredit.study.experiment import USER_ERRORS, Experiment, write_report
 from jcredit.study.found import directories, found_in, sections
@@ -38,25 +39,38 @@ class Rebuilt(NamedTuple):
     failed: bool = False
 
 
-def report(results_dir: Path, experiments: dict[str, Experiment]) -> Iterator[Rebuilt]:
-    """Rebuilds table.md and figure.png wherever there are rows, from the rows alone.
+def report(
+    results_dir: Path, experiments: dict[str, Experiment], only: Collection[str] | None = None
+) -> Iterator[Rebuilt]:
+    """Rebuilds table.md and figure.png wherever there are rows, from the rows alone, and the figures of findings.
+
+    Args:
+      results_dir: where the rows are.
+      experiments: all of them.
+      only: just the tables and figures of these experiments, "toy_lq", or of these presets, "toy_lq/quick".
 
     Raises:
-      ConfigError: a results directory that does not exist.
+      ConfigError: a results directory that does not exist, or an experiment that has no rows.
     """
-    found = False
-    for directory in directories(results_dir):
-        where, found = str(directory.relative_to(results_dir)), True
+    places = {directory.relative_to(results_dir).as_posix(): directory for directory in directories(results_dir)}
+    called = {where: {where, where.partition("/")[0]} for where in places}
+    for name in only or ():
+        known("experiment with rows", name, sorted(set().union(*called.values())))
+    for where, directory in places.items():
+        if only is not None and called[where].isdisjoint(only):
+            continue
         try:
             yield Rebuilt(where, _rebuilt(directory, experiments, directory))
         except USER_ERRORS as error:
             yield Rebuilt(where, said(error), failed=True)
+    if only is not None:
+        return
     try:
         if drawn := findings.draw(results_dir, experiments, results_dir / FINDINGS):
             yield Rebuilt(FINDINGS, f"{len(drawn)} figures drawn")
     except USER_ERRORS as error:
         yield Rebuilt(FINDINGS, said(error), failed=True)
-    if found:
+    if places:
         write_text(results_dir / DRAWN_BY, matplotlib.__version__ + "\n")
 
 

@@ -32,7 +32,6 @@ import orbax.checkpoint
 import sweep
 from distributed import Scheduler, Worker
 
-from jcredit.study import experiment
 from jcredit.sweeps import batch, program
 from jcredit.sweeps import run as sweeps_run
 from jcredit.sweeps.record import git_commit
@@ -164,22 +163,9 @@ def set_up(request: dict, plan: dict, board: Board) -> None:
     os.environ["JCREDIT_CACHE"] = request["cache"]
     program.CHECKPOINT_SECONDS = 0.0  # after every epoch, so that there is something to kill
     sweeps_run.git_commit = batch._commit = lambda: COMMIT
-    for module in (experiment, batch):
-        keep_all_compiled_in(module)
     if "file_size" in plan:
         resource.setrlimit(resource.RLIMIT_FSIZE, (plan["file_size"],) * 2)
     Fate(plan, board, (request["results"], request["cache"])).install()
-
-
-def keep_all_compiled_in(module) -> None:
-    """Programs that compile in no time are kept, too."""
-    keep_compiled = module.keep_compiled_programs
-
-    def keep_all_compiled():
-        keep_compiled()
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-    module.keep_compiled_programs = keep_all_compiled
 
 
 def fork(act: Callable[[], None], request: dict, plan: dict, board: Board) -> int:
