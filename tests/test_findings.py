@@ -40,6 +40,19 @@ def test_without_rows_nothing_is_drawn(experiments, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.parametrize(
+    ("long", "short", "shown"), [("a", "ab", "quick"), ("ab", "ab", "full"), ("", "a", "quick"), ("abc", "ab", "full")]
+)
+def test_a_long_run_that_has_begun_does_not_take_lines_from_a_figure(experiments, monkeypatch, long, short, shown):
+    rows = {"full": long, "quick": short}
+    monkeypatch.setattr(findings, "in_grid", lambda rows, grid: rows)
+    monkeypatch.setattr(
+        findings, "read_rows", lambda path, name, preset: [{"block": "one", "label": label} for label in rows[preset]]
+    )
+    found, preset = findings.rows_of(Path(), experiments, "boundary_ablation")
+    assert preset == shown and [row["label"] for row in found] == list(rows[shown])
+
+
 def test_the_check_names_a_figure_that_was_touched(tmp_path, monkeypatch, capsys):
     (tmp_path / "results").mkdir()
     for name in ("boundary_ablation", "matplotlib.txt"):

@@ -2,7 +2,7 @@
 
     draw(Path("results"), load_experiments(None), Path("results/findings"))
 
-Each figure is a pure function of the rows of one experiment, at the longer of its presets that has any.
+Each figure is a pure function of the rows of one experiment, at the preset that has rows of the most lines.
 """
 
 from __future__ import annotations
@@ -64,12 +64,21 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
 
 
 def rows_of(results_dir: Path, experiments: Mapping[str, Experiment], name: str) -> tuple[list[Row], str]:
-    """The rows of an experiment, with the study's figures, at the first preset that has rows in the present grid."""
-    for preset in PRESETS if name in experiments else ():
-        read = read_rows(results_dir / name / preset / "rows.jsonl", name, preset)
-        if found := in_grid(read, grid_of(experiments[name], preset)):
-            return with_study(found, experiments[name].table), preset
-    return [], ""
+    """The rows in the present grid of an experiment, with the study's figures, and their preset.
+
+    That is the one that has rows of the most lines, as with claims; the longer of two that have as many.
+    """
+    if name not in experiments:
+        return [], ""
+    found = {
+        preset: in_grid(
+            read_rows(results_dir / name / preset / "rows.jsonl", name, preset), grid_of(experiments[name], preset)
+        )
+        for preset in PRESETS
+    }
+    lines = {preset: len({(row.get("block"), row["label"]) for row in rows}) for preset, rows in found.items()}
+    preset = max(PRESETS, key=lambda p: lines[p])  # the first of equals
+    return with_study(found[preset], experiments[name].table), preset
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
