@@ -127,7 +127,7 @@ def test_the_bound_counts_every_run_and_the_data_once():
 
 def test_a_program_that_the_bound_leaves_open_is_compiled_for_what_it_takes():
     run = make_run(TINY)
-    taken = plan.program_of(run)
+    taken = plan.cost_of(run)
     refused(lambda: plan.check_fits(run, 1, (taken.run_bytes - 1, 1)), "needs at least")
     plan.check_fits(run, 1, (taken.run_bytes, 1))
 

@@ -86,7 +86,7 @@ def nothing_is_compiled(traced):
         raise Started
 
     with contextlib.ExitStack() as stack:
-        for owner, name in ((program, "_compile"), (plan, "program_of"), (plan, "this_device"), (run, "run_all")):
+        for owner, name in ((program, "_compile"), (plan, "cost_of"), (plan, "this_device"), (run, "run_all")):
             stack.enter_context(mock.patch.object(owner, name, start))
         stack.enter_context(mock.patch.object(run, "check_run", check_once))
         yield

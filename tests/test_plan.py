@@ -10,7 +10,7 @@ import jcredit as jc
 from jcredit import parts
 from jcredit.study.experiment import main
 from jcredit.sweeps.cost import matmul_flops, memory_of, time_by_scope
-from jcredit.sweeps.plan import Device, Program, program_of, shown
+from jcredit.sweeps.plan import Cost, Device, cost_of, shown
 from jcredit.sweeps.run import plan_sweep
 from jcredit.sweeps.variants import Folder, Snapshot, Variant
 from jcredit.tasks.images import image_task
@@ -65,24 +65,24 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     task = jc.tasks.teacher(classes=classes, inputs=inputs, train_size=batch * steps, test_size=8)
     network = jc.ladder_mlp(depth=depth, width=width)
     run = make_run(jc.Config(task=task, network=network, credit=jc.dfa(), batch_size=batch, epochs=7))
-    program = program_of(run, ("dfa",), 5)
-    assert (program.labels, program.runs, program.epochs) == (("dfa",), 5, 7)
+    cost = cost_of(run, ("dfa",), 5)
+    assert (cost.labels, cost.runs, cost.epochs) == (("dfa",), 5, 7)
     forward = inputs * width + depth * width * width + width * classes
     # Weight gradients of all, nothing of the forward pass taken again; delta_L through the readout; e_T B_l.
     backward = inputs * width + depth * width * width + width * classes + width * classes
     feedback = (depth + 1) * classes * width
     evaluation = 2 * 8 * forward
     by_hand = steps * 2 * batch * (forward + backward + feedback) + evaluation
-    assert program.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
-    assert program.run_bytes >= held_bytes(run)
+    assert cost.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
+    assert cost.run_bytes >= held_bytes(run)
 
 
 def test_how_many_runs_fit_and_how_long_they_take():
-    program = Program(("a",), runs=10, epochs=3, flops=2e9, run_bytes=100, shared_bytes=350)
+    cost = Cost(("a",), runs=10, epochs=3, flops=2e9, run_bytes=100, shared_bytes=350)
     device = Device(memory=1000, flops=1e9, count=4)
-    assert program.per_device(device) == 6
-    assert program.seconds(device) == 3 * 3 * 2e9 / (1e9 * 0.5)
-    assert program.per_device(device._replace(memory=100)) == 0
+    assert cost.per_device(device) == 6
+    assert cost.seconds(device) == 3 * 3 * 2e9 / (1e9 * 0.5)
+    assert cost.per_device(device._replace(memory=100)) == 0
 
 
 def test_plan_runs_nothing(tmp_path, capsys):
@@ -114,9 +114,9 @@ def black_images() -> jc.Task:
 
 def test_what_runs_share_is_not_counted_as_theirs():
     run = make_run(tiny(jc.dfa(), task=black_images(), network=jc.image_mlp(depth=2, width=16)))
-    program = program_of(run)
-    assert program.shared_bytes == (2048 + 64) * (32 * 32 * 3 + 4)
-    assert held_bytes(run) <= program.run_bytes < program.shared_bytes
+    cost = cost_of(run)
+    assert cost.shared_bytes == (2048 + 64) * (32 * 32 * 3 + 4)
+    assert held_bytes(run) <= cost.run_bytes < cost.shared_bytes
 
 
 def test_programs_are_shown_by_their_first_line():

@@ -37,7 +37,7 @@ class Device(NamedTuple):
     count: int
 
 
-class Program(NamedTuple):
+class Cost(NamedTuple):
     """What one program of a sweep takes.
 
     Attributes:
@@ -104,8 +104,8 @@ def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None)
     share = -(-runs // devices)
     need = fixed + share * (sum(size for _, size in arrays.values()) - fixed)
     if LARGE * memory < need <= memory:
-        program = program_of(run)
-        need = program.shared_bytes + share * program.run_bytes
+        cost = cost_of(run)
+        need = cost.shared_bytes + share * cost.run_bytes
     if need > memory:
         name, (shape, size) = max(arrays.items(), key=lambda item: item[1][1])
         raise ConfigError(
@@ -154,7 +154,7 @@ def this_device() -> Device:
     return Device(device_memory(), products * 2 * size**3 / (time.perf_counter() - start), jax.local_device_count())
 
 
-def program_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Program:
+def cost_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Cost:
     """Compiles one run's epoch and evaluation without running them, and reads their costs off the program.
 
     Args:
@@ -175,7 +175,7 @@ def program_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Program:
     memory = memory_of(compiled)
     shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) if run.shared_data else 0
     total = memory.arguments + memory.temporary + memory.results
-    return Program(tuple(labels), runs, run.config.epochs, flops, total - shared, shared)
+    return Cost(tuple(labels), runs, run.config.epochs, flops, total - shared, shared)
 
 
 def shown(labels: Sequence[str]) -> str:
@@ -183,7 +183,7 @@ def shown(labels: Sequence[str]) -> str:
     return " +".join([*labels[:1], *([str(len(labels) - 1)] if len(labels) > 1 else [])])
 
 
-def describe(programs: Sequence[Program], device: Device) -> str:
+def describe(costs: Sequence[Cost], device: Device) -> str:
     """The plan as a table."""
     lines = [
         f"{device.count} device{'s' * (device.count > 1)} with {device.memory / 2**30:.1f} GiB and"
@@ -191,13 +191,13 @@ def describe(programs: Sequence[Program], device: Device) -> str:
         f"{'program':<36} {'runs':>5} {'epochs':>6} {'MiB/run':>8} {'shared':>8} {'runs/device':>11}"
         f" {'TFLOP/run':>10} {'minutes':>8}",
     ]
-    for p in programs:
+    for p in costs:
         name = shown(p.labels)
         lines.append(
             f"{name:<36} {p.runs:>5} {p.epochs:>6} {p.run_bytes / 2**20:>8.1f} {p.shared_bytes / 2**20:>8.1f}"
             f" {p.per_device(device):>11} {p.epochs * p.flops / 1e12:>10.2f} {p.seconds(device) / 60:>8.1f}"
         )
-    total = sum(p.seconds(device) for p in programs)
-    runs = sum(p.runs for p in programs)
+    total = sum(p.seconds(device) for p in costs)
+    runs = sum(p.runs for p in costs)
     lines.append(f"{'all':<36} {runs:>5} {'':>54} {total / 60:>8.1f}")
     return "\n".join(lines) + "\n"

@@ -96,7 +96,7 @@ def plan_sweep(
     *,
     data_dir: str | Path | None = None,
     there: Sequence[Row] | None = None,
-) -> list[plan.Program]:
+) -> list[plan.Cost]:
     """What those runs would take that have no row yet, and the snapshots they start from, which count as runs.
 
     Compiles their programs and runs nothing.
@@ -107,7 +107,7 @@ def plan_sweep(
     """
     _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
     programs = _with_starts(pending, folder, data_dir)
-    return [plan.program_of(run, labels_of(group), len(group)) for group, run, *_ in programs]
+    return [plan.cost_of(run, labels_of(group), len(group)) for group, run, *_ in programs]
 
 
 def keep_runs(
