@@ -96,9 +96,30 @@ VARIANTS: dict[str, Part] = {
     "linear-mask": small(jc.linear_field, form="mask"),
     "linear-chain": small(jc.linear_field, form="chain", layers="all", scheme="central"),
     "linear-chain-residual": jc.unbiased_residual(small(jc.linear_field, form="chain", scheme="central")),
+    "linear-sweeps": small(jc.linear_field, form="sweeps", sweeps=2),
+    "linear-coarse": small(jc.linear_field, form="coarse"),
+    "field-scaled": small(jc.vector_field, scale="delta", skip=True),
     "tangent_gate": small(jc.tangent_gate),
+    "tangent_gate-later": small(jc.tangent_gate, sees="later"),
     "tangent_mask": small(jc.tangent_mask),
     "tangent_chain": small(jc.tangent_chain),
+    "tangent_chain-shuffled": small(jc.tangent_chain, shuffled=True),
+    "tangent_sweeps": small(jc.tangent_sweeps, sweeps=2),
+    "tangent_sweeps-jacobi": small(jc.tangent_sweeps, sweeps=2, relaxation="jacobi"),
+    "tangent_sweeps-from the mask": small(jc.tangent_sweeps, sweeps=1, start="mask"),
+    "tangent_coarse": small(jc.tangent_coarse),
+    "weight_mirror": small(jc.weight_mirror),
+    "kolen_pollack": jc.kolen_pollack(),
+    "grape": jc.grape(),
+    "local_heads": jc.local_heads(),
+    "forward_gradient-local": small(jc.forward_gradient),
+    "forward_gradient-task": small(jc.forward_gradient, objective="task"),
+}
+ORACLES: dict[str, Part] = {
+    "bp": jc.bp(),
+    "disturbed_bp": jc.disturbed_bp(),
+    "disturbed_bp-fixed": jc.disturbed_bp(error="fixed"),
+    "grape-anchored": jc.grape(anchor_every=2),
 }
 # One of each way to compute a credit: the others differ in how they learn it.
 CREDITS = (

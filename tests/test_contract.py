@@ -6,50 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small_images
+from helpers import ORACLES, VARIANTS, small_images
 
 import jcredit as jc
-from jcredit import estimators
+from jcredit import estimators, testing
 from jcredit.testing import CheckFailed, check_estimator, check_network, check_rule, check_task
 
-SMALL = jc.mlp(hidden=16, hidden_layers=1)
-ESTIMATORS = {
-    "bp": jc.bp(),
-    "disturbed_bp": jc.disturbed_bp(),
-    "disturbed_bp fixed": jc.disturbed_bp(error="fixed"),
-    "frozen": jc.frozen(),
-    "broadcast": jc.broadcast(),
-    "dfa": jc.dfa(),
-    "fa": jc.fa(),
-    "state_bridge": jc.state_bridge(trunk=SMALL),
-    "state_bridge raw": jc.state_bridge("raw", jc.mlp(hidden=16, hidden_layers=1, code="deltaL_hL", projection_dim=4)),
-    "scalar_bridge": jc.scalar_bridge(trunk=SMALL, noise_samples=2),
-    "scalar_bridge present": jc.scalar_bridge("present", 2, "softmin", trunk=SMALL),
-    "scalar_bridge paired": jc.exact_terminal(of=jc.scalar_bridge("paired", 2, trunk=SMALL)),
-    "vector_field": jc.vector_field(2, trunk=SMALL),
-    "vector_field one-sided, all": jc.vector_field(2, "all", "one_sided", trunk=SMALL),
-    "vector_field jvp, shuffled": jc.vector_field(2, scheme="jvp", shuffled=True, trunk=SMALL),
-    "linear_field gate": jc.linear_field("gate", 8, 2),
-    "linear_field mask": jc.linear_field("mask", directions=2, layers="all", scheme="central"),
-    "linear_field chain": jc.unbiased_residual(of=jc.linear_field("chain", directions=2)),
-    "tangent_gate": jc.tangent_gate(8, 4),
-    "tangent_mask": jc.tangent_mask(4),
-    "tangent_chain": jc.tangent_chain(4, shuffled=True),
-    "tangent_sweeps": jc.tangent_sweeps(2, samples=4),
-    "tangent_sweeps jacobi": jc.tangent_sweeps(2, "jacobi", samples=4),
-    "tangent_sweeps from the mask": jc.tangent_sweeps(1, samples=4, start="mask"),
-    "tangent_gate later": jc.tangent_gate(8, 4, sees="later"),
-    "tangent_coarse": jc.tangent_coarse(4),
-    "weight_mirror": jc.weight_mirror(8),
-    "kolen_pollack": jc.kolen_pollack(),
-    "grape": jc.grape(),
-    "grape anchored": jc.grape(anchor_every=2),
-    "local_heads": jc.local_heads(),
-    "forward_gradient local": jc.forward_gradient(directions=2),
-    "forward_gradient task": jc.forward_gradient("task"),
-    "linear_field sweeps": jc.linear_field("sweeps", directions=2, sweeps=2),
-    "linear_field coarse": jc.linear_field("coarse", directions=2),
-}
+ESTIMATORS = ORACLES | VARIANTS
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -216,6 +179,91 @@ def test_losses():
         return still._replace(loss=lambda s, ctx, env, key: (jnp.sum(s.params["w"]), {"test_accuracy": jnp.ones(())}))
 
     fails(check_estimator, thief, "returns a metric 'test_accuracy', which is a reported one")
+
+
+def test_bits_that_change_from_call_to_call():
+    drawn = np.random.default_rng(0)
+
+    def credit(state, ctx, env, key):
+        h = ctx.trace.h_KxBxD
+        noise = jax.pure_callback(lambda: drawn.normal(size=h.shape).astype(h.dtype), h, vmap_method="sequential")
+        return noise + ctx.delta_BxD[None]
+
+    fails(check_estimator, credit_of(credit), "gives other bits when it is called again")
+
+
+def test_a_loss_with_nothing_to_fit():
+    nothing = jc.broadcast().build()._replace(loss=lambda state, ctx, env, key: (jnp.mean(ctx.delta_BxD), {}))
+
+    @jc.estimator
+    def mine():
+        return nothing
+
+    fails(check_estimator, mine, "its state.params hold nothing to train")
+
+
+def test_a_signal_of_another_shape():
+    @jc.rule
+    def mine():
+        return jc.LocalRule(lambda h, after, a: a, lambda h, after, goal: goal[:, :3])
+
+    fails(check_rule, mine, r"signal has shape \(32, 3\), not \(32, 16\)")
+
+
+NETWORKS = {
+    "do not share their leading axis": lambda net: dict(
+        init=lambda key: (p := net.init(key))._replace(blocks={**p.blocks, "more": jnp.zeros(5)})
+    ),
+    r"readout has shape \(32, 3\), not \(32, 4\)": lambda net: dict(readout=lambda p, h: net.readout(p, h)[:, :3]),
+    r"push and pull have shapes \(32, 3\) and \(32, 8\)": lambda net: dict(
+        branch=net.branch._replace(push=lambda w, m, h, v: net.branch.push(w, m, h, v)[:, :3])
+    ),
+    "branch.zero gives weights whose branch is not zero": lambda net: dict(
+        branch=net.branch._replace(zero=lambda key: net.branch.random(key, 1.0))
+    ),
+}
+
+
+@pytest.mark.parametrize("told", NETWORKS)
+def test_what_is_wrong_with_a_network(told):
+    @jc.network
+    def mine(sizes, /, depth: jc.Count = 2):
+        inner = jc.image_mlp(depth=depth, width=8).build(sizes)
+        return inner._replace(**NETWORKS[told](inner))
+
+    fails(check_network, mine, told)
+
+
+def test_credit_that_is_not_the_gradient(monkeypatch):
+    monkeypatch.setattr(testing, "bp", jc.broadcast)
+    fails(check_network, jc.image_mlp(depth=2, width=8), "is not the gradient of the whole network")
+
+
+TASKS = {
+    r"batch gives samples \(5,\), sizes say \(6,\)": lambda task: dict(
+        batch=lambda data, index, key: (data.train_x[index][:, :5], data.train_y[index])
+    ),
+    r"prepare gives samples \(5,\), sizes say \(6,\)": lambda task: dict(prepare=lambda x: x[:, :5]),
+    r"loss has shape \(\), not \(32,\): one number a sample": lambda task: dict(
+        loss=lambda outputs, y: jnp.mean(task.loss(outputs, y))
+    ),
+    r"accuracy has shape \(\), not \(32,\): one number a sample": lambda task: dict(
+        accuracy=lambda outputs, y: jnp.mean(task.accuracy(outputs, y))
+    ),
+    r"noise has shape \(1, 32, 8\), not \(2, 32, 8\)": lambda task: dict(
+        noise=lambda key, shape: jnp.zeros((1, *shape[1:]))
+    ),
+}
+
+
+@pytest.mark.parametrize("told", TASKS)
+def test_what_is_wrong_with_a_task(told):
+    @jc.task(jc.image_mlp(depth=2, width=8))
+    def mine():
+        inner = small_arrays().build(None)
+        return inner._replace(**TASKS[told](inner))
+
+    fails(check_task, mine, told)
 
 
 def test_rules_networks_and_tasks():

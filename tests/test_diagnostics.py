@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import first_batch, make_scene, normal, start, tiny
+from helpers import IMAGE_NETWORK, first_batch, flat, make_scene, normal, same_bits, start, tiny
 
+import jcredit as jc
 from jcredit import diagnostics, measuring
 from jcredit.losses.perturbation import all_layers, measure
 from jcredit.passes import forward
@@ -195,3 +196,38 @@ def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own():
     later, _ = epoch(state._replace(step=state.step + 4), learning, data)
     first, _ = epoch(state, learning, data)
     assert not jnp.array_equal(later.params.readout["w"], first.params.readout["w"])  # another permutation
+    other, _ = epoch(state._replace(key=jax.random.key(9)), learning, data)
+    assert not jnp.array_equal(other.params.readout["w"], first.params.readout["w"])  # and another for each seed
+
+
+def test_a_network_is_scored_as_it_learns():
+    # DFA under the study's scale and the cosine rule: no two of these scores are 1, or each other.
+    config = tiny(jc.dfa(), rule=jc.cosine_rule(), network=IMAGE_NETWORK, normalise="rms")
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    score = jax.jit(run.diagnose)
+    layers = score(state, hp, data)["layers"]
+    # Its own rounding of the same pass apart: what each block's gradient is, from the rule's signal on scaled credit.
+    network, rule = run.built(hp).network, run.built(hp).rule
+    x, y = data.test_x, data.test_y
+    ctx, a_KxBxD = run.credit(state, hp, x, y, jax.random.key(0))
+    h = ctx.trace.h_KxBxD
+    spent = a_KxBxD / (jnp.sqrt(jnp.mean(a_KxBxD**2, axis=-1, keepdims=True)) + 1e-6)
+    exact = jax.grad(
+        lambda blocks: jnp.mean(
+            run.built(hp).task.loss(forward(network, state.params._replace(blocks=blocks), x).outputs_BxC, y)
+        )
+    )(state.params.blocks)
+    for layer in range(3):
+        block = jax.tree.map(lambda p: p[layer], state.params.blocks)  # noqa: B023
+        after, pull = jax.vjp(lambda p: network.block(p, h[layer]), block)  # noqa: B023
+        mine = flat(pull(rule.signal(h[layer], after, rule.goal(h[layer], after, spent[layer + 1]))))
+        bp = flat(jax.tree.map(lambda g: g[layer], exact))  # noqa: B023
+        wanted = mine @ bp / np.linalg.norm(mine) / np.linalg.norm(bp)
+        assert float(layers["weight_cosine"][layer]) == pytest.approx(wanted, abs=1e-3)
+    # Fresh matrices are not those it trains with, nor of the state at all.
+    assert not np.allclose(layers["gamma_fresh"], layers["gamma"], atol=1e-3)
+    moved = score(state._replace(warmup=jax.tree.map(lambda b: -b, state.warmup)), hp, data)["layers"]
+    np.testing.assert_array_equal(moved["gamma_fresh"], layers["gamma_fresh"])
+    # The same directions, samples and matrices for every seed.
+    assert same_bits(score(state._replace(key=jax.random.key(9)), hp, data)["layers"], layers)

@@ -101,6 +101,8 @@ def test_tiers_say_what_is_used():
         assert tier(factory()).startswith("0") and "sequential" not in tier(factory())
     assert tier(jc.fa()).startswith("0") and tier(jc.fa()).endswith("sequential")
     assert tier(jc.state_bridge()).startswith("1") and tier(jc.scalar_bridge()).startswith("1")
+    for at in ("present", "paired"):  # noise before a block is a measurement of that block
+        assert tier(jc.scalar_bridge(noise_at=at)).startswith("3")
     assert tier(jc.vector_field()).startswith("2") and tier(jc.linear_field()).startswith("2")
     assert tier(jc.tangent_gate()).startswith("3") and "sequential" not in tier(jc.tangent_mask())
     assert tier(jc.tangent_chain()).startswith("3") and tier(jc.tangent_chain()).endswith("sequential")

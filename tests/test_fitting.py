@@ -92,6 +92,19 @@ def test_field_loss_is_zero_at_the_truth_and_one_at_zero(x64, layers):
     assert loss == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize("layers", ["one", "all"])
+def test_a_scaled_field_is_its_trunk_times_the_size_of_each_error_plus_delta_L(x64, layers):
+    # A trunk that knows (delta_l - delta_L) / RMS(delta_L) of every sample: the truth, so the loss is zero.
+    scene = make_scene("image")
+    h, delta = np.asarray(scene.ctx.trace.h_KxBxD), np.asarray(scene.delta_KxBxD)
+    size = np.sqrt((delta[-1:] ** 2).mean(-1, keepdims=True))
+    lacking = true_field(jnp.asarray(h), jnp.asarray((delta - delta[-1:]) / size))
+    field = jc.vector_field(2, layers, "jvp", scale="delta", skip=True, trunk=lacking).build()
+    assert relative(field.credit(EstState({}, {}), scene.ctx, scene.env, KEY), delta) < 1e-12
+    loss, terms = loss_of(field, scene)({}, {})
+    assert loss < 1e-20 and terms["directional"] < 1e-20
+
+
 def affine(w, c):
     return {"w": jnp.asarray(w), "c": jnp.asarray(c)}
 
@@ -108,13 +121,13 @@ def affine_trunk():
 
 @pytest.mark.parametrize("kind", ["image", "lq"])  # with and without process noise
 @pytest.mark.parametrize("at", ["next", "present", "paired"])
-@pytest.mark.parametrize("target", ["mean", "softmin"])
-def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
+@pytest.mark.parametrize(("target", "terminal_scale"), [("mean", "relative"), ("softmin", "relative"), ("mean", "raw")])
+def test_scalar_bridge_terms_by_hand(x64, kind, at, target, terminal_scale):
     scene = make_scene(kind)
     h = np.asarray(scene.ctx.trace.h_KxBxD)
     bridge = jc.scalar_bridge(
         noise_at=at, noise_samples=4, target=target, sigma=0.0, softmin_lambda=0.3, ema=0.75, value_weight=3.0,
-        terminal_weight=5.0, trunk=affine_trunk(),
+        terminal_weight=5.0, terminal_scale=terminal_scale, trunk=affine_trunk(),
     ).build()  # fmt: skip
     extra = {"slow": affine(0.1, 1.0), "fixed": {}}
     loss, terms = loss_of(bridge, scene)(affine(0.5, 2.0), extra)
@@ -126,7 +139,9 @@ def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
     assert terms["terminal_value"] == pytest.approx(np.mean((value[-1] - task_loss) ** 2))
     delta = np.asarray(scene.ctx.delta_BxD)
     assert terms["terminal_gradient"] == pytest.approx(((0.5 - delta) ** 2).sum() / (delta**2).sum())
-    parts = 3 * terms["terminal_value"] + terms["consistency"] + 5 * terms["terminal_gradient"]
+    assert terms["terminal_gradient_raw"] == pytest.approx(((0.5 - delta) ** 2).sum(-1).mean())
+    terminal = terms["terminal_gradient" if terminal_scale == "relative" else "terminal_gradient_raw"]
+    parts = 3 * terms["terminal_value"] + terms["consistency"] + 5 * terminal
     assert loss == pytest.approx(float(parts))
     state = EstState(affine(0.5, 2.0), extra)
     np.testing.assert_allclose(bridge.credit(state, scene.ctx, scene.env, KEY), np.full((4, 8, 12), 0.5))
@@ -137,19 +152,26 @@ def test_scalar_bridge_terms_by_hand(x64, kind, at, target):
 
 @pytest.mark.parametrize("at", ["next", "present", "paired"])
 def test_bridge_noise_enters_where_it_says(x64, at):
-    # V = sum(h) in the slow network, 0 in the fast one, and fast = slow in turn: squares show which side was displaced.
+    # V = sum(h) in the slow network and 0 in the fast one, and the reverse: each displaced value adds its variance.
     scene = make_scene("lq")
+    blocks = {"a": 2 * scene.params.blocks["a"]}  # twice the dynamics, so that a displacement before a block shows
+    env = NetworkEnv(scene.network, scene.loss, scene.params._replace(blocks=blocks))
     bridge = jc.scalar_bridge(
-        noise_at=at, noise_samples=4000, sigma=0.4, value_weight=0.0, terminal_weight=0.0, trunk=affine_trunk()
+        noise_at=at, noise_samples=1, sigma=1.0, value_weight=0.0, terminal_weight=0.0, trunk=affine_trunk()
     ).build()
+
+    @jax.jit
+    def mean_loss(fast, slow):
+        once = lambda key: bridge.loss(EstState(fast, {"slow": slow, "fixed": {}}), scene.ctx, env, key)[0]  # noqa: E731
+        return jnp.mean(jax.vmap(once)(jax.random.split(KEY, 4000)))
+
+    h, a = np.asarray(scene.ctx.trace.h_KxBxD), np.asarray(blocks["a"])
+    behind = h[:-1] @ a + np.asarray(scene.noise_LxBxD)
+    before, after = (h[:-1], 12), (behind, np.mean((a.sum(2) ** 2).sum(1)))  # the variances of sum(xi), sum(xi A_l)
+    fast, slow = {"next": ((h[:-1], 0), (h[1:], 12)), "present": ((h[:-1], 0), after), "paired": (before, after)}[at]
     one, zero = affine(1.0, 0.0), affine(0.0, 0.0)
-    h, a = np.asarray(scene.ctx.trace.h_KxBxD), np.asarray(scene.params.blocks["a"])
-    fit = loss_of(bridge, scene)
-    fast_only, slow_only = (float(fit(f, {"slow": s, "fixed": {}})[0]) for f, s in ((one, zero), (zero, one)))
-    # ``paired`` compares value with value, noise for noise; the others compare with the mean over the noise.
-    spread = {"next": (0, 0), "present": (0, 0), "paired": (0.16 * 12, 0.16 * np.mean((a.sum(2) ** 2).sum(1)))}[at]
-    assert fast_only == pytest.approx(np.mean(h[:-1].sum(-1) ** 2) + spread[0], rel=0.05)
-    assert slow_only == pytest.approx(np.mean(h[1:].sum(-1) ** 2) + spread[1], rel=0.05)
+    for found, (states, variance) in ((mean_loss(one, zero), fast), (mean_loss(zero, one), slow)):
+        assert float(found) == pytest.approx(np.mean(states.sum(-1) ** 2) + variance, rel=0.03)
 
 
 def test_state_bridge_loss_by_hand(x64):

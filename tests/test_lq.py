@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import make_scene, relative, same_bits, small, tiny
+import pytest
+from helpers import make_scene, normal, relative, same_bits, small, tiny
 
 import jcredit as jc
 from jcredit.tasks.linear_quadratic import costate
 from jcredit.training import make_run
+from jcredit.types import Sizes
 
 LQ = tiny(
     small(jc.scalar_bridge),
@@ -64,6 +66,48 @@ def test_every_step_sees_fresh_samples_and_fresh_noise():
     assert len(set(seen)) == 3  # the same indices, other samples
     quiet = step(state, task_run.hparams(LQ.replace(process_noise=0.0)), data, jnp.arange(8))[1]["train_loss"]
     assert abs(float(quiet) - seen[0]) > 1e-6  # the process noise enters the states
+
+
+def test_noise_is_fresh_in_every_step_and_of_the_size_it_says():
+    built = LQ.task.build(None)
+    x, y = normal(0, 8, 16), normal(1, 8, 4)
+
+    @jc.task(jc.lq_dynamics(depth=3))
+    def unchanging():
+        return built._replace(batch=lambda data, index_B, key: (x, y))
+
+    run = make_run(LQ.replace(task=unchanging()))
+    hp, key = run.hparams(run.config), jax.random.key(0)
+    state, data, step = run.init(key, hp), run.data(key, hp), jax.jit(run.step)
+    seen = [
+        float(step(state._replace(step=jnp.asarray(n, jnp.int32)), hp, data, jnp.arange(8))[1]["train_loss"])
+        for n in range(3)
+    ]
+    assert len(set(seen)) == 3  # the same samples
+    assert float(jnp.std(built.noise(key, (3, 500, 16)))) == pytest.approx(0.03, rel=0.03)
+
+
+@pytest.mark.parametrize("near", ["isometry", "identity"])
+def test_dynamics_near_what_they_are_near_to(near):
+    blocks = lambda spread: np.asarray(  # noqa: E731
+        jc.lq_dynamics(depth=3, near=near, spread=spread).build(Sizes((64,), 4)).init(jax.random.key(1)).blocks["a"]
+    )
+    exact = blocks(0.0)
+    for a in exact:
+        np.testing.assert_allclose(a @ a.T, np.eye(64), atol=1e-5)
+        assert (np.abs(a - np.eye(64)).max() < 1e-6) == (near == "identity")
+    assert np.std(blocks(0.13) - exact) == pytest.approx(0.13 / 8, rel=0.05)
+
+
+@pytest.mark.parametrize("target", ["independent", "fixed"])
+def test_goals_are_drawn_for_each_sample_or_once_for_each_run(target):
+    task = LQ.task.replace(target=target).build(None)
+    data = {seed: task.data(jax.random.key(seed), None) for seed in (0, 1)}
+    goals = [np.asarray(task.batch(data[0], jnp.arange(8), jax.random.key(k))[1]) for k in (5, 6)]
+    goals = np.concatenate([*goals, data[0].test_y])
+    assert goals.shape == (8 + 8 + 16, 4)
+    assert len(np.unique(goals, axis=0)) == (1 if target == "fixed" else 32)
+    assert not np.array_equal(data[0].test_y[0], data[1].test_y[0])
 
 
 def test_the_loss_of_the_tail_keeps_the_noise_of_the_forward_pass():

@@ -18,6 +18,7 @@ from helpers import (
     shapes_of,
     start,
     tiny,
+    white,
 )  # fmt: skip
 
 import jcredit as jc
@@ -211,6 +212,15 @@ def test_local_heads_by_formula(x64, strict):
     blank = EstState(jax.tree.map(jnp.zeros_like, state.params), {})
     loss, terms = heads.loss(blank, scene.ctx, scene.env, KEY)
     assert loss == pytest.approx(3 * np.log(4)) and terms["local_loss"] == pytest.approx(np.log(4))
+    # Fitted at the states where they are used: each head's cross-entropy, in numpy.
+    wanted = []
+    for layer in range(3):
+        h = np.asarray(white(scene.ctx.trace.h_KxBxD[layer]))
+        outputs = h @ np.asarray(state.params["w"][layer]) + np.asarray(state.params["b"][layer])
+        log_p = outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+        wanted.append(-log_p[np.arange(8), np.asarray(scene.target_B)].mean())
+    loss, terms = heads.loss(state, scene.ctx, scene.env, KEY)
+    assert loss == pytest.approx(sum(wanted)) and terms["local_loss"] == pytest.approx(np.mean(wanted))
 
 
 def test_local_heads_hear_of_no_other_layer(strict):

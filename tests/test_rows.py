@@ -10,7 +10,8 @@ from made_rows import line_of, make_row
 import jcredit as jc
 from jcredit.config import config_hash, described
 from jcredit.report import rows as results
-from jcredit.report.rows import ResultsError, Rows
+from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
+from jcredit.report.schema import worse_than_nothing
 from jcredit.report.tables import Column, TableSpec, render_table
 
 
@@ -70,6 +71,25 @@ def swept():
         for i, (label, config) in enumerate(configs.items())
         for seed in (0, 1)
     )
+
+
+def test_an_estimator_is_judged_on_evaluation_samples(tmp_path):
+    for name in ("directional", "unexplained", "start_unexplained", "state_error"):
+        assert worse_than_nothing({name: 0.5, f"test_{name}": 1.01}) and worse_than_nothing({name: 1.01})
+        assert not worse_than_nothing({name: 1.5, f"test_{name}": 0.9}) and not worse_than_nothing({name: 1.0})
+        assert not worse_than_nothing({name: None})
+    assert not worse_than_nothing({"terminal_gradient": 5.0, "estimator_loss": 5.0})
+    # Rows from before were flagged by their last epoch of training alone.
+    overfitted, none = {"directional": 0.9, "test_directional": 1.8}, {"directional": 0.9}
+    rows = [
+        make_row("a", metrics=overfitted),
+        make_row("b", metrics=overfitted, status="diverged"),
+        make_row("c", metrics=none),
+        make_row("d", metrics=overfitted, flags=["estimator_diverged"]),
+    ]
+    append_rows(tmp_path / "rows.jsonl", rows)
+    found = [row.get("flags", []) for row in read_rows(tmp_path / "rows.jsonl")]
+    assert found == [["worse_than_nothing"], [], [], ["estimator_diverged", "worse_than_nothing"]]
 
 
 def test_rows_are_an_immutable_sequence():

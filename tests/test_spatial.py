@@ -1,5 +1,7 @@
 """Networks of images that are no MLPs: their pieces by formula, their branches against their own Jacobians."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,64 @@ def test_patches_are_cut_row_by_row():
     found = patches(jnp.asarray(x), 2)
     assert found.shape == (2, 6, 12)
     np.testing.assert_array_equal(found[1, 4], x[1, 2:4, 2:4].ravel())  # second row, second column
+
+
+def gelu_by_hand(z):
+    return z * np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))))(z)
+
+
+def norm_by_hand(h):
+    return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+
+
+def convolved_by_hand(params, x_BxHxWxC):
+    padded, (_, height, width, channels) = np.pad(x_BxHxWxC, ((0, 0), (1, 1), (1, 1), (0, 0))), x_BxHxWxC.shape
+    kernel = params["w"].reshape(3, 3, channels, -1)
+    taps = [padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)]
+    return sum(taps) + params["b"]
+
+
+def cnn_block_by_hand(p, h):
+    inner = convolved_by_hand(p["inner"], norm_by_hand(h).reshape(-1, 3, 2, 4))
+    return h + convolved_by_hand(p["outer"], gelu_by_hand(inner)).reshape(-1, 24)
+
+
+def mixer_block_by_hand(p, h):
+    # X' = X + (GELU(LN(X)^T T1 + s1) T2 + s2)^T, X'' = X' + GELU(LN(X') C1 + c1) C2 + c2, X (positions, channels)
+    dense = lambda name, x: x @ p[name]["w"] + p[name]["b"]  # noqa: E731
+    x = h.reshape(-1, 6, 4)
+    mixed = dense("tokens_v", gelu_by_hand(dense("tokens_u", norm_by_hand(x).swapaxes(1, 2))))
+    x = x + mixed.swapaxes(1, 2)
+    x = x + dense("channels_v", gelu_by_hand(dense("channels_u", norm_by_hand(x))))
+    return x.reshape(-1, 24)
+
+
+@pytest.mark.parametrize(
+    ("part", "block"), [(CNN, cnn_block_by_hand), (MIXER, mixer_block_by_hand)], ids=["cnn", "mixer"]
+)
+def test_the_forward_pass_by_formula(x64, part, block):
+    env, trace, *_ = scene_of(part)
+    params, x = jax.tree.map(np.asarray, env.params), np.asarray(normal(1, 5, *SIZES.inputs))
+    cut = np.stack([x[:, r : r + 2, c : c + 2].reshape(5, -1) for r in (0, 2, 4) for c in (0, 2)], axis=1)
+    states = [(cut @ params.embed["w"] + params.embed["b"]).reshape(5, 24)]
+    for layer in range(3):
+        states.append(block(jax.tree.map(lambda p: p[layer], params.blocks), states[-1]))  # noqa: B023
+    assert relative(trace.h_KxBxD, np.stack(states)) < 1e-12
+    outputs = norm_by_hand(states[-1]) @ params.readout["w"] + params.readout["b"]
+    assert relative(trace.outputs_BxC, outputs) < 1e-12
+
+
+@BOTH
+def test_blocks_start_small_on_their_way_out(part):
+    blocks = part.replace(channels=24).build(SIZES).init(jax.random.key(0)).blocks
+    for name, leaf in blocks.items():
+        last, bound = name in ("outer", "tokens_v", "channels_v"), leaf["w"].shape[1] ** -0.5
+        if last:
+            assert float(jnp.std(leaf["w"])) == pytest.approx(0.01, rel=0.15)
+            assert not np.asarray(leaf["b"]).any()
+        else:  # uniform, weights and bias, in +-1/sqrt(fan-in)
+            assert 0.9 * bound < float(jnp.max(jnp.abs(leaf["w"]))) <= bound
+            assert 0 < float(jnp.max(jnp.abs(leaf["b"]))) <= bound
 
 
 @BOTH

@@ -9,6 +9,8 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import small, sweep_into, tiny
 
@@ -19,6 +21,7 @@ from jcredit.sweeps.layout import Layout, choose_layout
 from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
 from jcredit.sweeps.run import Interrupted
 from jcredit.sweeps.variants import Variant
+from jcredit.training import make_run
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -149,6 +152,54 @@ def test_an_estimator_that_blows_up_is_flagged_in_its_row(tmp_path):
     [row] = sweep_into(tmp_path, [variant("mine", runaway(), epochs=6)], seeds=(0,))
     assert row["status"] == "diverged" or "estimator_diverged" in row["flags"]
     assert row["method"] == "test_sweep.runaway" and row["config"]["credit"]["source"]
+
+
+@jc.estimator
+def counting(late: float = 20.0, error: float = 0.5) -> jc.Estimator:
+    """Its loss is 1, and another number from the fifth step on; its relative error is said to be ``error``."""
+
+    def loss(state, ctx, env, key):
+        level = jnp.where(state.extra["steps"] >= 4, late, 1.0)
+        return level + 0.0 * jnp.sum(state.params["w"]), {"directional": jnp.asarray(error)}
+
+    return (
+        jc.broadcast()
+        .build()
+        ._replace(
+            init=lambda key, shapes: jc.EstState({"w": jnp.ones(1)}, {"steps": jnp.zeros((), jnp.int32)}),
+            loss=loss,
+            update=lambda state: jc.EstState(state.params, {"steps": state.extra["steps"] + 1}),
+        )
+    )
+
+
+def test_what_is_wrong_with_an_estimator_and_what_it_began_with_stand_in_its_row(tmp_path):
+    lines = {"worse": counting(late=1.0, error=2.0), "grown": counting(), "sound": counting(late=9.0)}
+    rows = sweep_into(tmp_path, [variant(label, part) for label, part in lines.items()], seeds=(3,))
+    assert {row["label"]: row["flags"] for row in rows} == {
+        "worse": ["worse_than_nothing"], "grown": ["estimator_diverged"], "sound": []
+    }  # fmt: skip
+    assert all(row["status"] == "ok" for row in rows)
+    config = variant("sound", lines["sound"]).config
+    run = make_run(config)
+    key, hp = jax.random.key(3), run.hparams(config)
+    layers = jax.jit(run.diagnose)(run.init(key, hp), hp, run.data(key, hp))["layers"]
+    initial = next(row["initial"] for row in rows if row["label"] == "sound")
+    assert set(initial) == set(layers)
+    np.testing.assert_allclose(initial["gamma"], layers["gamma"], rtol=1e-4)
+    assert not np.allclose(initial["gamma"], next(row["layers"]["gamma"] for row in rows if row["label"] == "sound"))
+
+
+def test_runs_side_by_side_on_a_device_are_the_runs_they_are_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    apart = sweep_into(tmp_path / "apart", [variant()], range(5))
+    wide = sweep_into(tmp_path / "wide", [variant()], range(5), seeds_per_batch=2)
+    assert {tuple(row["layout"].items()) for row in wide} == {(("devices", 2), ("width", 2))}
+    assert [row["seed"] for row in wide] == [row["seed"] for row in apart] == list(range(5))
+    for one, other in zip(wide, apart, strict=True):
+        for name in ("test_loss", "gamma", "rho", "weight_cosine"):
+            assert one["metrics"][name] == pytest.approx(other["metrics"][name], rel=1e-3, abs=1e-4), name
+    assert len({row["metrics"]["test_loss"] for row in wide}) == 5
 
 
 def test_foreign_rows_are_reported_and_left_alone(tmp_path):

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import FACTORIES, counted, first_batch, same_bits, small, start, tiny
+from helpers import FACTORIES, TINY, counted, first_batch, same_bits, small, start, tiny
 
 import jcredit as jc
 from jcredit.config import PARTS, Hparams, hparams, parts_of, settings
 from jcredit.training import make_run
+from jcredit.types import Sizes
 
 SETTINGS = [(factory, setting) for factory in FACTORIES for setting in factory.settings.values()]
 OWN = list(settings().values())
@@ -121,3 +122,28 @@ def test_the_teacher_has_its_sizes():
     assert data.train_y.dtype == jnp.int32 and set(np.unique(data.train_y)) <= set(range(4))
     assert len(np.unique(data.train_y)) > 1
     assert not run.shared_data
+
+
+def test_labels_are_what_a_teacher_of_ones_own_key_says(x64):
+    linear = jc.ladder_mlp(depth=1, width=6, alpha=0.0)
+    config = tiny(task=TINY.task.replace(teacher_network=linear), network=jc.ladder_mlp(depth=2, width=16))
+    run = make_run(config)
+    made = jax.jit(lambda key: run.data(key, run.hparams(config)))
+
+    def labels(seed, x):
+        teacher_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))[0]
+        params = jax.tree.map(np.asarray, linear.build(Sizes((128,), 4)).init(teacher_key))
+        h = np.asarray(x) @ params.embed["w"] + params.embed["b"]
+        centred = h - h.mean(1, keepdims=True)
+        h = (
+            h
+            + centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) @ params.blocks["w"][0]
+            + params.blocks["b"][0]
+        )
+        return (h @ params.readout["w"] + params.readout["b"]).argmax(1)
+
+    data = made(jax.random.key(3))
+    np.testing.assert_array_equal(data.train_y, labels(3, data.train_x))
+    np.testing.assert_array_equal(data.test_y, labels(3, data.test_x))
+    assert (labels(4, data.train_x) != np.asarray(data.train_y)).any()  # another seed has another teacher
+    assert len(np.unique(np.concatenate([data.train_x, data.test_x]), axis=0)) == 32 + 16

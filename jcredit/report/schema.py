@@ -17,6 +17,10 @@ from typing import Any, Literal
 from jcredit.files import SEAL, FileError, locked, plain, sealed, unsealed, write_text
 
 SCHEMA = 2
+RELATIVE_ERRORS = ("directional", "unexplained", "start_unexplained", "state_error")
+"""Metrics of estimators that are 1 for a credit, correction or prediction of zero."""
+WORSE_THAN_NOTHING = "worse_than_nothing"
+"""The flag of a row whose estimator ends above 1 in one of them, on evaluation samples."""
 
 Row = dict[str, Any]
 """One run.
@@ -74,7 +78,22 @@ def read_rows(path: str | Path, experiment: str | None = None, preset: str | Non
     numbered = [(f"{path} line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
     rows = [(where, _parsed(where, line)) for where, line in numbered]
     _check_together(rows, experiment, preset)
-    return [row for _, row in rows]
+    return [_flagged(row) for _, row in rows]
+
+
+def worse_than_nothing(metrics: Mapping[str, Any]) -> bool:
+    """Whether an estimator's relative error ends above that of predicting zero: on evaluation samples, as all scores
+    are; a row without these has the mean over the last epoch's steps alone."""
+    errors = [metrics.get(f"test_{name}", metrics.get(name)) for name in RELATIVE_ERRORS]
+    return any(error > 1 for error in errors if error is not None)
+
+
+def _flagged(row: Row) -> Row:
+    """The row with the flag that rows from before had by their training samples only."""
+    flags = row.get("flags", [])
+    if row["status"] != "ok" or WORSE_THAN_NOTHING in flags or not worse_than_nothing(row["metrics"]):
+        return row
+    return {**row, "flags": [*flags, WORSE_THAN_NOTHING]}
 
 
 def append_rows(path: str | Path, rows: Iterable[Row], *, known: Literal["refuse", "leave"] = "refuse") -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.files import plain
-from jcredit.report.rows import Row, grouped, read_rows
+from jcredit.report.schema import WORSE_THAN_NOTHING, Row, grouped, read_rows
 from jcredit.study.early_claims import early
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 from jcredit.study.late_claims import late
@@ -24,7 +24,6 @@ CLAIMS: tuple[Claim, ...] = (*early(), *late())
 PRESETS = ("full", "quick")
 VERDICTS = ("reproduced", "partly", "not reproduced", "reversed", "undecided")
 DASH = "\N{EN DASH}"
-BROKEN = "worse_than_nothing"
 NAMED = 3
 """Missing lines that are named before the rest is counted."""
 
@@ -175,7 +174,7 @@ def _trouble(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> tuple[st
         diverged = sum(row["status"] != "ok" for row in mine)
         if diverged and key_of(line)[1] not in may_fail:
             return f"{line}: diverged at {diverged} of {len(mine)} seeds", False
-        broken = sum(BROKEN in (row.get("flags") or ()) for row in mine)
+        broken = sum(WORSE_THAN_NOTHING in (row.get("flags") or ()) for row in mine)
         if broken and key_of(line)[1] not in may_fail:
             return f"{line}: the estimator ends worse than nothing at {broken} of {len(mine)} seeds", True
     return "", False

@@ -11,7 +11,7 @@ import logging
 import math
 import subprocess
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,12 @@ import jax
 
 from jcredit.config import credit_depth, described
 from jcredit.files import plain, write_json
-from jcredit.report.rows import SCHEMA, ResultsError, Row, read_rows
+from jcredit.report.schema import SCHEMA, WORSE_THAN_NOTHING, ResultsError, Row, read_rows, worse_than_nothing
 from jcredit.sweeps.layout import Layout
 from jcredit.sweeps.variants import Folder, Request, Variant
 from jcredit.training import Run
 
 BLOW_UP = 10.0
-RELATIVE_ERRORS = ("directional", "unexplained", "start_unexplained", "state_error")
-"""Metrics of estimators that are 1 for a credit, correction or prediction of zero."""
 log = logging.getLogger("jcredit")
 
 
@@ -106,11 +104,6 @@ def estimator_blew_up(losses: Sequence[float]) -> bool:
     return False
 
 
-def worse_than_nothing(curves: Mapping[str, Sequence[float]]) -> bool:
-    """Whether an estimator ends with a larger error than that of a credit, correction or prediction of zero."""
-    return any(curves[name][-1] > 1 for name in RELATIVE_ERRORS if name in curves)
-
-
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +131,8 @@ def make_row(
     # An epoch's mean takes every step's loss along; what the last step did is seen by the evaluation after it.
     bad = first_bad_epoch(curves["train_loss"], est_losses, curves["test_loss"])
     flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
-    flags += ["worse_than_nothing"] if bad is None and worse_than_nothing(curves) else []
+    metrics = {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {}
+    flags += [WORSE_THAN_NOTHING] if worse_than_nothing(metrics) else []
     return plain({
         "schema": SCHEMA, "experiment": folder.experiment, "preset": folder.preset,
         "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
@@ -146,7 +140,7 @@ def make_row(
         "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
         **({"data": run.origin} if run.origin else {}),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
-        "metrics": {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {},
+        "metrics": metrics,
         "initial": {name: value[0] for name, value in progress.initial.items()},
         "layers": {name: value[0] for name, value in progress.layers.items()} if bad is None else {},
         "curves": {name: curve[: bad or None] for name, curve in curves.items()} | found.get("curves", {}),
