@@ -7,7 +7,8 @@ unit RMS and clips; jcredit's takes credit as it is.  The study reported BP 59.2
 bridge 18.5% after 100 epochs on 12 blocks, and blamed estimator, co-adaptation and local rule in turn.  The controls
 (frozen blocks, the plain broadcast of delta_L, the oracle) say what a credit has to beat.
 
-Claims of the study (docs/method.md 10): CF1-CF3, OV1.
+Claims of the study (docs/method.md 10): none is judged here; CF1-CF3 are on the twelve blocks of cifar12, OV1 in
+online_vector.
 """
 
 from jcredit.report.tables import TableSpec
@@ -56,10 +57,11 @@ EXPERIMENT = Experiment(
             " cosine).",
             "oracle, RMS rule: the exact gradient through the study's normalisation and clip. Warm-up .2 (DFA's credit"
             " first) for scalar bridge and plain vector field under the study's rule, as the study had it; no other.",
-            "vector_field, plain: as the study describes it. Mended: its output times the RMS of the sample's delta_L,"
-            " plus delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is"
-            " broadcast.",
-            "The flag worse_than_nothing: the estimator's relative error ends above that of predicting zero.",
+            "vector_field, plain: under the study's rule as the study describes it; raw as free as that, but measured"
+            " exactly and with delta_L at h_L. Mended: the latter's output times the RMS of the sample's delta_L, plus"
+            " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is broadcast.",
+            "The flag worse_than_nothing: on evaluation samples the estimator's relative error ends above that of"
+            " predicting zero.",
         ),
     ),
     figure=default_figure("CIFAR-10, L = 4, D = 256", ("test_accuracy", "gamma", "h_rms_last")),

@@ -6,7 +6,7 @@ A student learns a random teacher of its own form, whose activation runs from li
 The study found at alpha = 1 the scalar credit bridge ahead of the state bridge at every depth, the state bridge ahead
 at alpha = 0, and later the vector field far ahead of both.  Its local rule scales each sample's credit (rms) and clips.
 
-Claims of the study (docs/method.md 10): LD1-LD5, VP1.
+Claims of the study (docs/method.md 10): LD1-LD5.
 """
 
 import jcredit as jc

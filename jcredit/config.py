@@ -75,7 +75,7 @@ class Config:
     normalise: Normalisation = "raw"
     """Credit scale: as it is, per-sample RMS (the study's), or one scale for the whole batch."""
     clip: NonNegative = 0.0
-    """Global-norm clip of each block's gradient, and of the embedding's (0: off; the study: 1)."""
+    """Global-norm clip of each block's gradient, and of the embedding's (0: off; the study's, here 1, is not known)."""
     clamp: NonNegative = 0.0
     """Element-wise clamp of the same gradients, before the clip (0: off; phase 6A: 1)."""
     state_penalty: NonNegative = 0.0

@@ -38,7 +38,7 @@ def layer_norm(h_BxD: Array) -> Array:
 
 
 def layer_norm_tangent(h_BxD: Array, v_BxD: Array) -> Array:
-    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (docs/method.md 4).
+    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (docs/method.md 1).
 
     Leading axes of ``v`` beyond those of ``h`` broadcast only if they are given explicitly.
     """

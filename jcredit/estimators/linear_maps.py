@@ -162,7 +162,7 @@ def coarse_ends(depth: int) -> np.ndarray:
 
 
 def coarse_map() -> TangentMap:
-    """Maps over one, two, four ... blocks, composed in floor(log2 L) + 1 steps (compare Guenther et al. 2020).
+    """Maps over one, two, four ... blocks, composed in at most floor(log2 L) + 1 steps (compare Guenther et al. 2020).
 
     L maps in all, of L (1 + log2(L) / 2) branches at most; a map is of first order in the branches it spans, and the
     products of branches of different spans come by composition.

@@ -174,7 +174,7 @@ def tangent_sweeps(
 def tangent_coarse(
     samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 3e-3, clip: NonNegative = 0.0
 ) -> Estimator:
-    """Maps over one, two, four ... blocks: every layer's credit in floor(log2 L) + 1 steps.
+    """Maps over one, two, four ... blocks: every layer's credit in at most floor(log2 L) + 1 steps.
 
     The coarse levels of layer-parallel training (Guenther et al. 2020), learned: a map over s blocks is the sum of a
     learned branch for each of them, with the block's own gates, fitted to forward tangents over these blocks.

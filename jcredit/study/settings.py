@@ -23,13 +23,13 @@ LADDER = Config(
     task=teacher(), network=ladder_mlp(depth=4, width=128, alpha=1.0), epochs=80, batch_size=128, normalise="rms",
     clip=1.0, diagnostic_samples=512,
 )  # fmt: skip
-"""The synthetic ladder as the study ran it (docs/method.md 8): Adam 1e-3, per-sample RMS credit, clip 1."""
+"""The synthetic ladder as the study ran it (docs/method.md 8): Adam 1e-3, per-sample RMS credit, a clip (here 1)."""
 
 CIFAR10_STUDY = Config(
     task=cifar10(), network=image_mlp(depth=4, width=256), epochs=100, batch_size=128, weight_decay=0.01,
     schedule="cosine", normalise="rms", clip=1.0, diagnostic_samples=512,
 )  # fmt: skip
-"""CIFAR-10 as the study ran it (docs/method.md 1): AdamW 1e-3 with cosine schedule, per-sample RMS credit, clip 1."""
+"""CIFAR-10 as the study ran it (docs/method.md 1): AdamW 1e-3, cosine schedule, per-sample RMS credit, a clip (1)."""
 
 CIFAR10 = CIFAR10_STUDY.replace(normalise="raw", clip=0.0)
 """CIFAR-10 with jcredit's local rule: raw credit, no clipping."""
@@ -102,7 +102,7 @@ WARMUP = {"warmup_ratio": 0.2}
 """DFA's credit for the first fifth of the steps, as the study trained its scalar bridge and vector field."""
 
 PLAIN_FIELD = exact_terminal(of=vector_field(scheme="jvp"))
-"""The vector field as the study describes it, measured exactly: online it explodes."""
+"""A field as free as the study's, measured exactly and with delta_L at h_L: raw and online it explodes."""
 
 MENDED_FIELD: dict[str, Any] = {
     "credit": exact_terminal(of=vector_field(scheme="jvp", scale="delta", skip=True)), "state_penalty": 1e-4
