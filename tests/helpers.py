@@ -163,6 +163,16 @@ def sweep_into(path: Path, variants: Sequence[Variant], seeds: Iterable[int] = (
     return run_sweep(variants, tuple(seeds), Folder(path, name, "smoke"), progress=False, **options)
 
 
+def variant(label: str = "dfa", credit: Any = None, block: str = "", **changes: Any) -> Variant:
+    """A line of a sweep whose programs compile in moments."""
+    return Variant(label, tiny(credit or jc.dfa(), **{"network.depth": 2, "diagnose_every": 2, **changes}), block)
+
+
+def measured(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row must not depend on how its run was scheduled."""
+    return {k: row[k] for k in ("config_hash", "seed", "status", "epochs", "metrics", "layers", "curves", "flags")}
+
+
 def small_images(samples: int, *shape: int) -> Part:
     """A task of random images (H, W, channels) in three classes."""
     rng = np.random.default_rng(0)
