@@ -38,8 +38,8 @@ def halved() -> jc.Estimator:
 def test_two_own_estimators_of_one_label_get_their_own_programs_and_numbers(tmp_path, compiled):
     lines = [variant("mine", turned(), "A", epochs=1), variant("mine", halved(), "B", epochs=1)]
     rows = sweep_into(tmp_path, lines, seeds=(0,))
-    assert [c.name for c in compiled] == ["test_run_identity.turned", "test_run_identity.halved"]
-    assert [(r["block"], r["method"]) for r in rows] == [("A", "test_sweep.turned"), ("B", "test_sweep.halved")]
+    assert [c.name for c in compiled] == [f"{__name__}.turned", f"{__name__}.halved"]
+    assert [(r["block"], r["method"]) for r in rows] == [("A", f"{__name__}.turned"), ("B", f"{__name__}.halved")]
     by_hand = [sweep_into(tmp_path / r["block"], [line], seeds=(0,)) for r, line in zip(rows, lines, strict=True)]
     assert [measured(r) for r in rows] == [measured(r) for [r] in by_hand]
     assert rows[0]["metrics"]["gamma"] != rows[1]["metrics"]["gamma"]
