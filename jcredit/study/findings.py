@@ -19,10 +19,9 @@ from jcredit.report.rows import read_rows
 from jcredit.report.schema import Row, number_at
 from jcredit.report.styles import ESTIMATORS, PALETTE
 from jcredit.report.tables import with_study
+from jcredit.study.claims import PRESETS
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 from jcredit.study.settings import ORACLE, RAW_BLOCK, STUDY_BLOCK
-
-PRESETS = ("full", "quick")
 
 
 class Finding(NamedTuple):

@@ -63,7 +63,7 @@ def keep_compiled_programs() -> None:
     with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
         set_damaged_aside(directory)
     jax.config.update(_CACHE, str(directory))
-    # All of them: an initial state is dozens of tiny ones, a third of a start where only large ones are kept.
+    # All of them: an initial state is dozens of tiny ones, which a second start would compile again.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
