@@ -157,7 +157,7 @@ def test_bridge_noise_enters_where_it_says(x64, at):
     blocks = {"a": 2 * scene.params.blocks["a"]}  # twice the dynamics, so that a displacement before a block shows
     env = NetworkEnv(scene.network, scene.loss, scene.params._replace(blocks=blocks))
     bridge = jc.scalar_bridge(
-        noise_at=at, noise_samples=1, sigma=1.0, value_weight=0.0, terminal_weight=0.0, trunk=affine_trunk()
+        noise_at=at, noise_samples=2, sigma=1.0, value_weight=0.0, terminal_weight=0.0, trunk=affine_trunk()
     ).build()
 
     @jax.jit
@@ -167,8 +167,12 @@ def test_bridge_noise_enters_where_it_says(x64, at):
 
     h, a = np.asarray(scene.ctx.trace.h_KxBxD), np.asarray(blocks["a"])
     behind = h[:-1] @ a + np.asarray(scene.noise_LxBxD)
-    before, after = (h[:-1], 12), (behind, np.mean((a.sum(2) ** 2).sum(1)))  # the variances of sum(xi), sum(xi A_l)
-    fast, slow = {"next": ((h[:-1], 0), (h[1:], 12)), "present": ((h[:-1], 0), after), "paired": (before, after)}[at]
+    here, there = 12, np.mean((a.sum(2) ** 2).sum(1))  # the variances of sum(xi) and of sum(xi A_l)
+    fast, slow = {  # ``paired`` compares value with value, noise for noise; the others with the mean of two
+        "next": ((h[:-1], 0), (h[1:], here / 2)),
+        "present": ((h[:-1], 0), (behind, there / 2)),
+        "paired": ((h[:-1], here), (behind, there)),
+    }[at]
     one, zero = affine(1.0, 0.0), affine(0.0, 0.0)
     for found, (states, variance) in ((mean_loss(one, zero), fast), (mean_loss(zero, one), slow)):
         assert float(found) == pytest.approx(np.mean(states.sum(-1) ** 2) + variance, rel=0.03)
