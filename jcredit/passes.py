@@ -53,7 +53,11 @@ class Pulls(NamedTuple):
 
 
 def forward(network: Network, params: NetParams, x_B: Array, noise_LxBxD: Array | None = None) -> Trace:
-    """One forward pass.  ``noise_LxBxD`` (L, B, D) is added to h_1..h_L if given."""
+    """One forward pass.  ``noise_LxBxD`` (L, B, D) is added to h_1..h_L if given.
+
+    The gates of a network with a branch are kept: a block's pass has formed what they are made of, and what nobody
+    reads is not computed in a compiled program.
+    """
     h_0 = network.embed(params.embed, x_B)
     return _through_blocks(network, params, h_0, noise_LxBxD, lambda p, h: (network.block(p, h), None))[0]
 
@@ -75,18 +79,19 @@ def forward_with_pulls(
 
 def _through_blocks(network: Network, params: NetParams, h_0: Array, noise_LxBxD: Array | None, apply: Callable):
     """The trace from h_0 on, and the L second results of ``apply`` (block's parameters, h) -> (output, anything)."""
+    gates_of = (lambda p, h: h[:, :0]) if network.branch is None else network.branch.gates
 
     def advance(h, layer):
         block_params, noise = layer
         after, kept = apply(block_params, h)
         after = after if noise is None else after + noise
-        return after, (after, kept)
+        return after, (after, gates_of(block_params, h), kept)
 
     if h_0.ndim != 2:
         raise ConfigError(f"embed returned states of shape {h_0.shape}; a network's states are (B, D): flatten them")
-    h_last, (later, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
-    trace = Trace(jnp.concatenate([h_0[None], later]), network.readout(params.readout, h_last), noise_LxBxD)
-    return trace, kept
+    h_last, (later, gates_LxBxH, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
+    outputs = network.readout(params.readout, h_last)
+    return Trace(jnp.concatenate([h_0[None], later]), outputs, noise_LxBxD, gates_LxBxH), kept
 
 
 def oracle_deltas(
@@ -203,14 +208,6 @@ class NetworkEnv(NamedTuple):
     def block_tangents(self, h_LxBxD: Array, v_LxBxD: Array) -> Array:
         """J_l v_l for each block alone."""
         return jax.vmap(self._block_tangent)(self.params.blocks, h_LxBxD, v_LxBxD)
-
-    def gates(self, h_LxBxD: Array) -> Array:
-        """Activation derivatives of the L blocks.
-
-        Raises:
-          ConfigError: the network declares no ``branch``.
-        """
-        return jax.vmap(branch_of(self, "activation derivatives").gates)(self.params.blocks, h_LxBxD)
 
     def mirrored(self, key: Key, samples: int) -> dict[str, Array]:
         """x^T (x W) / samples for each of the blocks' own matrices, x ~ N(0, I): its expectation is W (L, I, O).

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 import optax
 
 from jcredit.numerics import clip_by_norm
@@ -91,6 +92,13 @@ class Trace(NamedTuple):
     h_KxBxD: Array  # h_0 .. h_L
     outputs_BxC: Array
     noise_LxBxD: Array | None  # the process noise that entered h_1 .. h_L; None where there is none
+    gates_LxBxH: Array  # activation derivatives m_l of the blocks at h_0 .. h_{L-1}; without a ``branch`` H = 0
+
+    def take(self, index_N: Array | np.ndarray | slice) -> Trace:
+        """The trace of the samples ``index_N`` (N,) of the batch; samples may be left out or taken twice."""
+        h, outputs, noise, gates = self
+        noise = noise if noise is None else noise[:, index_N]
+        return Trace(h[:, index_N], outputs[index_N], noise, gates[:, index_N])
 
 
 # --- what an estimator sees -------------------------------------------------------------------------------------------
@@ -160,10 +168,6 @@ class Env(Protocol):
 
     def block_tangents(self, h_LxBxD: Array, v_LxBxD: Array) -> Array:
         """J_l v_l for each block alone (L, B, D)."""
-        ...
-
-    def gates(self, h_LxBxD: Array) -> Array:
-        """Activation derivatives m_l of the L blocks (L, B, H); only where the network has a ``branch``."""
         ...
 
     def mirrored(self, key: Key, samples: int) -> dict[str, Array]:

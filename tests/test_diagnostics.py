@@ -24,7 +24,7 @@ def quadratic(h_BxD) -> tuple[Any, Any]:
     loss_at = lambda ctx, layer_B, h: 0.5 * jnp.sum(h * h, axis=-1)  # noqa: E731
     env = SimpleNamespace(loss_at=loss_at, readout_loss=lambda h, target: loss_at(None, None, h))
     nothing = jnp.zeros((len(h_BxD), 1))
-    trace = Trace(jnp.stack([h_BxD, h_BxD]), nothing, None)
+    trace = Trace(jnp.stack([h_BxD, h_BxD]), nothing, None, nothing[None, :, :0])
     return env, Context(trace, nothing[:, 0], nothing, h_BxD)
 
 

@@ -28,6 +28,7 @@ from helpers import (
 
 import jcredit as jc
 from jcredit.estimators.linear_maps import chain_map, gate_map, make_map, mask_map, sweeps_map
+from jcredit.passes import branch_of
 from jcredit.types import EstState, OracleContext
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -188,7 +189,7 @@ def test_fa_and_chain_with_the_true_weights_are_back_propagation(x64, kind):
     @jax.jit
     def credits(weights, ctx):
         found = jc.fa().build().credit(EstState({}, weights), ctx, scene.env, KEY)
-        return found, chain_map().pull(weights, scene.env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD)
+        return found, chain_map().pull(weights, scene.env, ctx.trace, ctx.delta_BxD)
 
     found, pulled = credits(branch_weights_of(scene), scene.ctx)
     assert relative(found, scene.delta_KxBxD) < 1e-10
@@ -201,9 +202,9 @@ def test_sweeps_with_the_true_weights_become_back_propagation_in_as_many_as_ther
     x64, kind, relaxation
 ):
     scene = make_scene(kind)
-    h, delta, weights = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, branch_weights_of(scene)
-    found = {k: np.asarray(sweeps_map(k, relaxation).pull(weights, scene.env, h, delta)) for k in (1, 2, 3, 5)}
-    exact, chained = np.asarray(scene.delta_KxBxD), chain_map().pull(weights, scene.env, h, delta)
+    trace, delta, weights = scene.ctx.trace, scene.ctx.delta_BxD, branch_weights_of(scene)
+    found = {k: np.asarray(sweeps_map(k, relaxation).pull(weights, scene.env, trace, delta)) for k in (1, 2, 3, 5)}
+    exact, chained = np.asarray(scene.delta_KxBxD), chain_map().pull(weights, scene.env, trace, delta)
     assert relative(found[3], exact) < 1e-10 and relative(found[3], chained) < 1e-12
     assert relative(found[5], exact) < 1e-10  # more sweeps change nothing
     for k in (1, 2):
@@ -216,10 +217,11 @@ def test_sweeps_by_hand(x64):
     # F_j^T at h_j: one sweep is (I + F_0^T) delta_L (jacobi), or (I + F_0^T + F_1^T + F_2^T) delta_L (neumann), and
     # two of the latter add every ordered pair of branches
     scene = make_scene("image")
-    h, delta, weights = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, branch_weights_of(scene)
-    m = scene.env.gates(h)
-    f = [lambda a, j=j: scene.env.branch.pull(jax.tree.map(lambda w: w[j], weights), m[j], h[j], a) for j in range(3)]
-    at_0 = lambda k, how: sweeps_map(k, how).pull(weights, scene.env, h, delta)[0]  # noqa: E731
+    trace, delta, weights = scene.ctx.trace, scene.ctx.delta_BxD, branch_weights_of(scene)
+    h, m = trace.h_KxBxD, trace.gates_LxBxH
+    branch = branch_of(scene.env, "test")
+    f = [lambda a, j=j: branch.pull(jax.tree.map(lambda w: w[j], weights), m[j], h[j], a) for j in range(3)]
+    at_0 = lambda k, how: sweeps_map(k, how).pull(weights, scene.env, trace, delta)[0]  # noqa: E731
     first = delta + f[0](delta) + f[1](delta) + f[2](delta)
     np.testing.assert_allclose(at_0(1, "jacobi"), delta + f[0](delta), rtol=1e-9)
     np.testing.assert_allclose(at_0(2, "jacobi"), (g := delta + f[1](delta)) + f[0](g), rtol=1e-9)
@@ -238,10 +240,10 @@ def test_maps_start_as_the_broadcast(form):
     assert np.std(params["u"]) == pytest.approx(12**-0.5, rel=0.15) and not params["v"].any()
     rank = {"gate": 8, "mask": 36, "chain": 12}[form]
     assert params["u"].shape == (3, 12, rank) and params["v"].shape == (3, rank, 12)
-    h = scene.ctx.trace.h_KxBxD[:-1]
-    a = make_map(form, 8).pull(params, scene.env, h, scene.ctx.delta_BxD)
+    trace = scene.ctx.trace
+    a = make_map(form, 8).pull(params, scene.env, trace, scene.ctx.delta_BxD)
     np.testing.assert_array_equal(a, np.broadcast_to(scene.ctx.delta_BxD, (4, 8, 12)))
-    np.testing.assert_array_equal(make_map(form, 8).push(params, scene.env, h, normal(3, 3, 8, 12)), 0)
+    np.testing.assert_array_equal(make_map(form, 8).push(params, scene.env, trace, normal(3, 3, 8, 12)), 0)
 
 
 @pytest.mark.parametrize("kind", ["image", "ladder"])
@@ -251,9 +253,9 @@ def test_push_and_pull_are_adjoint(x64, kind, form):
     scene = make_scene(kind)
     tangent_map = make_map(form, 8)
     params = randomised(jax.eval_shape(lambda: tangent_map.init(jax.random.key(0), shapes_of(scene))), 2)
-    h, delta, v = scene.ctx.trace.h_KxBxD[:-1], normal(4, 8, 12), np.asarray(normal(5, 3, 8, 12))
-    push = jax.jit(lambda v: tangent_map.push(params, scene.env, h, v))
-    a = np.asarray(jax.jit(lambda delta: tangent_map.pull(params, scene.env, h, delta))(delta))
+    trace, delta, v = scene.ctx.trace, normal(4, 8, 12), np.asarray(normal(5, 3, 8, 12))
+    push = jax.jit(lambda v: tangent_map.push(params, scene.env, trace, v))
+    a = np.asarray(jax.jit(lambda delta: tangent_map.pull(params, scene.env, trace, delta))(delta))
     np.testing.assert_array_equal(a[-1], delta)
     for layer in range(3):
         if tangent_map.ends is None:
@@ -272,7 +274,7 @@ def test_gate_map_by_formula(x64):
     scene = make_scene("image")
     params = randomised(jax.eval_shape(lambda: gate_map(8).init(jax.random.key(0), shapes_of(scene))), 2)
     h, v = scene.ctx.trace.h_KxBxD[1], normal(5, 3, 8, 12)
-    found = gate_map(8).push(params, scene.env, scene.ctx.trace.h_KxBxD[:-1], v)[1]
+    found = gate_map(8).push(params, scene.env, scene.ctx.trace, v)[1]
     p = {name: np.asarray(value[1]) for name, value in params.items()}
     gate = 1 / (1 + np.exp(-2 * (np.asarray(scene.network.normalise(h)) @ p["g"] + p["c"][0])))
     for sample in range(8):
@@ -283,18 +285,18 @@ def test_gate_map_by_formula(x64):
 @pytest.mark.parametrize("kind", ["image", "ladder"])
 def test_mask_with_the_true_weights_of_one_block_is_back_propagation(x64, kind):
     scene = make_scene(kind, depth=1)
-    h = scene.ctx.trace.h_KxBxD[:-1]
-    a = jax.jit(lambda w: mask_map().pull(w, scene.env, h, scene.ctx.delta_BxD))(branch_weights_of(scene))
+    pull = jax.jit(lambda w: mask_map().pull(w, scene.env, scene.ctx.trace, scene.ctx.delta_BxD))
+    a = pull(branch_weights_of(scene))
     assert relative(a, scene.delta_KxBxD) < 1e-10
 
 
 def test_mask_takes_the_gates_of_its_own_and_later_blocks_alone(x64):
     scene = make_scene("image")
     params = randomised(jax.eval_shape(lambda: mask_map().init(jax.random.key(0), shapes_of(scene))), 2)
-    pull = jax.jit(lambda h: mask_map().pull(params, scene.env, h, scene.ctx.delta_BxD))
-    h = scene.ctx.trace.h_KxBxD[:-1]
+    pull = jax.jit(lambda m: mask_map().pull(params, scene.env, trace._replace(gates_LxBxH=m), scene.ctx.delta_BxD))
+    trace, m = scene.ctx.trace, scene.ctx.trace.gates_LxBxH
     for moved in range(3):
-        changed = [not np.array_equal(x, y) for x, y in zip(pull(h), pull(h.at[moved].multiply(-1)), strict=True)]
+        changed = [not np.array_equal(x, y) for x, y in zip(pull(m), pull(m.at[moved].multiply(-1)), strict=True)]
         assert changed == [layer <= moved for layer in range(3)] + [False]
 
 

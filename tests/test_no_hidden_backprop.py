@@ -85,9 +85,9 @@ def cheat_by_block_tangents(ctx, env):
 
 
 def cheat_by_gates(ctx, env):
-    """Gates are made of a block's input and weights: their pull holds a transposed W1."""
+    """Gates are made of a block's input and weights, read off the Env's object: their pull holds a transposed W1."""
     h = ctx.trace.h_KxBxD
-    gates, pull = jax.vjp(env.gates, h[:-1])
+    gates, pull = jax.vjp(lambda h: jax.vmap(env.branch.gates)(env.params.blocks, h), h[:-1])
     return h.at[:-1].set(pull(jnp.ones_like(gates))[0])
 
 
@@ -220,7 +220,7 @@ def test_a_context_holds_nothing_that_comes_from_the_gradient(strict):
     # Its fields by name: the forward pass, the target, and what is local to the output layer.
     scene = make_scene("image")
     assert scene.ctx._fields == ("trace", "target_B", "error_BxC", "delta_BxD")
-    assert scene.ctx.trace._fields == ("h_KxBxD", "outputs_BxC", "noise_LxBxD")
+    assert scene.ctx.trace._fields == ("h_KxBxD", "outputs_BxC", "noise_LxBxD", "gates_LxBxH")
     assert set(shapes_of(scene)._fields) == {"depth", "width", "outputs", "branch"}
 
 

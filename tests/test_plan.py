@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small, tiny
+from helpers import first_batch, small, start, tiny
 
 import jcredit as jc
 from jcredit import parts
@@ -44,6 +44,28 @@ def test_what_nobody_needs_is_free_branches_count_once_and_so_do_loops_of_unknow
 
     assert matmul_flops(until, jnp.ones((8, 8))) == 3 * 2 * 8**3
     assert matmul_flops(lambda x: x + 1, 1.0) == 0
+
+
+def test_what_is_done_twice_to_the_same_numbers_counts_once():
+    def twice(x, w, v):
+        first, again, other = jnp.tanh(x) @ w, jax.jit(jnp.matmul)(jnp.tanh(x), w), jnp.tanh(x) @ v
+        return first + again + jax.jit(jnp.matmul)(jnp.tanh(x), w) + (2 * x) @ w + other
+
+    eight = jnp.ones((8, 8))
+    # tanh(x) w bare, the same in a function of its own (there twice), tanh(x) v, and 2 x w.
+    assert matmul_flops(twice, eight, eight, eight) == 4 * 2 * 8**3
+
+
+def test_activation_derivatives_come_with_the_forward_pass():
+    # Feedback alignment walks back as back-propagation does, through matrices of the same sizes: if what it reads of
+    # the blocks, their gates, were formed anew, it would take more products.
+    flops = {}
+    for credit in (jc.bp(), jc.fa()):
+        config = tiny(credit, network=jc.image_mlp(depth=3, width=8))
+        run = make_run(config)
+        state, hp, data = start(run, config)
+        flops[credit.name] = matmul_flops(run.step, state, hp, data, first_batch(config))
+    assert flops["fa"] == flops["bp"]
 
 
 def test_memory_counts_arguments_and_donation():

@@ -45,7 +45,7 @@ def linear_network(depth: int, width: int) -> tuple[NetworkEnv, Context, Shapes,
     h = [normal(4, 6, width)]
     for block in a:
         h.append(h[-1] + h[-1] @ block)
-    trace = Trace(jnp.stack(h), h[-1] @ params.readout, None)
+    trace = Trace(jnp.stack(h), h[-1] @ params.readout, None, jnp.ones((depth, 6, width)))
     delta = [normal(5, 6, width)]
     for block in a[::-1]:
         delta.append(delta[-1] + delta[-1] @ block.T)
@@ -92,13 +92,12 @@ def test_coarse_maps_are_exact_on_a_linear_network(x64, depth):
         params["v"] = params["v"].at[first].set(np.eye(5))
         first += end - layer
     assert first == len(params["u"])
-    h = ctx.trace.h_KxBxD[:-1]
-    found = coarse_map().pull(params, env, h, ctx.delta_BxD)
+    found = coarse_map().pull(params, env, ctx.trace, ctx.delta_BxD)
     assert relative(found, exact) < 1e-12
     v = normal(7, depth, 6, 5)
     for layer, end in enumerate(ends):
         carried = v[layer] @ between(env.params.blocks, layer, end)
-        assert relative(v[layer] + coarse_map().push(params, env, h, v)[layer], carried) < 1e-12
+        assert relative(v[layer] + coarse_map().push(params, env, ctx.trace, v)[layer], carried) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["coarse", "sweeps from coarse", "gate later"])
@@ -139,10 +138,10 @@ def test_the_mask_by_blocks_is_the_mask_of_a_dense_branch(x64):
     env = scene.env._replace(network=scene.network._replace(branch=scene.network.branch._replace(dense=False)))
     shapes = shapes_of(scene)._replace(branch=env.branch)
     assert jax.tree.map(jnp.shape, mask_map().init(KEY, shapes)) == jax.tree.map(jnp.shape, own)
-    h, v = scene.ctx.trace.h_KxBxD[:-1], normal(4, 3, 8, 12)
+    trace, delta, v = scene.ctx.trace, scene.ctx.delta_BxD, normal(4, 3, 8, 12)
     for found, wanted in (
-        (mask_map().push(own, env, h, v), mask_map().push(dense, scene.env, h, v)),
-        (mask_map().pull(own, env, h, scene.ctx.delta_BxD), mask_map().pull(dense, scene.env, h, scene.ctx.delta_BxD)),
+        (mask_map().push(own, env, trace, v), mask_map().push(dense, scene.env, trace, v)),
+        (mask_map().pull(own, env, trace, delta), mask_map().pull(dense, scene.env, trace, delta)),
     ):
         assert relative(found, wanted) < 1e-12
 
@@ -165,15 +164,16 @@ def test_the_mask_of_a_dense_branch_takes_its_number_of_gates(x64):
         "u": jnp.concatenate([by_block["u"]] * 2, axis=3).reshape(3, 12, 72),
         "v": 0.5 * jnp.concatenate([by_block["v"]] * 2, axis=2).reshape(3, 72, 12),
     }
-    h, delta = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD
-    assert relative(mask_map().pull(two, env, h, delta), mask_map().pull(one, scene.env, h, delta)) < 1e-12
+    trace, delta = scene.ctx.trace, scene.ctx.delta_BxD
+    doubled = trace._replace(gates_LxBxH=jnp.concatenate([trace.gates_LxBxH] * 2, axis=-1))
+    assert relative(mask_map().pull(two, env, doubled, delta), mask_map().pull(one, scene.env, trace, delta)) < 1e-12
 
 
 def test_spans_of_one_block_are_the_chain(x64):
     scene = make_scene("ladder")
     spans = spans_map(lambda depth: np.arange(1, depth + 1), "chain")
-    h, delta = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD
-    assert relative(spans.pull(branch_weights_of(scene), scene.env, h, delta), scene.delta_KxBxD) < 1e-10
+    found = spans.pull(branch_weights_of(scene), scene.env, scene.ctx.trace, scene.ctx.delta_BxD)
+    assert relative(found, scene.delta_KxBxD) < 1e-10
 
 
 def test_coarse_maps_need_a_branch():
@@ -206,10 +206,10 @@ def test_what_neumann_sweeps_miss_is_bounded_by_the_norms_of_the_branches(x64, k
     # K sweeps hold every product of up to K branches; what is left is the longer ones, each at most the product of its
     # branches' norms: ||e_l|| <= sum_{k > K} e_k(b_l .. b_{L-1}) ||delta_L||.
     scene = make_scene(kind)
-    h, delta, weights = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, branch_weights_of(scene)
+    trace, delta, weights = scene.ctx.trace, scene.ctx.delta_BxD, branch_weights_of(scene)
     norms, size = branch_norms(scene), np.linalg.norm(delta, axis=-1)
     for k in (1, 2):
-        a = np.asarray(sweeps_map(k, "neumann").pull(weights, scene.env, h, delta))
+        a = np.asarray(sweeps_map(k, "neumann").pull(weights, scene.env, trace, delta))
         error = np.linalg.norm(a - scene.delta_KxBxD, axis=-1)
         for layer in range(3):
             bound = sum(elementary(norms[layer:])[k + 1 :], np.zeros(8)) * size
@@ -217,7 +217,7 @@ def test_what_neumann_sweeps_miss_is_bounded_by_the_norms_of_the_branches(x64, k
     # and each further sweep gains a power of the branches' size: at 1/100 of it the error of layer 0 is 100^-(K+1)
     small = {"u": weights["u"], "v": 1e-2 * weights["v"]}
     missed = lambda w, k: np.linalg.norm(  # noqa: E731
-        sweeps_map(k, "neumann").pull(w, scene.env, h, delta)[0] - chain_map().pull(w, scene.env, h, delta)[0]
+        sweeps_map(k, "neumann").pull(w, scene.env, trace, delta)[0] - chain_map().pull(w, scene.env, trace, delta)[0]
     )
     tiny_ = {"u": weights["u"], "v": 1e-3 * weights["v"]}
     for k in (1, 2):
@@ -228,16 +228,16 @@ def test_what_neumann_sweeps_miss_is_bounded_by_the_norms_of_the_branches(x64, k
 @pytest.mark.parametrize("begin", ["gate", "mask", "coarse"])
 def test_sweeps_from_any_start_end_in_the_chain(x64, relaxation, begin):
     scene = make_scene("image")
-    h, delta = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD
+    trace, delta = scene.ctx.trace, scene.ctx.delta_BxD
     maps = {k: sweeps_map(k, relaxation, begin, 8) for k in (1, 2, 3)}
     params = randomised(jax.eval_shape(lambda: maps[1].init(KEY, shapes_of(scene))), 2)
-    a_start = np.asarray(make_map(begin, 8).pull(params["start"], scene.env, h, delta))
-    chained = np.asarray(chain_map().pull(params["maps"], scene.env, h, delta))
-    found = {k: np.asarray(m.pull(params, scene.env, h, delta)) for k, m in maps.items()}
+    a_start = np.asarray(make_map(begin, 8).pull(params["start"], scene.env, trace, delta))
+    chained = np.asarray(chain_map().pull(params["maps"], scene.env, trace, delta))
+    found = {k: np.asarray(m.pull(params, scene.env, trace, delta)) for k, m in maps.items()}
     assert relative(found[3], chained) < 1e-12 and relative(a_start[:3], chained[:3]) > 0.1
     # One sweep takes the start's error through one branch (neumann), or through one whole block (jacobi).
-    error, m = a_start - chained, scene.env.gates(h)
-    through = np.asarray(jax.vmap(branch_of(scene.env, "test").pull)(params["maps"], m, h, jnp.asarray(error[1:])))
+    error, pull = a_start - chained, jax.vmap(branch_of(scene.env, "test").pull)
+    through = np.asarray(pull(params["maps"], trace.gates_LxBxH, trace.h_KxBxD[:-1], jnp.asarray(error[1:])))
     wanted = np.cumsum(through[::-1], axis=0)[::-1] if relaxation == "neumann" else error[1:] + through
     np.testing.assert_allclose((found[1] - chained)[:3], wanted, atol=1e-12)
 
@@ -262,19 +262,19 @@ def test_gates_that_see_later_states(x64):
     scene = make_scene("image")
     plain, later = gate_map(8), gate_map(8, "later")
     own, params = (m.init(KEY, shapes_of(scene)) for m in (plain, later))
-    h, delta, v = scene.ctx.trace.h_KxBxD[:-1], scene.ctx.delta_BxD, normal(5, 3, 8, 12)
+    trace, delta, v = scene.ctx.trace, scene.ctx.delta_BxD, normal(5, 3, 8, 12)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), own, {k: params[k] for k in own}))
     assert not params["later"].any()  # as gates that see their own state alone, until they learn more
     params = randomised(params, 2)
-    pull = jax.jit(lambda h: later.pull(params, scene.env, h, delta))
+    h, pull = trace.h_KxBxD, jax.jit(lambda h: later.pull(params, scene.env, trace._replace(h_KxBxD=h), delta))
     for moved in range(3):
         changed = [not np.array_equal(x, y) for x, y in zip(pull(h), pull(h.at[moved].multiply(-1)), strict=True)]
         assert changed == [layer <= moved for layer in range(3)] + [False]
-    pushed, pulled = later.push(params, scene.env, h, v), pull(h)[:3] - delta[None]
+    pushed, pulled = later.push(params, scene.env, trace, v), pull(h)[:3] - delta[None]
     np.testing.assert_allclose(jnp.sum(pushed * delta[None], -1), jnp.sum(v * pulled, -1), rtol=1e-10)
     # By formula at layer 1 of 3, which sees h_1 and h_2.
     p = {name: np.asarray(value) for name, value in params.items()}
-    seen = np.asarray(scene.network.normalise(h.reshape(-1, 12))).reshape(3, 8, 12)
+    seen = np.asarray(scene.network.normalise(h.reshape(-1, 12))).reshape(4, 8, 12)
     gate = 1 / (1 + np.exp(-2 * (seen[1] @ p["g"][1] + p["c"][1] + seen[2] @ p["later"][2])))
     assert relative(pushed[1], ((np.asarray(v[1]) @ p["u"][1]) * gate) @ p["v"][1]) < 1e-12
 

@@ -25,7 +25,7 @@ from jcredit.files import write_json, write_text
 from jcredit.study.command import Parser
 
 PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
-PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp")
+PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_chain")
 PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
     "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
     "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "25 minutes"),

@@ -23,6 +23,7 @@ LINES: dict[str, jc.Part] = {
     "tangent_gate": jc.tangent_gate(),
     "tangent_mask": jc.tangent_mask(),
     "tangent_chain": jc.tangent_chain(),
+    "tangent_sweeps K=2": jc.tangent_sweeps(2),
 }
 SCOPES = (
     ("batch",), ("adam",), ("estimator",), ("credit",), ("update", "embedding"), ("update",), ("forward", "embedding"),

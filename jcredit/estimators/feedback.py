@@ -48,6 +48,6 @@ def fa(scale: Positive = 1.0) -> Estimator:
 
     def credit(state, ctx, env, key):
         del key
-        return chain_pull(state.extra, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "fa")
+        return chain_pull(state.extra, env, ctx.trace, ctx.delta_BxD, "fa")
 
     return Estimator(init, credit, tier="0: random feedback, sequential", depth=all_blocks)

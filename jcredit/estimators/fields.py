@@ -69,7 +69,7 @@ def _linear_field(tangent_map: TangentMap) -> _Field:
     """Linear in delta_L: the terminal credit is exact, so its terminal loss is zero."""
 
     def credit(state, ctx, env):
-        return tangent_map.pull(state.params, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD)
+        return tangent_map.pull(state.params, env, ctx.trace, ctx.delta_BxD)
 
     def at(state, ctx, env, probe):
         a_KxBxD = credit(state, ctx, env)  # as the step asks for it: made once

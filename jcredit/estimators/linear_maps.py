@@ -16,7 +16,7 @@ import numpy as np
 
 from jcredit.numerics import float_type, layer_norm_tangent
 from jcredit.passes import branch_of
-from jcredit.types import Array, Env, Key, Params, Shapes, all_blocks
+from jcredit.types import Array, Env, Key, Params, Shapes, Trace, all_blocks
 
 MapForm = Literal["gate", "mask", "chain", "sweeps", "coarse"]
 Relaxation = Literal["jacobi", "neumann"]
@@ -29,8 +29,8 @@ class TangentMap(NamedTuple):
 
     Attributes:
       init: (key, Shapes) -> params.
-      push: (params, env, h_LxBxD, v_LxBxD) -> (P_l - I) v_l, the learned correction, for l = 0..L-1.
-      pull: (params, env, h_LxBxD, delta_BxD) -> a_0..a_L.
+      push: (params, env, trace, v_LxBxD) -> (P_l - I) v_l, the learned correction, for l = 0..L-1.
+      pull: (params, env, trace, delta_BxD) -> a_0..a_L.
       ends: L -> the state each P_l reaches, l+1..L, as a NumPy array; None where every block is fitted alone (chain).
       depth: the sequential depth of the credit (see ``Estimator.depth``).
       path: how a credit passes from block to block, for the tier; "" where every layer's comes at once.
@@ -39,8 +39,8 @@ class TangentMap(NamedTuple):
     """
 
     init: Callable[[Key, Shapes], Params]
-    push: Callable[[Params, Env, Array, Array], Array]
-    pull: Callable[[Params, Env, Array, Array], Array]
+    push: Callable[[Params, Env, Trace, Array], Array]
+    pull: Callable[[Params, Env, Trace, Array], Array]
     ends: Callable[[int], np.ndarray] | None
     depth: int | Callable[[int], int]
     path: str = ""
@@ -85,20 +85,20 @@ def gate_map(rank: int, sees: Sees = "own") -> TangentMap:
         later = {"later": jnp.zeros_like(gates)} if sees == "later" else {}
         return {**_init_low_rank(low_rank_key, shapes.depth, shapes.width, rank), "g": gates, "c": bias, **later}
 
-    def gates(params, env, h_LxBxD):
-        seen_LxBxD = env.normalise(h_LxBxD)
+    def gates(params, env, trace):
+        seen_LxBxD = env.normalise(trace.h_KxBxD[:-1])
         z_LxBxR = seen_LxBxD @ params["g"] + params["c"]
         if sees == "later":
             shares_LxBxR = seen_LxBxD @ params["later"]
             z_LxBxR = z_LxBxR + jax.lax.cumsum(shares_LxBxR, reverse=True) - shares_LxBxR
         return jax.nn.sigmoid(2 * z_LxBxR)
 
-    def push(params, env, h_LxBxD, v_LxBxD):
-        return _through(gates(params, env, h_LxBxD), v_LxBxD, params["u"], params["v"])
+    def push(params, env, trace, v_LxBxD):
+        return _through(gates(params, env, trace), v_LxBxD, params["u"], params["v"])
 
-    def pull(params, env, h_LxBxD, delta_BxD):
-        delta_LxBxD = jnp.broadcast_to(delta_BxD[None], h_LxBxD.shape)
-        back = _through(gates(params, env, h_LxBxD), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
+    def pull(params, env, trace, delta_BxD):
+        delta_LxBxD = jnp.broadcast_to(delta_BxD[None], trace.h_KxBxD[:-1].shape)
+        back = _through(gates(params, env, trace), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
         return _credit(delta_BxD, back)
 
     return TangentMap(init, push, pull, _to_the_end, depth=1, relative_to="input")
@@ -120,14 +120,15 @@ def spans_map(ends: Callable[[int], np.ndarray], wanted_by: str, path: str = "")
         zero = branch_of(shapes, wanted_by).zero
         return jax.vmap(zero)(jax.random.split(key, pairs(shapes.depth).shape[1]))
 
-    def push(params, env, h_LxBxD, v_LxBxD):
+    def push(params, env, trace, v_LxBxD):
+        h_LxBxD, m_LxBxH = trace.h_KxBxD[:-1], trace.gates_LxBxH
         l_P, j_P = pairs(h_LxBxD.shape[0])
-        m_LxBxH = env.gates(h_LxBxD)
         each_PxBxD = jax.vmap(branch_of(env, wanted_by).push)(params, m_LxBxH[j_P], h_LxBxD[l_P], v_LxBxD[l_P])
         return jax.ops.segment_sum(each_PxBxD, l_P, h_LxBxD.shape[0], indices_are_sorted=True)
 
-    def pull(params, env, h_LxBxD, delta_BxD):
-        depth, m_LxBxH = h_LxBxD.shape[0], env.gates(h_LxBxD)
+    def pull(params, env, trace, delta_BxD):
+        h_LxBxD, m_LxBxH = trace.h_KxBxD[:-1], trace.gates_LxBxH
+        depth = h_LxBxD.shape[0]
         reached, (l_P, j_P), level = ends(depth), pairs(depth), _levels(ends(depth))
         a_KxBxD = jnp.broadcast_to(delta_BxD[None], (depth + 1, *delta_BxD.shape))
         for step in range(1, level.max() + 1):
@@ -185,23 +186,24 @@ def mask_map() -> TangentMap:
         gates = jax.eval_shape(branch.zero, key)["u"].shape[-1]
         return _init_low_rank(key, shapes.depth, shapes.width, shapes.depth * gates)
 
-    def gates(env, h_LxBxD):
-        m_LxBxH = env.gates(h_LxBxD)
+    def gates(trace):
+        m_LxBxH = trace.gates_LxBxH
         depth, batch, _ = m_LxBxH.shape
         later_LxL = jnp.triu(jnp.ones((depth, depth), m_LxBxH.dtype))  # row l keeps the gates of blocks l..L-1
         kept = later_LxL[:, None, :, None] * jnp.swapaxes(m_LxBxH, 0, 1)[None]
         return kept.reshape(depth, batch, -1)
 
-    def push(params, env, h_LxBxD, v_LxBxD):
+    def push(params, env, trace, v_LxBxD):
         if not branch_of(env, "mask map").dense:
-            return by_blocks.push(params, env, h_LxBxD, v_LxBxD)
-        return _through(gates(env, h_LxBxD), layer_norm_tangent(h_LxBxD, v_LxBxD), params["u"], params["v"])
+            return by_blocks.push(params, env, trace, v_LxBxD)
+        return _through(gates(trace), layer_norm_tangent(trace.h_KxBxD[:-1], v_LxBxD), params["u"], params["v"])
 
-    def pull(params, env, h_LxBxD, delta_BxD):
+    def pull(params, env, trace, delta_BxD):
         if not branch_of(env, "mask map").dense:
-            return by_blocks.pull(params, env, h_LxBxD, delta_BxD)
+            return by_blocks.pull(params, env, trace, delta_BxD)
+        h_LxBxD = trace.h_KxBxD[:-1]
         delta_LxBxD = jnp.broadcast_to(delta_BxD[None], h_LxBxD.shape)
-        back = _through(gates(env, h_LxBxD), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
+        back = _through(gates(trace), delta_LxBxD, _transpose(params["v"]), _transpose(params["u"]))
         return _credit(delta_BxD, layer_norm_tangent(h_LxBxD, back))
 
     return TangentMap(init, push, pull, _to_the_end, depth=1)
@@ -213,20 +215,20 @@ def random_branches(key: Key, shapes: Shapes, scale: Array | float, wanted_by: s
     return jax.vmap(lambda k: random(k, scale))(jax.random.split(key, shapes.depth))
 
 
-def chain_pull(weights: Params, env: Env, h_LxBxD: Array, delta_BxD: Array, wanted_by: str) -> Array:
+def chain_pull(weights: Params, env: Env, trace: Trace, delta_BxD: Array, wanted_by: str) -> Array:
     """a_l = a_{l+1} + branch.pull(weights_l, m_l, h_l, a_{l+1}), from a_L = delta_L down: a_0..a_L (L+1, B, D).
 
     Raises:
       ConfigError: the network has no branch.
     """
-    branch, m_LxBxH = branch_of(env, wanted_by), env.gates(h_LxBxD)
+    branch = branch_of(env, wanted_by)
 
     def retreat(a, layer):
         own, m, h = layer
         before = a + branch.pull(own, m, h, a)
         return before, before
 
-    _, earlier = jax.lax.scan(retreat, delta_BxD, (weights, m_LxBxH, h_LxBxD), reverse=True)
+    _, earlier = jax.lax.scan(retreat, delta_BxD, (weights, trace.gates_LxBxH, trace.h_KxBxD[:-1]), reverse=True)
     return jnp.concatenate([earlier, delta_BxD[None]])
 
 
@@ -239,11 +241,11 @@ def chain_map() -> TangentMap:
     def init(key, shapes):
         return jax.vmap(branch_of(shapes, "chain map").zero)(jax.random.split(key, shapes.depth))
 
-    def push(params, env, h_LxBxD, v_LxBxD):
-        return jax.vmap(branch_of(env, "chain map").push)(params, env.gates(h_LxBxD), h_LxBxD, v_LxBxD)
+    def push(params, env, trace, v_LxBxD):
+        return jax.vmap(branch_of(env, "chain map").push)(params, trace.gates_LxBxH, trace.h_KxBxD[:-1], v_LxBxD)
 
-    def pull(params, env, h_LxBxD, delta_BxD):
-        return chain_pull(params, env, h_LxBxD, delta_BxD, "chain map")
+    def pull(params, env, trace, delta_BxD):
+        return chain_pull(params, env, trace, delta_BxD, "chain map")
 
     return TangentMap(init, push, pull, None, all_blocks, path="sequential")
 
@@ -271,13 +273,13 @@ def sweeps_map(sweeps: int, relaxation: Relaxation, start: Start = "delta", rank
         chain_key, start_key = jax.random.split(key)
         return {"maps": chain.init(chain_key, shapes), "start": first.init(start_key, shapes)}
 
-    def pull(params, env, h_LxBxD, delta_BxD):
-        branch, m_LxBxH = branch_of(env, "sweeps map"), env.gates(h_LxBxD)
+    def pull(params, env, trace, delta_BxD):
+        branch, h_LxBxD = branch_of(env, "sweeps map"), trace.h_KxBxD[:-1]
         maps = params if first is None else params["maps"]
 
         def sweep(a_KxBxD, _):
             above_LxBxD = a_KxBxD[1:]
-            branches_LxBxD = jax.vmap(branch.pull)(maps, m_LxBxH, h_LxBxD, above_LxBxD)
+            branches_LxBxD = jax.vmap(branch.pull)(maps, trace.gates_LxBxH, h_LxBxD, above_LxBxD)
             if relaxation == "jacobi":
                 below_LxBxD = above_LxBxD + branches_LxBxD
             else:
@@ -287,7 +289,7 @@ def sweeps_map(sweeps: int, relaxation: Relaxation, start: Start = "delta", rank
         if first is None:
             begin = jnp.broadcast_to(delta_BxD[None], (h_LxBxD.shape[0] + 1, *delta_BxD.shape))
         else:
-            begin = first.pull(params["start"], env, h_LxBxD, delta_BxD)
+            begin = first.pull(params["start"], env, trace, delta_BxD)
         return jax.lax.scan(sweep, begin, None, length=sweeps)[0]
 
     path = f"{sweeps} sweep{'s' * (sweeps > 1)}"

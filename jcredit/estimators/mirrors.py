@@ -47,9 +47,7 @@ def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: P
 
     return Estimator(
         init=lambda key, shapes: EstState(_random_weights(key, shapes, scale, "weight_mirror"), {}),
-        credit=lambda state, ctx, env, key: chain_pull(
-            state.params, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "weight_mirror"
-        ),
+        credit=lambda state, ctx, env, key: chain_pull(state.params, env, ctx.trace, ctx.delta_BxD, "weight_mirror"),
         loss=loss,
         optimizer=optax.sgd(learning_rate),
         tier="3: noise responses of single weights, sequential",
@@ -75,9 +73,7 @@ def kolen_pollack(scale: Positive = 1.0) -> Estimator:
 
     return Estimator(
         init=lambda key, shapes: EstState({}, _random_weights(key, shapes, scale, "kolen_pollack")),
-        credit=lambda state, ctx, env, key: chain_pull(
-            state.extra, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD, "kolen_pollack"
-        ),
+        credit=lambda state, ctx, env, key: chain_pull(state.extra, env, ctx.trace, ctx.delta_BxD, "kolen_pollack"),
         tier="1: the weights' own updates, sequential",
         depth=all_blocks,
         follow=follow,

@@ -35,7 +35,8 @@ def tangent_fit(
     to ||u_l||^2 (gate) or to what there is to explain, ||u_e - u_l||^2 with e the state reached (mask, coarse) or
     ||J_l v - v||^2 (chain).
     """
-    h_LxBxD = ctx.trace.h_KxBxD[:-1, :samples]
+    trace = ctx.trace.take(slice(samples))
+    h_LxBxD = trace.h_KxBxD[:-1]
     v_key, shuffle_key = jax.random.split(key)
     if tangent_map.ends is None:
         v_LxBxD = jax.random.normal(v_key, h_LxBxD.shape, h_LxBxD.dtype)
@@ -46,7 +47,7 @@ def tangent_fit(
         moved = u_KxBxD[tangent_map.ends(h_LxBxD.shape[0])] - v_LxBxD
     if shuffled:
         moved = moved[:, shuffled_order(shuffle_key, moved.shape[1])]
-    error = tangent_map.push(params, env, h_LxBxD, v_LxBxD) - moved
+    error = tangent_map.push(params, env, trace, v_LxBxD) - moved
     reference = moved if tangent_map.relative_to == "moved" else v_LxBxD
     return jnp.sum(jax.vmap(scale_free)(error, reference)), jnp.mean(jax.vmap(scale_free)(error, moved))
 
@@ -79,7 +80,7 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
 
     return Estimator(
         init=lambda key, shapes: EstState(tangent_map.init(key, shapes), {}),
-        credit=lambda state, ctx, env, key: tangent_map.pull(state.params, env, ctx.trace.h_KxBxD[:-1], ctx.delta_BxD),
+        credit=lambda state, ctx, env, key: tangent_map.pull(state.params, env, ctx.trace, ctx.delta_BxD),
         loss=loss,
         optimizer=optimizer,
         tier="3: tangents" + (f", {tangent_map.path}" if tangent_map.path else ""),

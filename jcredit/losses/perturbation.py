@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcredit.settings import ConfigError
-from jcredit.types import Array, Context, Env, Key, Trace
+from jcredit.types import Array, Context, Env, Key
 
 SCHEMES = ("central", "one_sided", "jvp")
 
@@ -65,14 +65,7 @@ def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array 
 
 def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
     """The batch made of the samples ``index_N`` (N,) of another; samples may be left out or taken twice."""
-    trace = ctx.trace
-    noise = trace.noise_LxBxD if trace.noise_LxBxD is None else trace.noise_LxBxD[:, index_N]
-    return Context(
-        Trace(trace.h_KxBxD[:, index_N], trace.outputs_BxC[index_N], noise),
-        ctx.target_B[index_N],
-        ctx.error_BxC[index_N],
-        ctx.delta_BxD[index_N],
-    )
+    return Context(ctx.trace.take(index_N), ctx.target_B[index_N], ctx.error_BxC[index_N], ctx.delta_BxD[index_N])
 
 
 def random_layers(key: Key, ctx: Context) -> Probe:

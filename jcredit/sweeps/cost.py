@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax.interpreters import partial_eval
 
 _ORIGIN = re.compile(r"%([\w.\-]+) = .*metadata=\{[^}\n]*op_name=\"([^\"]*)\"")
@@ -39,8 +39,9 @@ def memory_of(compiled: Any) -> Memory:
 def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
     """Floating-point operations of all matrix products and convolutions of a function, 2 m n k each.
 
-    Counted before any compiler has seen it, on whatever backend, without what no result needs; scans are multiplied
-    out, of branches the dearest counts, and a loop of unknown length counts once.
+    Counted before any compiler has seen it, on whatever backend, without what no result needs; what is done twice to
+    the same numbers counts once, as a compiler merges it; scans are multiplied out, of branches the dearest counts, and
+    a loop of unknown length counts once.
 
     Args:
       function: jit-able.
@@ -52,7 +53,20 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> float:
 def flops_of_jaxpr(jaxpr: Any) -> float:
     """``matmul_flops`` of what ``jax.make_jaxpr`` gives."""
     needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return sum(map(_flops_of_equation, needed.eqns))
+    total, number_of, numbers_after = 0.0, {}, {}
+
+    def number(atom: Any) -> Any:
+        """Equal for equal values."""
+        return str(atom) if isinstance(atom, Literal) else number_of.setdefault(atom, len(number_of))
+
+    for equation in needed.eqns:
+        same = (equation.primitive, *map(number, equation.invars), str(equation.params))
+        if same in numbers_after:
+            number_of |= zip(equation.outvars, numbers_after[same], strict=True)
+        else:
+            numbers_after[same] = [number(out) for out in equation.outvars]
+            total += _flops_of_equation(equation)
+    return total
 
 
 def _flops_of_equation(equation: Any) -> float:
