@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
             "S1 = Gamma - Gamma of dfa, S2 = rho - rho of dfa, each at the same seed; the figure has a dot per seed.",
             "vec scaled: the study's field times the RMS of the sample's delta_L, nothing else changed. mended vec:"
             " plus delta_L, no warm-up, lam h of 1e-4.",
-            "A Gamma near 1 with a large RMS(h_L) is trivial: the blocks hardly matter then, delta_l is near delta_L.",
+            "A Gamma near 1 with a large RMS(h_L) may be trivial: where states outgrow weights, delta_l nears delta_L.",
             "Study: seed 42 after 100 epochs (OV1, ON1). Quick takes 2,000 steps.",
         ),
     ),

@@ -72,6 +72,7 @@ from .estimators import (
 from .estimators import (
     weight_mirror as weight_mirror,
 )
+from .estimators.trunk import Trunk as Trunk
 from .losses.perturbation import (
     all_layers as all_layers,
 )
@@ -93,7 +94,16 @@ from .parts import (
     Arrays as Arrays,
 )
 from .parts import (
+    EstimatorPart as EstimatorPart,
+)
+from .parts import (
+    NetworkPart as NetworkPart,
+)
+from .parts import (
     Part as Part,
+)
+from .parts import (
+    TrunkPart as TrunkPart,
 )
 from .parts import (
     estimator as estimator,
@@ -110,6 +120,7 @@ from .parts import (
 from .parts import (
     trunk as trunk,
 )
+from .report.rows import ResultsError as ResultsError
 from .report.rows import Rows as Rows
 from .rules import cosine_rule as cosine_rule
 from .rules import inner_product as inner_product
@@ -138,7 +149,11 @@ from .settings import (
 from .settings import (
     Swept as Swept,
 )
+from .sweeps.batch import BatchError as BatchError
+from .sweeps.checkpoints import CheckpointError as CheckpointError
+from .sweeps.door import Interrupted as Interrupted
 from .sweeps.door import sweep as sweep
+from .tasks.image_data import DataError as DataError
 from .training import Run as Run
 from .training import make_run as make_run
 from .types import (
@@ -167,6 +182,9 @@ from .types import (
 )
 from .types import (
     Network as Network,
+)
+from .types import (
+    OracleContext as OracleContext,
 )
 from .types import (
     Shapes as Shapes,

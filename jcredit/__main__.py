@@ -28,7 +28,7 @@ from jcredit.study.found import directories
 from jcredit.study.rebuilding import DRAWN_BY, LEDGER, PAGE, check, report, said, write_claims, write_page
 from jcredit.study.scripts import description, load_experiments
 from jcredit.sweeps.cluster import dask_cluster
-from jcredit.sweeps.run import Interrupted
+from jcredit.sweeps.run import Stopped
 from jcredit.sweeps.watch import follow
 
 QUOTES = Path("docs/quotes.toml")
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except USER_ERRORS as error:
         print(f"python -m jcredit: {said(error)}", file=sys.stderr)
         sys.exit(2)
-    except (Interrupted, KeyboardInterrupt) as error:
+    except (Stopped, KeyboardInterrupt) as error:
         print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     except OSError as error:

@@ -15,7 +15,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive
 from jcredit.tasks import teacher
 from jcredit.types import Estimator
 
+T = TypeVar("T")
 PARTS = {"task": "task", "network": "network", "credit": "estimator", "rule": "rule"}
 """Which field of a ``Config`` holds which kind of part."""
 EXAMPLES = {
@@ -38,6 +39,21 @@ EXAMPLES = {
 }
 
 
+def _names_unknown_settings(cls: type[T]) -> type[T]:
+    """Has ``Config(...)`` name the nearest setting to one that is unknown, as ``replace`` does."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self, *args: Any, **given: Any) -> None:
+        for name in given:
+            known("setting", name, settings())
+        init(self, *args, **given)
+
+    cls.__init__ = checked
+    return cls
+
+
+@_names_unknown_settings
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides a run except its seed.  Defaults are jcredit's own (raw credit, no clipping)."""

@@ -64,11 +64,22 @@ def private_directory(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Tries to make a folder and a file in it, and leaves nothing behind.
+    """Tries to make a folder and a file in it, and leaves nothing behind but folders that others use, too.
 
     Raises:
       FileError: that cannot be done; a file is in the way, a name is too long, a place takes no files.
     """
+    try:
+        for _ in range(100):
+            with contextlib.suppress(FileNotFoundError):  # another process that tries has just removed a folder it made
+                return _try_to_write(path)
+        _try_to_write(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path} cannot hold results ({why}); name another folder") from error
+
+
+def _try_to_write(path: Path) -> None:
     made: list[Path] = []
     try:
         missing = [folder for folder in (path, *path.parents) if not _is_there(folder)]
@@ -78,9 +89,6 @@ def check_writable(path: Path) -> None:
                 made.append(folder)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".", suffix=".tmp"):
             pass
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"{path} cannot hold results ({why}); name another folder") from error
     finally:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # another process has put something there

@@ -125,18 +125,19 @@ def credit_of(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Ke
     """The estimator's a_0..a_L (L+1, B, D) for a forward pass.
 
     Raises:
-      ConfigError: a credit of another shape.
+      ConfigError: a credit of another shape or type.
     """
     estimator, ctx = built.estimator, seen.ctx
     view = with_oracle(built.task, built.network, state.params, ctx, seen.pulls) if estimator.oracle else ctx
     a_KxBxD = estimator.credit(state.estimator, view, seen.env, key)
-    wanted = ctx.trace.h_KxBxD.shape
+    h_KxBxD, name = ctx.trace.h_KxBxD, setup.config.credit.name
     found = getattr(a_KxBxD, "shape", type(a_KxBxD).__name__)
-    if found != wanted:
+    if found != h_KxBxD.shape:
         raise ConfigError(
-            f"credit of {setup.config.credit.name} has shape {found}, not {wanted}: give a_0..a_L, one for each hidden"
-            " state"
+            f"credit of {name} has shape {found}, not {h_KxBxD.shape}: give a_0..a_L, one for each hidden state"
         )
+    if a_KxBxD.dtype != h_KxBxD.dtype:
+        raise ConfigError(f"credit of {name} is of type {a_KxBxD.dtype}, hidden states are {h_KxBxD.dtype}: cast it")
     return a_KxBxD
 
 

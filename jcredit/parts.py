@@ -245,7 +245,7 @@ class Part:
 
     def __repr__(self) -> str:
         changed = (
-            f"{name}={'<arrays>' if isinstance(value, Arrays) else repr(value)}"
+            f"{name}={f'<arrays {value.digest[:8]}>' if isinstance(value, Arrays) else repr(value)}"
             for name, value in self.bound
             if value is not self.factory.settings[name].default and value != self.factory.settings[name].default
         )

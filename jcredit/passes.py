@@ -89,7 +89,8 @@ def _through_blocks(network: Network, params: NetParams, h_0: Array, noise_LxBxD
 
     if h_0.ndim != 2:
         raise ConfigError(f"embed returned states of shape {h_0.shape}; a network's states are (B, D): flatten them")
-    h_last, (later, gates_LxBxH, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
+    with jax.disable_jit(False):  # one pull per block cannot be stacked; what estimators and rules do stays eager
+        h_last, (later, gates_LxBxH, kept) = jax.lax.scan(advance, h_0, (params.blocks, noise_LxBxD))
     outputs = network.readout(params.readout, h_last)
     return Trace(jnp.concatenate([h_0[None], later]), outputs, noise_LxBxD, gates_LxBxH), kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import dis
 import functools
@@ -16,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jcredit.settings import ConfigError, brief
 
 _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
 
@@ -34,7 +37,10 @@ def source_hash(function: Callable) -> str:
 
     Followed are the functions, classes and values of its own module and of modules in the same folder, and what it
     closes over; a module of that folder which it uses as such counts with its whole text.  What it imports from
-    elsewhere is known by its name, and objects of classes made elsewhere by their class.
+    elsewhere is known by its name; an object of a class made elsewhere by what pickle would make it from.
+
+    Raises:
+      ConfigError: a value that nothing tells from another, such as a lock or an open file.
     """
     return hashlib.sha256(repr(_Identity(function.__module__).of(function)).encode()).hexdigest()[:12]
 
@@ -44,7 +50,8 @@ class _Identity:
 
     def __init__(self, home: str):
         self.home, self.folder = home, _folder_of(home)
-        self.met: dict[int, str] = {}  # functions and classes already told, by id
+        self.met: dict[int, str] = {}  # functions, classes and objects already told, by id
+        self.kept: list[Any] = []  # those objects, so that no other takes the id of one
 
     def of(self, value: Any) -> Any:
         """The identity of any value."""
@@ -80,13 +87,36 @@ class _Identity:
             return [self.of(value.factory), self.of(value.settings)]
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if isinstance(name, str):  # a module, or built in
-            return f"{getattr(value, '__module__', '')}.{name}"
+            bound = getattr(value, "__self__", None) if isinstance(value, types.BuiltinMethodType) else None
+            at = [] if bound is None or isinstance(bound, types.ModuleType | type) else [self.of(bound)]
+            return [f"{value.__module__}.{name}", *at] if at else f"{getattr(value, '__module__', '')}.{name}"
         if dataclasses.is_dataclass(value):
             return [
                 self.of(type(value)),
                 {f.name: self.of(getattr(value, f.name, None)) for f in dataclasses.fields(value)},
             ]
-        return [self.of(type(value)), self.of(vars(value)) if self._is_ours(type(value).__module__) else ""]
+        if id(value) in self.met:
+            return self.met[id(value)]
+        self.met[id(value)] = f"{type(value).__qualname__} #{len(self.met)}"
+        self.kept.append(value)
+        if self._is_ours(type(value).__module__) and hasattr(value, "__dict__"):
+            return [self.of(type(value)), self.of(vars(value))]
+        return self._rebuilt(value)
+
+    def _rebuilt(self, value: Any) -> Any:
+        """An object, by how pickle would make it anew."""
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            made = reduce(value) if reduce else value.__reduce_ex__(4)
+        except Exception as error:  # whatever an object says that no copy of it can be made
+            raise ConfigError(
+                f"what identifies a run cannot be told of {brief(value)}, a {type(value).__module__}"
+                f".{type(value).__qualname__} that {self.home} uses ({error}); make it a setting, or numbers and arrays"
+            ) from None
+        if isinstance(made, str):
+            return [self.of(type(value)), made]
+        # How it is called, what with, its state, and what its lists and mappings hold, which come as iterators.
+        return [self.of(list(part) if isinstance(part, Iterator) else part) for part in made]
 
     def _is_ours(self, module: str) -> bool:
         return module == self.home or (self.folder is not None and _folder_of(module) == self.folder)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +156,13 @@ def check_run(run: Run) -> Jaxpr:
     state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
     index = jax.ShapeDtypeStruct((run.config.batch_size,), jnp.int32)
     step, (after, _) = jax.make_jaxpr(run.step, return_shape=True)(state, hp, data, index)
+    for name in TrainState._fields:
+        old, new = (jax.tree.structure(getattr(s, name)) for s in (state, after))
+        if old != new:
+            raise ConfigError(
+                f"{run.config.credit.name}: a step turns state.{name} from {_brief(old)} into {_brief(new)}; its fields"
+                " must stay"
+            )
     for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             where = jax.tree_util.keystr(path)
@@ -165,6 +172,11 @@ def check_run(run: Run) -> Jaxpr:
             )
     jax.eval_shape(run.diagnose, state, hp, data)
     return step.jaxpr
+
+
+def _brief(structure: Any) -> str:
+    """A tree's structure without the name of its type."""
+    return str(structure).removeprefix("PyTreeDef(").removesuffix(")")
 
 
 # --- the start --------------------------------------------------------------------------------------------------------
@@ -191,6 +203,11 @@ def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
     shapes = shapes_of(network, params, task)
     # DFA and the warm-up take the same key, hence the same feedback matrices.
     est_state = estimator.init(est_key, shapes)
+    if not isinstance(est_state, EstState):
+        raise ConfigError(
+            f"{setup.config.credit.name}: init returns a {type(est_state).__name__}; return jc.EstState(params=...,"
+            " extra=...)"
+        )
     return TrainState(
         params=params,
         optimizer=ADAM.init(params),

@@ -44,11 +44,17 @@ def test_arrays_are_a_task(shape, dtype):
     np.testing.assert_allclose(plain.prepare(jnp.asarray(data[0])), data[0].astype(np.float32), rtol=1e-6)
 
 
-def test_a_constant_feature_is_no_division_by_zero():
+@pytest.mark.parametrize("value", [7.0, 0.0, 0.1, 1e5 + 1 / 3])
+def test_a_feature_that_is_constant_in_training_keeps_its_scale(value):
     x, y, x_test, y_test = my_arrays(5)
-    x = x.copy()
-    x[:, 2] = 7.0
-    assert np.isfinite(jc.tasks.arrays(x, y, x_test, y_test).build().prepare(x)).all()
+    x, x_test = x.copy(), x_test.copy()
+    x[:, 2], x_test[:, 2] = value, value + 1
+    prepare = jc.tasks.arrays(x, y, x_test, y_test).build().prepare
+    np.testing.assert_allclose(prepare(x)[:, 2], 0, atol=1e-2)
+    np.testing.assert_allclose(prepare(x_test)[:, 2], 1, atol=1e-2)
+    # One that varies is scaled, however small it is.
+    x[:, 3] = 1e-9 * np.arange(16)
+    assert np.std(jc.tasks.arrays(x, y, x_test, y_test).build().prepare(x)[:, 3]) == pytest.approx(1, rel=1e-3)
 
 
 def test_the_key_of_arrays_depends_on_their_contents():
@@ -74,13 +80,20 @@ def test_the_key_of_arrays_depends_on_their_contents():
         (lambda x, y, u, v: (x[:, 0], y, u, v), r"x has shape \(16,\); give \(samples, \.\.\.\)"),
         (lambda x, y, u, v: (x, y, u[:, :4], v), r"x_test has shape \(8, 4\)"),
         (lambda x, y, u, v: (x, y[:5], u, v), r"labels of x have shape \(5,\); give one for each of 16 samples"),
-        (lambda x, y, u, v: (x, y, u, v[:, None]), "labels of x_test have shape"),
-        (lambda x, y, u, v: (x[:0], y[:0], u, v), "labels of x have shape"),
-        (lambda x, y, u, v: (x, y.astype(float), u, v), "labels of x are float64 .* give whole numbers from 0"),
-        (lambda x, y, u, v: (x, y - 1, u, v), "labels of x are int64 from -1; give whole numbers from 0"),
+        (lambda x, y, u, v: (x, y, u, v[:, None]), r"y_test has labels of .* shape \(\d+, 1\)"),
+        (lambda x, y, u, v: (x[:0], y[:0], u, v), r"x has shape \(0, 5\); give \(samples, ...\), at least one of each"),
+        (lambda x, y, u, v: (x, y, u[:0], v[:0]), r"x_test has shape \(0, 5\); give"),
+        (lambda x, y, u, v: (x[:, :0], y, u[:, :0], v), r"x has shape \(16, 0\); give"),
+        (lambda x, y, u, v: (x, y.astype(float), u, v), "y has labels of type float64 .* give one whole number from 0"),
+        (lambda x, y, u, v: (x, y - 1, u, v), "y has labels of type int64 .* such as -1, 0.*; give one whole number"),
+        (lambda x, y, u, v: (x, y.astype(str), u, v), "y has labels of type <U.* such as 0, 1"),
+        (lambda x, y, u, v: (x.astype(str), y, u, v), "x is of type <U.*; give numbers"),
+        (lambda x, y, u, v: (x + 0j, y, u, v), "x is of type complex128; give numbers"),
+        (lambda x, y, u, v: ([[1.0], [1.0, 2.0]], y, u, v), "x is no array"),
+        (lambda x, y, u, v: (x * 1e39, y, u, v), "x holds values that are not finite in float32"),
         (lambda x, y, u, v: (np.where(x > 5, np.nan, x), y, u, v), "x holds values that are not finite"),
         (lambda x, y, u, v: (x, y, u / 0, v), "x_test holds values that are not finite"),
-        (lambda x, y, u, v: (x, 0 * y, u, 0 * v), "labels name one class only; give at least two"),
+        (lambda x, y, u, v: (x, 0 * y + 2, u, v), "all 16 labels are 2; give samples of at least two classes"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")

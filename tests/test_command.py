@@ -334,7 +334,7 @@ def test_an_own_estimator_runs_in_a_script_of_the_study(own_module):
         ("my_credit:a_rule", ["a rule's", "@jc.estimator"]),
         ("my_credit:plain", ["function", "@jc.estimator"]),
         ("jcredit:frozen", ["'frozen'", "already"]),
-        ("jcredit:frosen", ["frosen"]),
+        ("jcredit:frosen", ["frosen", "did you mean 'frozen'"]),
     ],
 )
 def test_a_wrong_estimator_is_one_line_and_status_2(capsys, own_module, spec, named):

@@ -189,6 +189,7 @@ SILENT: list[tuple[Any, str]] = [
     (lambda: jc.Config(credit=jc.inner_product()), r"credit=inner_product\(\) is no estimator"),
     (lambda: jc.Config(task=jc.ladder_mlp()), r"task=ladder_mlp\(\) is no task"),
     (lambda: CONFIG(rule=None), "rule=None is no rule"),
+    (lambda: jc.Config(learning_rat=1), "setting 'learning_rat' is unknown; did you mean 'learning_rate'"),
     (lambda: jc.Config().replace(learning_rat=1), "setting 'learning_rat' is unknown; did you mean 'learning_rate'"),
     (lambda: jc.Config().replace(**{"credit.sigma": 1}), "setting 'credit.sigma' is unknown"),
     (lambda: jc.Config(credit=as_part(jc.estimator, 3)), "its factory must return a jc.Estimator"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import small, tiny
@@ -15,7 +16,6 @@ import jcredit as jc
 from jcredit.report.rows import read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
-from jcredit.sweeps.run import Interrupted
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -209,6 +209,37 @@ def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_runs": -1}, "batch_runs=-1 must be a whole number from 1"),
+        ({"batch_runs": 1.5}, "batch_runs=1.5 must be"),
+        ({"seeds_per_batch": "auto"}, "seeds_per_batch='auto' must be"),
+        ({"seeds_per_batch": True}, "seeds_per_batch=True must be"),
+        ({"executor": "tcp://x", "results_dir": "runs"}, r"executor='tcp://x' is none of .* get_executor\(\)"),
+        ({"results_dir": ""}, "results_dir='' is no folder"),
+        ({"results_dir": 5}, "results_dir=5 is no folder"),
+        ({"results_dir": "a\0b"}, "is no folder"),
+    ],
+)
+def test_what_an_option_cannot_be_is_said_in_one_line(options, named):
+    with pytest.raises(jc.ConfigError, match=named):
+        jc.sweep({"bp": tiny()}, [0], progress=False, **options)
+
+
+def test_tasks_on_ones_own_arrays_are_told_apart_in_labels():
+    x, y = np.arange(12.0).reshape(6, 2), np.arange(6) % 2
+    tasks = [jc.tasks.arrays(by * x, y, x, y) for by in (1, 2)]
+    labels = [variant.label for variant in door._lines({"bp": jc.Config(task=tasks[0])}, {"task": tasks})]
+    assert len(set(labels)) == 2 and all("data=<arrays " in label for label in labels)
+
+
+def test_numbers_of_any_kind_are_varied_as_pythons():
+    for values in (np.asarray([0.5, 0.25], np.float32), jnp.asarray([0.5, 0.25]), [0.5, 0.25]):
+        lines = door._lines({"bp": tiny()}, {"learning_rate": values})
+        assert [line.label for line in lines] == ["bp learning_rate=0.5", "bp learning_rate=0.25"]
+
+
 def test_a_name_is_a_folder():
     with pytest.raises(jc.ConfigError, match=r"name='a/b'"):
         jc.sweep({"bp": tiny()}, [0], name="a/b")
@@ -219,9 +250,10 @@ def test_an_interrupted_sweep_goes_on_where_rows_are_kept_and_says_so_where_not(
     with monkeypatch.context() as patch:
         real = program._compile
         patch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), signal.SIGINT) or real(*a))
-        with pytest.raises(Interrupted, match="epoch 1 of 2; with results_dir"):
+        assert issubclass(jc.Interrupted, KeyboardInterrupt)  # passes by a caller's ``except Exception``
+        with pytest.raises(jc.Interrupted, match="epoch 1 of 2; with results_dir"):
             jc.sweep(configs, [0], progress=False)
-        with pytest.raises(Interrupted, match="the same command goes on"):
+        with pytest.raises(jc.Interrupted, match="the same command goes on"):
             jc.sweep(configs, [0], results_dir=tmp_path, progress=False)
     assert len(list((tmp_path / "sweep/sweep/cache").glob("*/program.json"))) == 1
     [row] = jc.sweep(configs, [0], results_dir=tmp_path, progress=False)

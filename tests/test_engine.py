@@ -20,7 +20,7 @@ from jcredit.report.rows import append_rows, read_rows
 from jcredit.sweeps import batch, engine, owners, program, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, run_batch
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
-from jcredit.sweeps.program import Interrupted, forget, in_flight
+from jcredit.sweeps.program import Stopped, forget, in_flight
 from jcredit.sweeps.run import keep_runs
 from jcredit.sweeps.variants import Folder, Request, Snapshot, Variant, snapshot_request
 
@@ -211,9 +211,7 @@ def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest
 
     with monkeypatch.context() as patch:
         patch.setattr(program, "_one_epoch", epoch)
-        with pytest.raises(
-            Interrupted, match=r"stopped; 2 of 4 batches had not begun; the same command goes on"
-        ) as raised:
+        with pytest.raises(Stopped, match=r"stopped; 2 of 4 batches had not begun; the same command goes on") as raised:
             sweep_into(tmp_path / "cut", lines, executor=pool)
     assert raised.value.signal == number
     assert len(list((tmp_path / "cut/tiny/smoke/cache").glob("*/checkpoint/*/meta.json"))) == 2

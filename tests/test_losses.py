@@ -97,6 +97,9 @@ def test_directional_loss_by_hand():
     assert directional_loss(a, v, jnp.asarray([[3.0], [2.0]])) == pytest.approx((4 + 0) / (9 + 4))
     assert directional_loss(0 * a, v, jnp.asarray([[3.0], [2.0]])) == 1
     assert directional_loss(a, v, jnp.asarray([[1.0], [2.0]])) == 0
+    for given, said in (((np.zeros(1, int),), "without depth"), ((np.ones(1, int), 1), "layers 1 to 1 with depth=1")):
+        with pytest.raises(ConfigError, match=said):
+            directional_loss(a, v, jnp.asarray([[1.0], [2.0]]), *given)
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------

@@ -72,6 +72,32 @@ def test_a_sweep_refuses_one_that_back_propagates_and_does_not_say_so():
     assert row["metrics"]["gamma"] == pytest.approx(1, abs=1e-5)
 
 
+def test_one_can_be_looked_into_with_jit_off():
+    seen = []
+
+    @jc.estimator
+    def watched() -> jc.Estimator:
+        inner = learned_feedback().build()
+
+        def credit(state, ctx, env, key):
+            a_KxBxD = inner.credit(state, ctx, env, key)
+            seen.append(a_KxBxD)
+            return a_KxBxD
+
+        return inner._replace(credit=credit)
+
+    config = tiny(watched())
+    run = jc.make_run(config)
+    state, hp, data = start(run, config)
+    index = jnp.arange(config.batch_size)
+    with jax.disable_jit():
+        after, metrics = run.step(state, hp, data, index)
+    assert np.asarray(seen[-1]).shape == (4, 8, 16)  # numbers to print, no tracers
+    compiled, wanted = jax.jit(run.step)(state, hp, data, index)
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-4, atol=1e-6), metrics, wanted))
+    assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-3), after.params, compiled.params))
+
+
 SETTINGS = dict(train_size=256, batch_size=16, epochs=10, test_size=64)
 
 

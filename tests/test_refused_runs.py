@@ -44,6 +44,13 @@ def test_a_credit_of_another_shape_is_refused(shape):
     refused(lambda: checked(tiny(credit_of_shape(shape))), re.escape(message))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64", "bfloat16"])
+def test_a_credit_of_another_type_is_refused(dtype):
+    broadcast = jc.broadcast().build()
+    cast = broadcast._replace(credit=lambda *args: broadcast.credit(*args).astype(dtype))
+    refused(lambda: checked(tiny(as_part(jc.estimator, cast))), f"is of type {dtype}, hidden states are float32: cast")
+
+
 @pytest.mark.parametrize(
     "name",
     ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "loss", "accuracy", "estimator_loss", "gamma",
@@ -80,6 +87,23 @@ def test_a_step_that_changes_the_states_type_is_refused():
     growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
     config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
     refused(lambda: checked(config), r"a step turns state\.estimator\.extra from float32.* shapes and types must stay")
+
+
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        (lambda state: (state.params, state.extra), r"state\.estimator from CustomNode\(.*EstState.* into \("),
+        (lambda state: jc.EstState(state.params, {"slow": state.extra}), r"state\.estimator from .* fields must stay"),
+    ],
+)
+def test_a_step_that_changes_the_states_fields_is_refused(update, said):
+    changing = jc.dfa().build()._replace(update=update, loss=lambda state, *rest: (jnp.sum(state.extra), {}))
+    refused(lambda: checked(tiny(as_part(jc.estimator, changing))), f"own: a step turns {said}")
+
+
+def test_a_state_that_is_none_is_refused():
+    config = tiny(as_part(jc.estimator, jc.dfa().build()._replace(init=lambda key, shapes: {"params": {}})))
+    refused(lambda: checked(config), r"own: init returns a dict; return jc\.EstState\(params")
 
 
 def test_hparams_of_another_static_shape_are_refused():

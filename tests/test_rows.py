@@ -9,6 +9,7 @@ from made_rows import line_of, make_row
 
 import jcredit as jc
 from jcredit.config import config_hash, described
+from jcredit.files import FileError
 from jcredit.report import rows as results
 from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
 from jcredit.report.schema import worse_than_nothing
@@ -165,6 +166,8 @@ def test_where_chooses_by_field_and_by_setting():
 
 def test_rows_plot_their_overview(tmp_path):
     swept().plot(tmp_path / "figure.png", "title")
+    with pytest.raises(FileError, match=r"figure.pdf': figures are PNGs; end its name in .png"):
+        swept().plot(tmp_path / "figure.pdf")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +44,17 @@ def test_plain_turns_arrays_into_strict_json():
 def test_numbers_that_are_not_finite_are_stored_as_null(tmp_path):
     results.append_rows(tmp_path / "rows.jsonl", [make_row(gamma=float("nan"), rho=np.float32(np.inf))])
     assert '"metrics": {"gamma": null, "rho": null}' in (tmp_path / "rows.jsonl").read_text()
+
+
+def test_processes_that_try_a_new_folder_at_once_do_not_disturb_each_other(tmp_path):
+    # Each makes the folders that are missing and removes those it made: another may find them gone in between.
+    folder = tmp_path / "new" / "sweep"
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda _: files.check_writable(folder), range(400)):
+            pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(files.FileError, match="cannot hold results"):
+        files.check_writable(tmp_path / ("long" * 100) / "sweep")
 
 
 def test_a_run_is_recorded_once(tmp_path):

@@ -1,14 +1,27 @@
 """What identifies a part of one's own: everything that it is made of, and nothing else."""
 
+import argparse
 import functools
 import importlib
 import importlib.util
 import itertools
+import operator
 import os
 import pickle
+import random
+import re
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from array import array
+from collections import deque
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -187,8 +200,29 @@ def test_what_a_factory_closes_over_is_part_of_it(tmp_path):
     assert hashes == [module.made(value).source for value in values]  # told again, the same
 
 
+def test_objects_of_classes_made_elsewhere_are_known_by_what_they_hold():
+    def values():
+        yield from (argparse.Namespace(beta=1.0), argparse.Namespace(beta=2.0), argparse.Namespace(beta={"b", "a"}))
+        yield from (SimpleNamespace(a=np.zeros(2)), SimpleNamespace(a=np.ones(2)), Path("a.npy"), Path("b.npy"))
+        yield from (Decimal("1"), Decimal("2"), date(2020, 1, 1), date(2020, 1, 2), deque([1]), deque([2]))
+        yield from (bytearray(b"a"), bytearray(b"b"), array("d", [1]), array("d", [2]), re.compile("a"))
+        yield from (re.compile("b"), Fraction(1, 3), Fraction(2, 3), signal.SIGINT, signal.SIGTERM)
+        yield from (operator.itemgetter(1), operator.itemgetter(2), deque([1]).count, deque([2]).count)
+        yield from (random.Random(1), random.Random(2))
+        knot = SimpleNamespace(a=1)
+        knot.itself = knot
+        yield knot
+
+    hashes = [_Identity("author").of(value) for value in values()]
+    assert len({repr(found) for found in hashes}) == len(hashes)
+    assert hashes == [_Identity("author").of(value) for value in values()]  # of equal ones, the same
+    with pytest.raises(jc.ConfigError, match=r"of <unlocked _thread.lock .* that author uses .*; make it a setting"):
+        _Identity("author").of({"lock": threading.Lock()})
+
+
 def test_a_key_is_the_same_in_every_process(tmp_path):
-    text = MODULE + '\nNAMES = frozenset({"a", "b", "c", "d"})\nuses_set = made((NAMES, TABLE, nested, MAP))\n'
+    values = 'NAMES = frozenset({"a", "b", "c", "d"})\nGIVEN = argparse.Namespace(a={"x", "y"})'
+    text = f"import argparse\n{MODULE}\n{values}\nuses_set = made((NAMES, TABLE, nested, MAP, GIVEN))\n"
     module = loaded(tmp_path, text)
     here = [module.mine().factory.source, module.uses_set.source]
     path = tmp_path / "elsewhere"

@@ -16,7 +16,7 @@ from jcredit.report.rows import ResultsError, read_rows
 from jcredit.sweeps import batch, program, run
 from jcredit.sweeps.layout import Layout, choose_layout
 from jcredit.sweeps.record import estimator_blew_up, first_bad_epoch
-from jcredit.sweeps.run import Interrupted
+from jcredit.sweeps.run import Stopped
 from jcredit.training import make_run
 
 pytest_plugins = ["sharing"]
@@ -55,7 +55,7 @@ def test_finished_runs_are_skipped_and_only_the_missing_ones_run(tmp_path, monke
 def interrupted(path, variants, **options):
     """A sweep that is stopped by a signal while its first epoch is still being compiled, hence behind that epoch."""
     real = program._compile
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="epoch 1 of 3"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped, match="epoch 1 of 3"):
         patch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), signal.SIGTERM) or real(*a))
         sweep_into(path, variants, **options)
 

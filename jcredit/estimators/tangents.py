@@ -67,7 +67,7 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
         if samples > batch:
             raise ConfigError(
                 f"samples={samples} of a tangent bridge exceeds a batch of {batch}; lower it, or raise batch_size and"
-                " diagnostic_samples"
+                " diagnostic_samples (and give the task as many evaluation samples)"
             )
         fit = lambda of, params, key: tangent_fit(of, params, ctx, env, key, samples, shuffled)  # noqa: E731
         if tangent_map.start is None:

@@ -105,7 +105,7 @@ def shuffled_order(key: Key, batch: int) -> Array:
 
 
 def directional_loss(
-    a_BxD: Array, v_MxBxD: Array, g_MxB: Array, layer_B: Array | np.ndarray | None = None, depth: int = 1
+    a_BxD: Array, v_MxBxD: Array, g_MxB: Array, layer_B: Array | np.ndarray | None = None, depth: int | None = None
 ) -> Array:
     """sum (<a, v> - g)^2 / sum g^2 at each layer, then the mean over layers: 1 for a = 0, 0 for the exact gradient.
 
@@ -115,11 +115,19 @@ def directional_loss(
       g_MxB: their measured effects.
       layer_B: each sample's layer; None takes all samples for those of one layer.  Layers met by no sample, or at which
         no effect was measured, do not count.
-      depth: number of layers L.
+      depth: number of layers L; wanted with ``layer_B``.
+
+    Raises:
+      ConfigError: layers without their number, or (where they are known, not traced) one that is not below it.
     """
+    if layer_B is None:
+        layer_B, depth = np.zeros(g_MxB.shape[1], np.int32), 1
+    if depth is None:
+        raise ConfigError("directional_loss: layer_B is given without depth, the number of layers L; give both")
+    if isinstance(layer_B, np.ndarray) and layer_B.size and not 0 <= layer_B.min() <= layer_B.max() < depth:
+        raise ConfigError(f"directional_loss: layers {layer_B.min()} to {layer_B.max()} with depth={depth}; give all L")
     errors_B = jnp.sum((jnp.sum(a_BxD[None] * v_MxBxD, axis=-1) - g_MxB) ** 2, axis=0)
     effects_B = jnp.sum(g_MxB**2, axis=0)
-    layer_B = np.zeros(g_MxB.shape[1], np.int32) if layer_B is None else layer_B
     at_layer = lambda x_B: jax.ops.segment_sum(x_B, layer_B, depth)  # noqa: E731
     error_L, effect_L = at_layer(errors_B), at_layer(effects_B)
     met_L = (effect_L > 0).astype(effect_L.dtype)

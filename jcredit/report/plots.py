@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from jcredit.files import write_bytes
+from jcredit.files import FileError, write_bytes
 from jcredit.report import stats
 from jcredit.report.schema import Row, grouped, number_at
 from jcredit.report.series import curve_points, over_seeds, points_at, profile_points
@@ -279,7 +279,13 @@ def _legend(axis: Axes) -> None:
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG atomically: the same bytes for the same figure, whatever Matplotlib is called."""
+    """Writes a PNG atomically: the same bytes for the same figure, whatever Matplotlib is called.
+
+    Raises:
+      FileError: the file is named as one of another kind.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise FileError(f"figure {str(path)!r}: figures are PNGs; end its name in .png")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})  # else the bytes name matplotlib's version
     write_bytes(path, buffer.getvalue())

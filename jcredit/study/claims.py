@@ -124,9 +124,9 @@ def judge(claim: Claim, by_preset: Mapping[str, Lines]) -> Verdict:
         for name, part in parts.items()
         for check, outcome in zip(claim.readings[name].checks, part.outcomes, strict=True)
     )
-    seeds = [len(x.at(rows)) for r in run.values() for x in r.ours] + [
-        o.n for part in parts.values() for o in part.outcomes
-    ]
+    telling = {name: r for name, r in run.items() if not parts[name].broken} or run
+    seeds = [len(x.at(rows)) for r in telling.values() for x in r.ours]
+    seeds += [outcome.n for name in telling or parts for outcome in parts[name].outcomes]
     return Verdict(
         claim.id, claim.phase, claim.text, claim.study,
         _renamed(_shown({name: r.ours for name, r in run.items()}, rows), blocks),
@@ -275,9 +275,11 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         f"- An order needs an exact sign-flip test of paired differences with p <= {LEVEL:g}: {SEEDS_NEEDED} seeds at"
         " least. A size needs a mean within a tolerance of the study's figure and an interval no wider than that band,"
         " an equality the whole interval within it.",
-        "- Some predicates yes and some no: *partly*. Any that wants rows or seeds leaves its claim *undecided*, as"
-        " does an estimator that diverges or whose relative error (of a field, a tangent map, a predicted state) ends"
-        " above that of zero; where another reading of the estimator does not, that one judges the claim.",
+        "- Some predicates yes and some no: *partly*, whatever six seeds leave open. A predicate that wants rows or"
+        " seeds leaves its claim *undecided*, and so does one that six seeds leave open where the others do not"
+        " disagree, be they all yes or all no. So does an estimator that diverges or whose relative error (of a field,"
+        " a tangent map, a predicted state) ends above that of zero; where another reading of it does not, that one"
+        " judges the claim.",
         "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
         " that were run.",
         "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"

@@ -30,7 +30,7 @@ from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
-from jcredit.sweeps.run import Interrupted, plan_sweep, run_sweep
+from jcredit.sweeps.run import Stopped, plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 from jcredit.tasks.image_data import DataError
 
@@ -265,7 +265,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     Raises:
       ConfigError, DataError, ResultsError, CheckpointError, ClusterError: with one line that names the value and the
         fix.
-      BatchError, Interrupted: with one line that ends in the command that goes on.
+      BatchError, Stopped: with one line that ends in the command that goes on.
     """
     args, overrides = _arguments(experiment, argv)
     grid = grid_of(experiment, args.preset, overrides, args.own)
@@ -285,7 +285,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
                 wanted, args.seeds, folder, data_dir=args.data_dir, seeds_per_batch=args.seeds_per_batch,
                 progress=not args.no_progress, there=there, executor=executor, batch_runs=args.batch_runs,
             )  # fmt: skip
-    except (BatchError, Interrupted) as error:
+    except (BatchError, Stopped) as error:
         error.args = (f"{error}: {_to_go_on(experiment, args, argv)}",)
         raise
     write_json(folder.directory / "config.json", describe_sweep(experiment, args, overrides, grid))
@@ -376,7 +376,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
         sys.exit(_say(experiment, error, 2))
     except BatchError as error:
         sys.exit(_say(experiment, error, 1))
-    except Interrupted as error:
+    except Stopped as error:
         sys.exit(_say(experiment, error, 128 + error.signal))
     except KeyboardInterrupt as error:
         sys.exit(_say(experiment, error, 128 + signal.SIGINT))

@@ -73,7 +73,7 @@ def _factory(kind: str, module_name: str, name: str) -> Factory:
         raise ConfigError(f"module {module_name!r} cannot be imported ({type(error).__name__}: {error})") from error
     factory = getattr(module, name, None)
     if factory is None:
-        known(f"{module_name}:", name, [n for n, value in vars(module).items() if _makes(value, kind)])
+        known(f"{module_name}:", name, [n for n in dir(module) if _makes(getattr(module, n, None), kind)])
     if not _makes(factory, kind):
         what = f"{a(factory.kind)}'s factory" if isinstance(factory, Factory) else a(type(factory).__name__)
         raise ConfigError(f"{name} is {what}, not {a(kind)}'s; declare it with @jc.{kind}")

@@ -32,7 +32,7 @@ from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, 
 from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.record import rows_elsewhere
-from jcredit.sweeps.run import Interrupted, run_sweep
+from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 LIST = "reproduce.toml"
@@ -245,7 +245,7 @@ def walk(
       executor, batch_runs: as in ``run_sweep``.
 
     Raises:
-      Interrupted, KeyboardInterrupt: on SIGINT or SIGTERM, with a checkpoint if a program was running.
+      Stopped, KeyboardInterrupt: on SIGINT or SIGTERM, with a checkpoint if a program was running.
     """
     use_all_cores()
     keep_compiled_programs()
@@ -259,7 +259,7 @@ def walk(
                 ran |= _run(
                     item, results_dir, data_dir=data_dir, progress=progress, executor=executor, batch_runs=batch_runs
                 )
-            except Interrupted as error:
+            except Stopped as error:
                 if not alarm.rang:
                     raise
                 _write(item, results_dir)

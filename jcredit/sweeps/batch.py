@@ -22,8 +22,8 @@ from jcredit.sweeps import owners, plan, snapshots
 from jcredit.sweeps.forecast import Bar, Work
 from jcredit.sweeps.layout import Layout, keep_compiled_programs, use_all_cores
 from jcredit.sweeps.program import (
-    Interrupted,
     Session,
+    Stopped,
     advance,
     forget,
     in_flight,
@@ -99,7 +99,7 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
 
     Raises:
       BatchError: this process does not see the results directory of the sweep.
-      Interrupted: the sweep is to stop; there is a checkpoint.
+      Stopped: the sweep is to stop; there is a checkpoint.
       ConfigError, DataError, CheckpointError, ResultsError: as in ``run_sweep``.
     """
     set_up = contextlib.nullcontext() if session else _numerics_of(batch)
@@ -167,7 +167,7 @@ def _waiting(session: Session) -> Callable[[owners.Owner], None]:
 
     def waiting(other: owners.Owner) -> None:
         if session.stopped():
-            raise Interrupted(f"stopped while waiting for {other}; the same command goes on from there")
+            raise Stopped(f"stopped while waiting for {other}; the same command goes on from there")
         if other.id not in said:
             said.add(other.id)
             session.bar.set_description(f"waiting for {other}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jcredit.config import Config, change, paths_of
@@ -16,11 +18,18 @@ from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import use_all_cores
 from jcredit.sweeps.record import as_line, keep_order
-from jcredit.sweeps.run import Interrupted, run_sweep
+from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 PRESET = "sweep"
 """The folder below the sweep's name, where an experiment has its presets."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A sweep was asked to stop, by SIGINT or SIGTERM, and has stopped after an epoch.
+
+    As an interrupt it passes by ``except Exception``: a loop over sweeps stops as a whole.
+    """
 
 
 def sweep(
@@ -73,26 +82,49 @@ def sweep(
       BatchError: programs failed in other processes; all others are finished.
       Interrupted: on SIGINT or SIGTERM.
     """
-    if executor is not None and results_dir is None:
-        raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
+    _check_options(results_dir, seeds_per_batch, executor, batch_runs)
     variants, seeds = _lines(configs, vary or {}), checked_seeds(seeds)
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
-    if results_dir is not None:
-        folder = Folder(Path(results_dir), name, PRESET)
-        folder.check()
-        keep_order(folder.directory, [variant.label for variant in variants])
-        return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
-    with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
-        try:
+    try:
+        if results_dir is not None:
+            folder = Folder(Path(results_dir), name, PRESET)
+            folder.check()
+            keep_order(folder.directory, [variant.label for variant in variants])
+            return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
+        with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
             rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)
-        except Interrupted as error:
-            stopped = str(error).partition(";")[0]
-            raise Interrupted(f"{stopped}; with results_dir the same call would go on from there") from None
-        return _labelled(rows, variants, seeds)
+            return _labelled(rows, variants, seeds)
+    except Stopped as error:
+        stopped = str(error).partition(";")[0]
+        kept = "with results_dir the same call would go on from there"
+        raise Interrupted(f"{stopped}; {kept}" if results_dir is None else str(error)) from None
+
+
+def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_runs: Any) -> None:
+    """Of those that have a type and no home of their own.
+
+    Raises:
+      ConfigError: one that cannot be what it is to be.
+    """
+    if results_dir is not None:
+        text = os.fspath(results_dir) if isinstance(results_dir, str | os.PathLike) else None
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise ConfigError(f"results_dir={brief(results_dir)} is no folder; give its path, or None for none")
+    for name, value in (("seeds_per_batch", seeds_per_batch), ("batch_runs", batch_runs)):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
+            raise ConfigError(f"{name}={brief(value)} must be a whole number from 1, or None")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ConfigError(
+            f"executor={brief(executor)} is none of concurrent.futures; of a Dask cluster give"
+            " distributed.Client('tcp://HOST:8786').get_executor()"
+        )
+    if executor is not None and results_dir is None:
+        raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
 
 
 def _labelled(rows: Sequence[Row], variants: Sequence[Variant], seeds: Sequence[int]) -> Rows:
@@ -119,7 +151,7 @@ def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> 
     if not isinstance(vary, Mapping):
         raise ConfigError(f"vary={brief(vary)} must be settings and their values, {{'learning_rate': [1e-3, 3e-3]}}")
     values = {name: _values(name, given) for name, given in vary.items()}
-    return [
+    variants = [
         Variant(
             "".join([label, *(f" {name}={_shown(value)}" for name, value in chosen)]), _varied(label, config, chosen)
         )
@@ -128,13 +160,18 @@ def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> 
             tuple(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())
         )
     ]
+    labels = [variant.label for variant in variants]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise ConfigError(f"two lines are called {twice!r}: their values look alike; give each a label in configs")
+    return variants
 
 
 def _values(name: str, given: Any) -> list[Any]:
     """The values of a varied setting; numbers as Python's own."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise ConfigError(f"vary: {name}={given!r} must be a list of values")
-    values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    scalar = lambda value: isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0  # noqa: E731
+    values = [value.item() if scalar(value) else value for value in given]
     repeated = [value for i, value in enumerate(values) if value in values[:i]]
     if not values:
         raise ConfigError(f"vary: {name}=[] has no values; give some, or leave {name} out")

@@ -20,7 +20,7 @@ from jcredit.sweeps import owners, snapshots, status
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
 from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
-from jcredit.sweeps.program import Interrupted, Session, in_flight
+from jcredit.sweeps.program import Session, Stopped, in_flight
 from jcredit.sweeps.variants import Folder, Request
 from jcredit.training import Run
 
@@ -79,7 +79,7 @@ def run_all(
       batch_runs: runs in a batch, at most (None: all of a program, or a share of it for each worker of a cluster).
 
     Raises:
-      ConfigError, BatchError, Interrupted: as ``run_sweep``.
+      ConfigError, BatchError, Stopped: as ``run_sweep``.
     """
     if not programs:
         return
@@ -216,13 +216,13 @@ def hand_out(
       persistent: whether other batches still run when one fails.
 
     Raises:
-      Interrupted: the sweep was to stop, and was not at its end.
+      Stopped: the sweep was to stop, and was not at its end.
       BatchError: the executor itself was lost; or a batch failed (where ``persistent``, after all others).
       Exception: what a batch raised, if it is the user's to mend (a ``ValueError``) or not ``persistent``.
     """
     waiting, running = [_job(batch) for batch in batches], dict[Future, _Job]()
     failed: list[tuple[_Job, Exception]] = []
-    stopped: list[Interrupted] = []
+    stopped: list[Stopped] = []
     try:
         while waiting or running:
             ready = None if persistent and stopping() else _ready(waiting, [*running.values(), *(j for j, _ in failed)])
@@ -238,7 +238,7 @@ def hand_out(
                 job = running.pop(future)
                 try:
                     take(job.batch, future.result())
-                except Interrupted as error:
+                except Stopped as error:
                     stopped.append(error)
                     if not persistent:
                         raise
@@ -255,7 +255,7 @@ def hand_out(
             future.cancel()
     if stopped or (stopping() and waiting):
         left = f"; {len(waiting)} of {len(batches)} batches had not begun" if waiting else ""
-        raise Interrupted(f"stopped{left}; the same command goes on from there")
+        raise Stopped(f"stopped{left}; the same command goes on from there")
     if failed:
         _raise(failed, len(waiting))
 

@@ -27,7 +27,7 @@ from jcredit.training import Run, epoch_and_scores
 CHECKPOINT_SECONDS = 60.0
 
 
-class Interrupted(RuntimeError):
+class Stopped(RuntimeError):
     """The sweep was asked to stop; its checkpoint is on disk.
 
     Attributes:
@@ -186,9 +186,7 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
             checkpoints.save(cache / "checkpoint", state, progress.to_json(), cache.name)
             saved = time.perf_counter()
         if stopped:
-            raise Interrupted(
-                f"stopped at epoch {progress.epoch} of {config.epochs}; the same command goes on from there"
-            )
+            raise Stopped(f"stopped at epoch {progress.epoch} of {config.epochs}; the same command goes on from there")
     own = [progress.of_run(i) for i in range(len(group))]
     return Trained(own, layout, (state, hp, data), compiled.seconds if compiled is not None else 0.0)
 

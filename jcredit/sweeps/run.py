@@ -24,8 +24,8 @@ from jcredit.sweeps.batch import Batch
 from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.forecast import Bar, Work
-from jcredit.sweeps.program import Interrupted as Interrupted
 from jcredit.sweeps.program import Session, composition, forget, what_is_run
+from jcredit.sweeps.program import Stopped as Stopped
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
 from jcredit.training import check_run, make_run
@@ -64,7 +64,7 @@ def run_sweep(
       ResultsError: earlier rows cannot be read; they are left as they are.
       ConfigError: a run that cannot be built, cannot start from its snapshot, or cannot be sent to other processes.
       BatchError: batches failed; all others are finished.
-      Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+      Stopped: on SIGINT or SIGTERM, after a checkpoint.
     """
     commit = git_commit()
     wanted = _requests(variants, seeds)
@@ -130,7 +130,7 @@ def keep_runs(
     Raises:
       ConfigError: a run that cannot be built.
       CheckpointError: what was kept is damaged.
-      Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+      Stopped: on SIGINT or SIGTERM, after a checkpoint.
     """
     wanted = snapshots.not_kept(requests, results_dir)
     programs = _programs(wanted, None, results_dir, data_dir)
@@ -265,7 +265,7 @@ def _session(
             stopped = lambda: bool(stop)  # noqa: E731
             try:
                 yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
-            except Interrupted as error:
+            except Stopped as error:
                 error.signal = stop[0] if stop else error.signal
                 raise
 

@@ -44,12 +44,14 @@ def arrays_task(data: Arrays, classes: Classes, normalise: bool = True) -> Task:
       data: (x, y, x_test, y_test).
       classes: number of classes C.
       normalise: whether inputs are shifted and scaled to mean 0 and deviation 1 over the training samples, for each
-        feature of vectors and each channel of images.
+        feature of vectors and each channel of images; one that is constant there is shifted alone.
     """
     train_x, train_y, test_x, test_y = data
     axes = tuple(range(train_x.ndim - 1)) if train_x.ndim > 2 else (0,)
     mean = train_x.mean(axes, dtype=np.float64) if normalise else np.zeros(1)
-    scale = 1 / np.maximum(train_x.std(axes, dtype=np.float64), 1e-6) if normalise else np.ones(1)
+    deviation = train_x.std(axes, dtype=np.float64) if normalise else np.ones(1)
+    varies = deviation > 1e-7 * np.abs(mean)  # less than that, float32 does not resolve
+    scale = np.where(varies, 1 / np.where(varies, deviation, 1), 1)
     centre, factor = (v.reshape((1,) * (train_x.ndim - 1) + (-1,)) for v in (mean, scale))
 
     def prepare(x):
@@ -77,20 +79,46 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
     Raises:
       ConfigError: arrays that do not fit each other, labels that are no classes, or inputs that are not finite.
     """
-    x, y, x_test, y_test = (np.asarray(a) for a in (x, y, x_test, y_test))
-    for name, inputs, labels in (("x", x, y), ("x_test", x_test, y_test)):
-        if inputs.ndim < 2 or inputs.shape[1:] != x.shape[1:]:
+    train_x, train_y = _inputs("x", x), _labels("y", y)
+    test_x, test_y = _inputs("x_test", x_test), _labels("y_test", y_test)
+    for name, inputs, labels in (("x", train_x, train_y), ("x_test", test_x, test_y)):
+        if inputs.shape[1:] != train_x.shape[1:]:
             raise ConfigError(f"{name} has shape {inputs.shape}; give (samples, ...), the same but for the samples")
-        if labels.shape != inputs.shape[:1] or not len(labels):
+        if labels.shape != inputs.shape[:1]:
             raise ConfigError(f"labels of {name} have shape {labels.shape}; give one for each of {len(inputs)} samples")
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise ConfigError(f"labels of {name} are {labels.dtype} from {labels.min()}; give whole numbers from 0")
-        if not np.isfinite(inputs).all():
-            raise ConfigError(f"{name} holds values that are not finite; mend or drop those samples")
-    classes = int(max(y.max(), y_test.max())) + 1
-    if classes < 2:
-        raise ConfigError("labels name one class only; give at least two")
-    # Copies: what its owner does to the arrays later must not reach a task that is known by their contents.
-    kept = [np.array(a, np.uint8 if a.dtype == np.uint8 else np.float32) for a in (x, x_test)]
-    data = Arrays((kept[0], y.astype(np.int32), kept[1], y_test.astype(np.int32)))
-    return arrays_task(data=data, classes=classes, normalise=normalise)
+    if (train_y == train_y[0]).all():
+        raise ConfigError(f"y: all {len(train_y)} labels are {train_y[0]}; give samples of at least two classes")
+    classes = int(max(train_y.max(), test_y.max())) + 1
+    return arrays_task(data=Arrays((train_x, train_y, test_x, test_y)), classes=classes, normalise=normalise)
+
+
+def _inputs(name: str, given: Any) -> np.ndarray:
+    """A copy as uint8 or float32: what its owner does later must not reach a task that is known by its contents."""
+    found = _array(name, given)
+    if found.dtype.kind not in "biuf":
+        raise ConfigError(f"{name} is of type {found.dtype}; give numbers, floating or uint8")
+    if found.ndim < 2 or 0 in found.shape:
+        raise ConfigError(f"{name} has shape {found.shape}; give (samples, ...), at least one of each")
+    with np.errstate(over="ignore"):
+        kept = np.array(found, np.uint8 if found.dtype == np.uint8 else np.float32)
+    if not np.isfinite(kept).all():
+        raise ConfigError(f"{name} holds values that are not finite in float32; mend, scale or drop those samples")
+    return kept
+
+
+def _labels(name: str, given: Any) -> np.ndarray:
+    found = _array(name, given)
+    if found.dtype.kind not in "iu" or found.ndim != 1 or not len(found) or found.min() < 0:
+        few = np.unique(found.astype(str))[:3].tolist()
+        raise ConfigError(
+            f"{name} has labels of type {found.dtype} and shape {found.shape}, such as {', '.join(few) or 'none'}; give"
+            " one whole number from 0 for each sample"
+        )
+    return found.astype(np.int32)
+
+
+def _array(name: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:  # ragged
+        raise ConfigError(f"{name} is no array ({error})") from None
