@@ -139,7 +139,7 @@ def page(found: dict[str, Any]) -> str:
         f"| done, in {found['chains']} chains of restarts | {found['moments_killed']} |",
         f"| SIGKILLs of a worker of a two-worker cluster | {found['workers_killed']} |",
         f"| files damaged | {damaged} |",
-        f"| other cases | {sum(found['cases'].values())} |",
+        f"| other cases, those kills of workers among them | {sum(found['cases'].values())} |",
         f"| damages and cases that are still to be tried | {found['items_left']} |",
         f"| rows compared with those of undisturbed runs | {found['rows_compared']} |",
         f"| rows lost | {found['rows_lost']} |",
