@@ -3,10 +3,11 @@
     python experiments/benchmark/benchmark.py --preset quick --against torch
 
 CIFAR shapes (L = 4, D = 256, batch 128), the real step: gather, crops and flips, credit, local updates, AdamW, and the
-estimator's step.  Every line is measured in a process of its own (compile time and peak memory are its own); the
-float32 matmul peak and the costs relative to BP come from the same run.  ``--against torch`` (pip install
-'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after another.  Profiles say which part of a
-step of one seed on one core takes how long, in matrix products and in everything else.
+estimator's step. Every line is measured in a process of its own (compile time and peak memory are its own); the float32
+matmul peak comes from the same run, and costs relative to BP that are aimed at from epochs of the two in turn.
+``--against torch`` (pip install 'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after
+another. Profiles say which part of a step of one seed on one core takes how long, in matrix products and in everything
+else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import LINES, work
-from showing import figure, table
+from showing import COST_AIMS, figure, table
 
 from jcredit.files import write_json, write_text
 from jcredit.study.command import Parser
@@ -44,6 +45,8 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
             if against and line in PEERS:
                 found[f"torch {line} | {seeds}"] = {"kind": "torch", "method": PEERS[line], "seeds": seeds, **pace}
     if preset != "smoke":
+        for line in COST_AIMS:
+            found[f"{line} beside bp | 6 in turn"] = {"kind": "pair", "line": line, "seeds": 6, **pace}
         found["bp | 1 on one core"] = {"kind": "line", "line": "bp", "seeds": 1, "one_core": True, **pace}
         for line in PROFILED:
             found[f"profile of {line}"] = {"kind": "profile", "line": line, "one_core": True, **pace}

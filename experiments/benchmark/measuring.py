@@ -6,6 +6,7 @@ import os
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jcredit as jc
@@ -42,7 +43,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     if job.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     use_all_cores()
-    return {"peak": matmul_peak, "line": measure_line, "profile": profile}[job["kind"]](job)
+    return {"peak": matmul_peak, "line": measure_line, "pair": measure_pair, "profile": profile}[job["kind"]](job)
 
 
 def _peak_bytes() -> int:
@@ -119,9 +120,37 @@ def measure_line(job: dict[str, Any]) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from jcredit.sweeps.cost import matmul_flops
-    from jcredit.sweeps.layout import choose_layout, over_runs, put, stack
 
     run = run_of(job)
+    call, compile_s = _epochs(run, job)
+    rates = _rates(call, job["seeds"] * run.steps_per_epoch, job)
+    hp, key = run.hparams(run.config), jax.random.key(0)
+    given = (jax.eval_shape(run.init, key, hp), hp, jax.eval_shape(run.data, key, hp))
+    flops = matmul_flops(run.step, *given, jnp.arange(run.config.batch_size))
+    return {"compile_s": compile_s, "rates": rates, "flops": flops, "peak_bytes": _peak_bytes()}
+
+
+def measure_pair(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a line's epochs over those of BP's, the two in turn: a machine whose rate drifts, drifts for both."""
+    calls = [_epochs(run_of(job | {"line": line}), job)[0] for line in ("bp", job["line"])]
+
+    def seconds(call: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    bp, line = map(seconds, calls)  # these two also fault pages in, and tell how many make a measurement
+    turns = max(5, round(2 * job["seconds"] * job["repeats"] / (bp + line)))
+    taken = [(seconds(calls[0]), seconds(calls[1])) for _ in range(turns)]
+    return {"costs": [line / bp for bp, line in taken]}
+
+
+def _epochs(run: jc.Run, job: dict[str, Any]) -> tuple[Callable[[], None], float]:
+    """A call that trains all seeds for one more epoch, and the seconds it took to compile."""
+    import jax
+
+    from jcredit.sweeps.layout import choose_layout, over_runs, put, stack
+
     seeds, hp = range(job["seeds"]), run.hparams(run.config)
     layout = choose_layout(job["seeds"], job.get("seeds_per_batch"))
     padded = [*seeds, *[0] * (layout.padded(len(seeds)) - len(seeds))]
@@ -132,12 +161,9 @@ def measure_line(job: dict[str, Any]) -> dict[str, Any]:
     epoch = over_runs(run.epoch, (True, True, False), layout, (0,)).lower(states, hps, data).compile()
     compile_s = time.perf_counter() - start
 
-    def call():
+    def call() -> None:
         nonlocal states
         states, metrics = epoch(states, hps, data)
         jax.block_until_ready(metrics)
 
-    rates = _rates(call, job["seeds"] * run.steps_per_epoch, job)
-    one = jax.tree.map(lambda leaf: leaf[0], (states, hps))
-    flops = matmul_flops(run.step, *one, data, jnp.arange(run.config.batch_size))
-    return {"compile_s": compile_s, "rates": rates, "flops": flops, "peak_bytes": _peak_bytes()}
+    return call, compile_s

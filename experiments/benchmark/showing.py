@@ -70,9 +70,9 @@ def bars(measured: dict[str, dict[str, Any]], peak: float) -> str:
     ]  # fmt: skip
     found.append(("BP, fraction of the matmul peak", bp * mine["flops"] / peak, at_least, 0.6))
     found += [
-        (f"cost of {line} against BP", bp / rate[f"{line} | 6"], at_most, aim)
+        (f"cost of {line} against BP", cost, at_most, aim)
         for line, aim in COST_AIMS.items()
-        if f"{line} | 6" in rate
+        if (cost := _cost(line, measured, rate)) is not None
     ]
     found += [
         ("six seeds on all cores against one on one core", bp / rate["bp | 1 on one core"], at_least, 1.7),
@@ -84,6 +84,13 @@ def bars(measured: dict[str, dict[str, Any]], peak: float) -> str:
         for what, value, test, aim in found
     ]
     return _markdown(["six seeds", "aim", "measured", "met"], lines)
+
+
+def _cost(line: str, measured: dict[str, dict[str, Any]], rate: dict[str, float]) -> float | None:
+    """A line's cost against BP with six seeds: measured in turn with BP, or from the rates of a run without that."""
+    if (pair := measured.get(f"{line} beside bp | 6 in turn")) is not None:
+        return statistics.median(pair["costs"])
+    return rate["bp | 6"] / rate[f"{line} | 6"] if f"{line} | 6" in rate else None
 
 
 def profile_table(profiles: dict[str, dict[str, Any]]) -> str:
