@@ -64,7 +64,7 @@ def private_directory(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Tries to make a folder and a file in it, and leaves nothing behind but folders that others use, too.
+    """Tries to make a folder and a file in it, and leaves nothing behind, or, where others try too, an empty folder.
 
     Raises:
       FileError: that cannot be done; a file is in the way, a name is too long, a place takes no files.

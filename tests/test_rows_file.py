@@ -52,7 +52,7 @@ def test_processes_that_try_a_new_folder_at_once_do_not_disturb_each_other(tmp_p
     with ThreadPoolExecutor(8) as pool:
         for _ in pool.map(lambda _: files.check_writable(folder), range(400)):
             pass
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     with pytest.raises(files.FileError, match="cannot hold results"):
         files.check_writable(tmp_path / ("long" * 100) / "sweep")
 
