@@ -7,12 +7,11 @@ import pytest
 
 from jcredit.config import described
 from jcredit.report.rows import read_rows
-from jcredit.study.experiment import in_grid, write_report
+from jcredit.report.tables import markdown
+from jcredit.study.experiment import in_grid, reported
 from jcredit.study.reproduce import read_list
-from jcredit.study.scripts import load_experiment, load_experiments
 
 ROOT = Path(__file__).parent.parent
-LIST = read_list(ROOT / "experiments/reproduce.toml", load_experiments(ROOT / "experiments"))
 FILES = sorted((ROOT / "results").glob("*/*/rows.jsonl"))
 
 
@@ -23,10 +22,16 @@ def holds(today, then):
     return today == then
 
 
+@pytest.fixture(scope="module")
+def items(experiments):
+    """The list of runs that ``reproduce`` walks."""
+    return read_list(ROOT / "experiments/reproduce.toml", experiments)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(p.parts[-3:-1]))
-def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
+def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, experiments, items):
     name, preset = path.parts[-3:-1]
-    experiment = load_experiment(ROOT / "experiments" / f"{name}.py")
+    experiment = experiments[name]
     variants = {}
     for variant in experiment.presets[preset].variants:  # frozen blocks read no rule: one run stands in several blocks
         variants.setdefault(variant.hash, []).append(variant)
@@ -37,15 +42,15 @@ def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, tmp_path):
         assert row["method"] == variant.config.credit.name
         assert (row.get("start") or {}).get("key") == (variant.start and variant.start.key)
     assert len(rows) == len({(row["config_hash"], row["seed"]) for row in rows})
-    planned = [item for item in LIST if (item.experiment.name, item.preset, item.overrides) == (name, preset, {})]
+    planned = [item for item in items if (item.experiment.name, item.preset, item.overrides) == (name, preset, {})]
     for key in {row["config_hash"] for row in rows}:  # every line at all seeds of its preset, or of an item of the list
         whole = [set(item.seeds) for item in planned if key in {variant.hash for variant in item.wanted}]
         assert {row["seed"] for row in rows if row["config_hash"] == key} in [
             set(experiment.presets[preset].seeds),
             *whole,
         ]
-    write_report(experiment, in_grid(rows, experiment.presets[preset].variants), tmp_path)
-    assert (path.parent / "table.md").read_bytes() == (tmp_path / "table.md").read_bytes()
+    table = markdown(reported(experiment, in_grid(rows, experiment.presets[preset].variants)))
+    assert (path.parent / "table.md").read_text(encoding="utf-8") == table
 
 
 def test_there_is_something_to_check():
