@@ -147,14 +147,10 @@ class Setting(NamedTuple):
           ConfigError: a value of another type or outside the range.
         """
         name, kind = self.name, self.type
-        if self.choices:
-            same = isinstance(value, type(self.choices[0])) and isinstance(value, bool) == isinstance(
-                self.choices[0], bool
-            )
-            if not same or value not in self.choices:
-                raise ConfigError(
-                    f"{name}={brief(value)} is unknown; choose one of: {', '.join(map(str, self.choices))}"
-                )
+        if choices := self.choices:
+            same = isinstance(value, type(choices[0])) and isinstance(value, bool) == isinstance(choices[0], bool)
+            if not same or value not in choices:
+                raise ConfigError(f"{name}={brief(value)} is unknown; choose one of: {', '.join(map(str, choices))}")
         elif kind is bool:
             if not isinstance(value, bool):
                 raise ConfigError(f"{name}={brief(value)} must be True or False")
@@ -169,25 +165,31 @@ class Setting(NamedTuple):
 
     def _number(self, value: Any, text: str | None = None) -> int | float:
         """The number, checked; where it was typed, errors have the text."""
-        bound = self.bound
-        if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
+        scalar = type(value) not in (int, float) and isinstance(value, np.generic | np.ndarray | jax.Array)
+        if scalar and value.ndim == 0:
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, int if self.type is int else int | float):
             raise ConfigError(f"{self.name}={brief(value)} must be a{'n integer' if self.type is int else ' number'}")
-        where = f"{self.name}={brief(value) if text is None else brief(text)[1:-1]}"
+        if complaint := self._complaint(value):
+            raise ConfigError(f"{self.name}={brief(value) if text is None else brief(text)[1:-1]} {complaint}")
+        return float(value) + 0.0 if self.type is float else value  # -0.0 is 0.0
+
+    def _complaint(self, value: int | float) -> str | None:
+        """What is wrong with a number, if anything is."""
+        bound = self.bound
         if self.type is float and not abs(value) <= LARGEST:  # nan too; whole numbers of any length compare
-            raise ConfigError(f"{where} is not finite in float32; give an ordinary number")
+            return "is not finite in float32; give an ordinary number"
         if self.type is float and 0 < abs(value) < SMALLEST:
-            raise ConfigError(f"{where} is zero in float32; give 0 or at least {SMALLEST:.2g} in size")
+            return f"is zero in float32; give 0 or at least {SMALLEST:.2g} in size"
         if self.type is int and abs(value) > LARGEST_INTEGER:
-            raise ConfigError(f"{where} is too large; give at most {LARGEST_INTEGER}")
+            return f"is too large; give at most {LARGEST_INTEGER}"
         if bound.low == 0 and bound.high == 1 and not 0 <= value <= 1:
-            raise ConfigError(f"{where} must lie between 0 and 1")
+            return "must lie between 0 and 1"
         if value < bound.low or value > bound.high or (bound.open and value == bound.low):
             positive = bound.open or bound.low == 1
             least = "zero or more" if bound.low == 0 else f"at least {bound.low}"
-            raise ConfigError(f"{where} must be {'positive' if positive else least}")
-        return float(value) + 0.0 if self.type is float else value  # -0.0 is 0.0
+            return f"must be {'positive' if positive else least}"
+        return None
 
     def parsed(self, text: str) -> Any:
         """The value a text on a command line stands for.
