@@ -20,7 +20,7 @@ from jcredit.report.rows import read_rows
 from jcredit.sweeps import owners
 
 pytest.importorskip("distributed", reason="needs the extra: pip install 'jcredit[cluster]'")
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]  # one cluster, and one run without, at a time
+pytestmark = pytest.mark.slow
 
 PATIENCE = 240
 """Seconds after which something is not going to happen, on a machine that does much else."""

@@ -17,7 +17,7 @@ import tally
 from cases import CASES, can_mount
 from damages import CORRUPTIONS, DAMAGES
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]  # one zygote, one after the other
+pytestmark = pytest.mark.faults
 GIT = """#!{python}
 import sys, uuid
 print({checkout!r} if "--show-toplevel" in sys.argv else uuid.uuid4().hex[:12])
