@@ -125,7 +125,8 @@ EXPERIMENT = Experiment(
             "Each line of the first block keeps what the lines above it changed, up to the pull (lam h of 1e-4), which"
             " line 12 takes off again. No learning rate was tuned for any line.",
             "fresh, fixed: the exact gradient plus an error of this size relative to its norm, drawn anew for every"
-            " sample and step, or made by one random matrix per layer; Gamma is 1 / sqrt(1 + size^2) for fresh, and for fixed at the start.",
+            " sample and step, or made by one random matrix per layer; Gamma is 1 / sqrt(1 + size^2) for"
+            " fresh, and for fixed at the start.",
         ),
     ),
     figure=figure,
