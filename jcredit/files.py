@@ -64,35 +64,20 @@ def private_directory(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Tries to make a folder and a file in it, and leaves nothing behind, or, where others try too, an empty folder.
+    """Tries to make what is missing of a folder and a file in it, under a name of its own, and leaves nothing behind.
 
     Raises:
       FileError: that cannot be done; a file is in the way, a name is too long, a place takes no files.
     """
     try:
-        for _ in range(100):
-            with contextlib.suppress(FileNotFoundError):  # another process that tries has just removed a folder it made
-                return _try_to_write(path)
-        _try_to_write(path)
+        there = next(folder for folder in (path, *path.parents) if _is_there(folder))
+        with tempfile.TemporaryDirectory(dir=there, prefix=".", suffix=".tmp") as trial:
+            folder = Path(trial, path.relative_to(there))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "file").touch()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise FileError(f"{path} cannot hold results ({why}); name another folder") from error
-
-
-def _try_to_write(path: Path) -> None:
-    made: list[Path] = []
-    try:
-        missing = [folder for folder in (path, *path.parents) if not _is_there(folder)]
-        for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                folder.mkdir()
-                made.append(folder)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".", suffix=".tmp"):
-            pass
-    finally:
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):  # another process has put something there
-                folder.rmdir()
 
 
 def _is_there(folder: Path) -> bool:

@@ -216,7 +216,10 @@ def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
         ({"batch_runs": 1.5}, "batch_runs=1.5 must be"),
         ({"seeds_per_batch": "auto"}, "seeds_per_batch='auto' must be"),
         ({"seeds_per_batch": True}, "seeds_per_batch=True must be"),
-        ({"executor": "tcp://x", "results_dir": "runs"}, r"executor='tcp://x' is none of .*get_executor\(\)"),
+        (
+            {"executor": "tcp://x", "results_dir": "runs"},
+            r"executor='tcp://x' is none of concurrent.futures; .* give distributed\.Client\('tcp://HOST:8786'\)\.get_executor\(\)",
+        ),
         ({"results_dir": ""}, "results_dir='' is no folder"),
         ({"results_dir": 5}, "results_dir=5 is no folder"),
         ({"results_dir": "a\0b"}, "is no folder"),
