@@ -26,10 +26,10 @@ def bp() -> Estimator:
 
 @parts.estimator
 def disturbed_bp(size: NonNegative = 1.0, error: Literal["fresh", "fixed"] = "fresh") -> Estimator:
-    """The oracle with an error of known size: a_l = delta_l + size |delta_l| n, so that Gamma is 1 / sqrt(1 + size^2).
+    """The oracle with an error of known size: a_l = delta_l + size |delta_l| n.
 
-    What a given Gamma is worth hangs on the error: one that is drawn anew averages out over samples and steps, one that
-    is the same at every step does not, as an estimator's own bias does not.
+    Gamma is 1 / sqrt(1 + size^2): throughout with a fresh error, before training with a fixed one.  The former averages
+    out over samples and steps, the latter does not, as an estimator's own bias does not.
 
     Args:
       size: of the error, relative to |delta_l|.

@@ -20,7 +20,7 @@ SHOWN = ("cifar10", "cifar_depth_scan", "toy_lq")
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A page of some of the committed rows: opening it takes a third of the whole page's time."""
+    """A page of some of the committed rows, which opens faster than the whole."""
     results = tmp_path_factory.mktemp("page")
     for name in SHOWN:
         shutil.copytree(ROOT / "results" / name / "quick", results / name / "quick")
