@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from jcredit.sweeps.compiled import NOTED, set_damaged_aside
+from jcredit.sweeps.compiled import NOTED, set_damaged_aside, trim
 
 PROGRAM = zlib.compress(bytes(range(256)) * 9)
 
@@ -72,3 +72,28 @@ def test_damaged_notes_are_set_aside(tmp_path, entry):
     (tmp_path / NOTED).write_text("{")
     set_damaged_aside(tmp_path)
     assert aside(tmp_path) == [NOTED] and "jit_f" in (tmp_path / NOTED).read_text()
+
+
+def test_what_was_used_longest_ago_goes_until_the_rest_fits(tmp_path, entry):
+    for age, name in enumerate(["new-cache", "used-cache", "old-cache", "older-cache"]):
+        entry(bytes(100), name, age=1000.0 * (age + 1))
+    others = [tmp_path / NOTED, tmp_path / "old-cache.damaged-1"]
+    for path in others:
+        path.write_bytes(bytes(1000))
+    long_ago = (tmp_path / "older-cache").stat().st_mtime
+    os.utime(tmp_path / "used-cache", (time.time(), long_ago - 1000.0))  # read just now, written before all others
+    trim(tmp_path, 400)
+    assert len(list(tmp_path.glob("*-cache"))) == 4
+    trim(tmp_path, 299)
+    assert {path.name for path in tmp_path.glob("*-cache")} == {"new-cache", "used-cache"}
+    assert all(path.exists() for path in others)
+    trim(tmp_path / "missing", 0)
+
+
+def test_a_check_is_not_a_use(tmp_path, entry):
+    path = entry(PROGRAM, age=3 * 86400.0)
+    before = path.stat()
+    for _ in range(2):  # noted, then compared
+        set_damaged_aside(tmp_path)
+        after = path.stat()
+        assert (after.st_atime_ns, after.st_mtime_ns) == (before.st_atime_ns, before.st_mtime_ns)

@@ -61,6 +61,6 @@ def name(axis: Axes, labels: Sequence[str], xlabel: str) -> None:
 
 
 def legend(axis: Axes) -> None:
-    """Where there is room, if anything has a label."""
+    """Where there is most room, over whatever lies there; nothing happens if nothing has a label."""
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7.5, frameon=False, loc="best")
+        axis.legend(fontsize=7.5, framealpha=0.9, edgecolor="none", loc="best")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcredit.files import cache_directory, private_directory
-from jcredit.sweeps.compiled import set_damaged_aside
+from jcredit.sweeps.compiled import set_damaged_aside, trim
 
 
 class Layout(NamedTuple):
@@ -61,6 +61,7 @@ def keep_compiled_programs() -> None:
     """
     directory = private_directory(cache_directory() / "xla")
     with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
+        trim(directory)
         set_damaged_aside(directory)
     jax.config.update(_CACHE, str(directory))
     # All of them: an initial state is dozens of tiny ones, which a second start would compile again.
