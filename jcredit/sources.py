@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import dataclasses
 import dis
 import functools
 import hashlib
+import importlib.util
 import inspect
 import sys
 import types
@@ -36,8 +38,9 @@ def source_hash(function: Callable) -> str:
     """Twelve hexadecimal digits over a function's source and what it uses, the same in every process.
 
     Followed are the functions, classes and values of its own module and of modules in the same folder, and what it
-    closes over; a module of that folder which it uses as such counts with its whole text.  What it imports from
-    elsewhere is known by its name; an object of a class made elsewhere by what pickle would make it from.
+    closes over; a module of that folder which it uses as such, or imports where it runs, counts with its whole text
+    and with what of that folder it imports.  What comes from elsewhere is known by its name; an object of a class made
+    elsewhere by what pickle would make it from.
 
     Raises:
       ConfigError: a value that nothing tells from another, such as a lock or an open file.
@@ -52,6 +55,7 @@ class _Identity:
         self.home, self.folder = home, _folder_of(home)
         self.met: dict[int, str] = {}  # functions, classes and objects already told, by id
         self.kept: list[Any] = []  # those objects, so that no other takes the id of one
+        self.modules: set[Path] = set()  # files of modules already told
 
     def of(self, value: Any) -> Any:
         """The identity of any value."""
@@ -76,7 +80,7 @@ class _Identity:
 
     def _object(self, value: Any) -> Any:
         if isinstance(value, types.ModuleType) and self._is_ours(value.__name__):
-            return [value.__name__, _source(value)]
+            return self._module(value.__name__)
         if isinstance(value, functools.partial):
             return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
         if isinstance(value, types.MethodType):
@@ -121,6 +125,20 @@ class _Identity:
     def _is_ours(self, module: str) -> bool:
         return module == self.home or (self.folder is not None and _folder_of(module) == self.folder)
 
+    def _module(self, name: str) -> Any:
+        """A module of the home's folder, by its text and those of that folder that it imports."""
+        file = _file_of(name)
+        if file is None or file in self.modules:
+            return name
+        self.modules.add(file)
+        text = file.read_text(encoding="utf-8")
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        return [name, text, self._imported(compile(text, str(file), "exec", dont_inherit=True), package)]
+
+    def _imported(self, code: types.CodeType, package: str) -> list[Any]:
+        """The modules of the home's folder that code imports while it runs."""
+        return [self._module(name) for name in dict.fromkeys(_imports_of(code, package)) if self._is_ours(name)]
+
     def _code(self, thing: Any) -> Any:
         """A function or class: by source if it is of the home or has no name to be imported by."""
         name = f"{thing.__module__}.{thing.__qualname__}"
@@ -134,14 +152,27 @@ class _Identity:
             inside = {k: v for k, v in vars(thing).items() if inspect.isfunction(v) or not k.startswith("__")}
             return [name, _source(thing), self.of(thing.__bases__), self.of(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
-        return [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
+        imported = self._imported(thing.__code__, thing.__globals__.get("__package__") or "") if at_home else []
+        told = [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
+        return told + ([imported] if imported else [])
+
+
+def _file_of(module: str) -> Path | None:
+    """A module's file, whether it has been imported or not; None where it has none, or its package is not imported."""
+    file, parent = None, module.rpartition(".")[0]
+    if module in sys.modules:
+        file = getattr(sys.modules[module], "__file__", None)
+    elif not parent or parent in sys.modules:
+        with contextlib.suppress(ImportError, ValueError):  # no package, or one that was made by hand
+            spec = importlib.util.find_spec(module)
+            file = spec.origin if spec is not None and spec.has_location else None
+    return Path(file).resolve() if file else None
 
 
 def _folder_of(module: str) -> Path | None:
     """Where a module's file lies; None where it has none, or lies among installed packages."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    folder = Path(file).resolve().parent if file else None
-    return None if folder is None or folder.name in ("site-packages", "dist-packages") else folder
+    file = _file_of(module)
+    return None if file is None or file.parent.name in ("site-packages", "dist-packages") else file.parent
 
 
 def _is_code(value: Any) -> bool:
@@ -163,6 +194,17 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _codes(constant)
+
+
+def _imports_of(code: types.CodeType, package: str) -> Iterator[str]:
+    """What code imports, by name: modules, and what it takes from them, which may be modules."""
+    for part in _codes(code):
+        steps = [step for step in dis.get_instructions(part) if step.opname != "EXTENDED_ARG"]
+        for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
+            if step.opname == "IMPORT_NAME":
+                with contextlib.suppress(ImportError):  # relative, and of no package
+                    module = importlib.util.resolve_name("." * level.argval + step.argval, package)
+                    yield from (module, *(f"{module}.{name}" for name in names.argval or ()))
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:

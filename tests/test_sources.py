@@ -160,6 +160,10 @@ import jcredit as jc
 import {module}
 from {module} import factor
 
+def late():
+    from {module}_late import factor
+    return factor()
+
 @jc.estimator
 def own() -> jc.Estimator:
     inner = jc.broadcast().build()
@@ -167,19 +171,31 @@ def own() -> jc.Estimator:
 """
 
 
-@pytest.mark.parametrize("use", ["factor()", "{module}.factor()"])
-def test_modules_of_the_same_folder_are_followed(tmp_path, monkeypatch, use):
-    def source(number, helper):
+@pytest.mark.parametrize("edited", ["", "_deep", "_late"])
+@pytest.mark.parametrize("use", ["factor()", "{module}.factor()", "late()"])
+def test_modules_of_the_same_folder_are_followed(tmp_path, monkeypatch, use, edited):
+    def source(number, value):
         name, folder = f"neighbour_{next(COUNT)}", tmp_path / f"{number}"
         folder.mkdir()
-        (folder / f"{name}.py").write_text(helper)
+        helpers = {
+            "": f"import {name}_deep\n\ndef factor():\n    return 1 * {name}_deep.factor()\n",
+            "_deep": "def factor():\n    return 1\n",
+            "_late": f"from {name}_deep import factor as other\n\ndef factor():\n    return 1 * other()\n",
+        }
+        helpers[edited] = helpers[edited].replace("return 1", f"return {value}")
+        for ending, text in helpers.items():
+            (folder / f"{name}{ending}.py").write_text(text)
         (folder / f"{name}_user.py").write_text(NEIGHBOUR.format(module=name, use=use.format(module=name)))
         monkeypatch.syspath_prepend(str(folder))
         own = importlib.import_module(f"{name}_user").own
-        return repr(_Identity(f"{name}_user").of(own)).replace(name, "NAME")
+        told = repr(_Identity(f"{name}_user").of(own))
+        importlib.import_module(f"{name}_late")  # whether it has been imported or not
+        assert told == repr(_Identity(f"{name}_user").of(own))
+        return told.replace(name, "NAME")
 
-    one, same, other = (source(i, f"def factor():\n    return {n}\n") for i, n in enumerate((1, 1, 2)))
-    assert one == same != other
+    one, same, other = (source(i, n) for i, n in enumerate((1, 1, 2)))
+    used = edited == "_deep" or (edited == "_late") == (use == "late()")
+    assert one == same and (one != other) == used
 
 
 def adds(n):
