@@ -33,7 +33,7 @@ def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
 EXPERIMENT = Experiment(
     name="cifar10",
     question="Which credit trains hidden layers on CIFAR-10, under the study's rule and under jcredit's?",
-    phase="1, 5C: CF1-CF3, OV1",
+    phase="1, 5C",
     doc=__doc__,
     presets={
         "smoke": Preset(

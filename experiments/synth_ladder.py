@@ -82,7 +82,7 @@ def grid(
 EXPERIMENT = Experiment(
     name="synth_ladder",
     question="How does credit quality fall with nonlinearity and depth?",
-    phase="2.1, 4C: LD1-LD5, VP1",
+    phase="2.1, 4C: LD1-LD5",
     doc=__doc__,
     presets={
         "smoke": Preset(

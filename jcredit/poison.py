@@ -1,4 +1,4 @@
-"""No hidden back-propagation, enforced: a training step is traced with blocks that let no reverse pass out of them."""
+"""No hidden back-propagation, enforced: step and credit are traced with blocks that let no reverse pass out of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def poisoned(sizes: Sizes, /, of: NetworkPart) -> Network:
 
 
 def check_no_hidden_backprop(config: Config, *, data_dir: str | Path | None = None) -> None:
-    """Traces a training step of a run on poisoned blocks; nothing is compiled.
+    """Traces a training step of a run, and its credit, on poisoned blocks; nothing is compiled.
 
     Args:
       config: the run; an oracle may do as it likes.
@@ -75,8 +75,13 @@ def check_no_hidden_backprop(config: Config, *, data_dir: str | Path | None = No
     key, hp = jax.random.key(0), run.hparams(run.config)
     state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
     index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+
+    def step_and_credit(state, hp, data, index_B):  # a step that fits the estimator alone asks for no credit
+        x_B, target_B = run.built(hp).task.batch(data, index_B, key)
+        return run.step(state, hp, data, index_B), run.credit(state, hp, x_B, target_B, key)
+
     try:
-        jax.eval_shape(run.step, state, hp, data, index)
+        jax.eval_shape(step_and_credit, state, hp, data, index)
     except HiddenBackprop:
         raise ConfigError(
             f"{config.credit.name} back-propagates through a block; measure effects forward with jc.measure, or say"

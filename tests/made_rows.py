@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jcredit.report.tables import TableSpec, markdown, tables_of
 from jcredit.study.predicates import key_of
 
 SIX = (42, 123, 456, 7, 8, 9)
@@ -52,3 +53,8 @@ def cells(line: str) -> list[str]:
 def line_of(table: str, number: int) -> list[str]:
     """The cells of a line of a text, counted from 0."""
     return cells(table.splitlines()[number])
+
+
+def markdown_of(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> str:
+    """The table of rows as a results folder has it."""
+    return markdown(tables_of(list(rows), spec))

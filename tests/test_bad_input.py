@@ -12,7 +12,9 @@ from jcredit import __main__ as command
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweeps import plan, program
-from jcredit.sweeps.variants import Followup, Variant
+from jcredit.sweeps.engine import InProcess
+from jcredit.sweeps.run import plan_sweep, run_sweep
+from jcredit.sweeps.variants import Folder, Followup, Variant
 from jcredit.training import check_run, make_run
 
 TINY = tiny(jc.frozen(), depth=2, epochs=1)
@@ -123,6 +125,24 @@ def test_the_bound_counts_every_run_and_the_data_once():
     refused(lambda: plan.check_fits(run, 4, (4 * (size + hidden) - 1, 1)), "needs at least .* for 4 runs.*fewer seeds")
     plan.check_fits(run, 4, (100 * (size + hidden), 1))
     plan.check_fits(run, 400, (1000 * (size + hidden), 4))
+
+
+def test_the_memory_of_a_machine_counts_only_for_what_runs_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "device_memory", lambda: 2048.0)
+    lines, folder = [Variant("frozen", TINY)], Folder(tmp_path, "tiny", "smoke")
+    assert [cost.runs for cost in plan_sweep(lines, [0, 1], folder)] == [2]
+    refused(lambda: run_sweep(lines, [0, 1], folder, progress=False), "a device has 2 KiB")
+    sent = []
+
+    class Elsewhere(InProcess):
+        def submit(self, fn, /, *args, **kwargs):
+            sent.append(args)
+            return super().submit(fn, *args, **kwargs)
+
+    refused(lambda: run_sweep(lines, [0], folder, progress=False, executor=Elsewhere()), "a device has 2 KiB")
+    assert len(sent) == 1  # a worker has said so
+    monkeypatch.undo()
+    assert len(run_sweep(lines, [0], folder, progress=False, executor=Elsewhere())) == 1
 
 
 def test_a_program_that_the_bound_leaves_open_is_compiled_for_what_it_takes():

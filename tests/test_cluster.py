@@ -53,7 +53,7 @@ if address != "none":
     program.CHECKPOINT_SECONDS = 0.0  # after every epoch
 with dask_cluster(address) if address != "none" else contextlib.nullcontext() as executor:
     if executor is not None:  # how many there are decides how programs are split
-        executor._client.wait_for_workers(int(workers))
+        int(workers) and executor._client.wait_for_workers(int(workers))
     try:
         run_sweep(lines, [0, 1], Folder(results, "tiny", "smoke"), progress=False, executor=executor)
     except BatchError as error:
@@ -277,9 +277,10 @@ def test_a_lost_scheduler_is_said_and_the_same_command_goes_on(cluster, expected
 
 
 def test_a_worker_that_joins_late_gets_work(cluster, expected):
-    early = cluster.worker()
     cluster.hold()
     sweep = cluster.sweep("results", "bp", "dfa", "own")
+    soon(lambda: owners.registry(cluster.folder / "results").exists() and owners.living(cluster.folder / "results"))
+    early = cluster.worker()  # there was none when batches were made
     assert cluster.held(sweep, 1).keys() == {early.pid}
     late = cluster.worker()
     assert cluster.held(sweep, 2).keys() == {early.pid, late.pid}

@@ -21,7 +21,6 @@ from jcredit.sweeps import batch, engine, owners, program, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, run_batch
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.program import Stopped, forget, in_flight
-from jcredit.sweeps.run import keep_runs
 from jcredit.sweeps.variants import Folder, Request, Snapshot, Variant, snapshot_request
 
 pytest_plugins = ["sharing"]
@@ -285,7 +284,7 @@ def test_a_batch_waits_for_the_owner_of_a_network_and_says_whom_for(tmp_path, mo
     thread = threading.Thread(target=own)
     thread.start()
     owning.wait()
-    trainer = threading.Thread(target=keep_runs, args=([request], tmp_path), kwargs={"progress": False})
+    trainer = threading.Thread(target=sweep_into, args=(tmp_path, [request.variant], (request.seed,)))
     trainer.start()
     while "waiting for somebody's batch on" not in caplog.text:
         time.sleep(0.01)

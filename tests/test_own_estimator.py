@@ -65,10 +65,11 @@ def peeking(scale: jc.Positive = 1.0, oracle: bool = False) -> jc.Estimator:
     return jc.broadcast().build()._replace(credit=credit, oracle=oracle)
 
 
-def test_a_sweep_refuses_one_that_back_propagates_and_does_not_say_so():
+@pytest.mark.parametrize("trains", ["network", "readout", "nothing"])
+def test_a_sweep_refuses_one_that_back_propagates_and_does_not_say_so(trains):
     with pytest.raises(jc.ConfigError, match=r"peeking back-propagates through a block; .* oracle=True"):
-        jc.sweep({"dfa": tiny(jc.dfa()), "peeking": tiny(peeking())}, seeds=[0], progress=False)
-    [row] = jc.sweep({"peeking": tiny(peeking(oracle=True))}, seeds=[0], progress=False)
+        jc.sweep({"dfa": tiny(jc.dfa()), "peeking": tiny(peeking(), trains=trains)}, seeds=[0], progress=False)
+    [row] = jc.sweep({"peeking": tiny(peeking(oracle=True), trains=trains)}, seeds=[0], progress=False)
     assert row["metrics"]["gamma"] == pytest.approx(1, abs=1e-5)
 
 

@@ -70,9 +70,10 @@ def test_curves_count_epochs_from_one_unless_they_begin_before_training():
 
 
 def test_profiles_end_at_depth_one():
-    layers = {"gamma": [4, 0], "h_rms": [1, 2, 3], "weight_cosine": [2, 3]}
+    layers = {"gamma": [4, 0], "gamma_clamped": [3, 1], "h_rms": [1, 2, 3], "weight_cosine": [2, 3]}
     row = row_of(layers=layers)
     assert profile_points(row, "gamma") == {0.0: 4.0, 0.5: 0.0}  # of h_0 .. h_{L-1}
+    assert profile_points(row, "gamma_clamped") == {0.0: 3.0, 0.5: 1.0}
     assert profile_points(row, "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}
     assert profile_points(row, "weight_cosine") == {0.5: 2.0, 1.0: 3.0}  # of the blocks
     assert profile_points(row_of(layers={"h_rms": [1, 2, 3]}), "h_rms") == {0.0: 1.0, 0.5: 2.0, 1.0: 3.0}

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_rows import line_of, make_row
+from made_rows import line_of, make_row, markdown_of
 
 import jcredit as jc
 from jcredit.config import config_hash, described
@@ -13,7 +13,7 @@ from jcredit.files import FileError
 from jcredit.report import rows as results
 from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
 from jcredit.report.schema import worse_than_nothing
-from jcredit.report.tables import Column, TableSpec, render_table
+from jcredit.report.tables import Column, TableSpec
 
 
 def test_number_at_follows_dotted_paths():
@@ -112,7 +112,7 @@ def test_the_usual_table_shows_what_there_is():
     assert line_of(table, 4)[3:] == ["0.500", "+0.250", "–", "–", "–", "1.500"]  # noqa: RUF001
     assert "depth utility" not in rows[:1].table()
     spec = TableSpec("Own", (Column("Gamma", "metrics.gamma"),))
-    assert rows.table(spec) == render_table(rows, spec)
+    assert rows.table(spec) == markdown_of(rows, spec)
 
 
 def test_rows_show_as_their_table():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_rows import line_of, make_row
+from made_rows import line_of, make_row, markdown_of
 
 from jcredit.report.rows import ResultsError
 from jcredit.report.tables import (
@@ -13,7 +13,6 @@ from jcredit.report.tables import (
     RATIO_NOTE,
     Column,
     TableSpec,
-    render_table,
     with_study,
 )
 from jcredit.study.scripts import load_experiment
@@ -31,7 +30,7 @@ def test_table_by_hand():
         Column("S1", "metrics.gamma", ".2f", paired_with="DFA"),
     )
     spec = TableSpec("Ladder", columns, study={"DFA": {"Gamma": ".03"}}, notes=("two seeds",))
-    table = render_table(rows, spec)
+    table = markdown_of(rows, spec)
     assert table.startswith("# Ladder\n\n| label")
     assert line_of(table, 2) == ["label", "tier", "seeds", "accuracy", "Gamma", "study", "S1"]
     assert [rule[-1] for rule in line_of(table, 3)] == ["-", "-", ":", ":", ":", ":", ":"]
@@ -62,7 +61,7 @@ def test_table_by_hand():
 )
 def test_cells_are_compact(format, values, cell):
     rows = [make_row(seed=i, x=v) for i, v in enumerate(values)]
-    assert line_of(render_table(rows, TableSpec("", (Column("x", "metrics.x", format),))), 2)[-1] == cell
+    assert line_of(markdown_of(rows, TableSpec("", (Column("x", "metrics.x", format),))), 2)[-1] == cell
 
 
 def test_differences_have_an_exact_p():
@@ -70,32 +69,30 @@ def test_differences_have_an_exact_p():
     column = (Column("S1", "metrics.gamma", "+.3f", paired_with="DFA"),)
     rows = [make_row("DFA", i, gamma=0.5) for i in range(4)]
     rows += [make_row("CB", i, gamma=g) for i, g in enumerate((3.5, 1.5, -1.5, None))]
-    assert line_of(render_table(rows, TableSpec("", column)), 3)[-1] == "+0.67 ± 6.25, p=.75 (n=3)"
+    assert line_of(markdown_of(rows, TableSpec("", column)), 3)[-1] == "+0.67 ± 6.25, p=.75 (n=3)"
     agree = [make_row(label, i, gamma=g) for i in range(6) for label, g in (("DFA", 0.0), ("CB", 1.0 + i))]
-    assert ", p=.031" in render_table(agree, TableSpec("", column))
+    assert ", p=.031" in markdown_of(agree, TableSpec("", column))
     many = [make_row(label, i, gamma=g) for i in range(21) for label, g in (("DFA", 0.0), ("CB", 1.0))]
-    assert line_of(render_table(many[:40], TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000, p<.001"
-    assert line_of(render_table(many, TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000"  # 2^21 patterns: no p
+    assert line_of(markdown_of(many[:40], TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000, p<.001"
+    assert line_of(markdown_of(many, TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000"  # 2^21 patterns: no p
 
 
 def test_a_table_shows_the_sequential_depth_beside_the_tier_where_it_is_known():
     rows = [make_row("chain", gamma=0.9) | {"depth": 4}, make_row("mine", gamma=0.1) | {"depth": None}]
     spec = TableSpec("", (Column("Gamma", "metrics.gamma"),))
-    table = render_table(rows, spec)
+    table = markdown_of(rows, spec)
     assert [line_of(table, i) for i in (0, 2, 3)] == [
         ["label", "tier", "depth", "seeds", "Gamma"], ["chain", "tier 0", "4", "1", "0.900"],
         ["mine", "tier 0", "–", "1", "0.100"],  # noqa: RUF001
     ]  # fmt: skip
     assert table.endswith(f"- {DEPTH_NOTE}\n")
-    assert "depth" not in render_table([make_row(gamma=0.9)], spec)
+    assert "depth" not in markdown_of([make_row(gamma=0.9)], spec)
 
 
 def test_ratios_are_taken_at_each_seed():
     rows = [make_row("SB", i, gamma=g) for i, g in enumerate((0.5, 0.25, 0.2))]
     rows += [make_row("CB", i, gamma=g) for i, g in enumerate((0.5, 0.5, 0.6))]
-    table = render_table(
-        rows, TableSpec("", (Column("CB / SB", "metrics.gamma", ".2f", paired_with="SB", ratio=True),))
-    )
+    table = markdown_of(rows, TableSpec("", (Column("CB / SB", "metrics.gamma", ".2f", paired_with="SB", ratio=True),)))
     assert line_of(table, 2)[-1] == "reference"
     assert line_of(table, 3)[-1] == "2.00 ± 2.48"  # of 1, 2, 3; the ratio of the means would be 1.68
     assert RATIO_NOTE in table and P_NOTE not in table
@@ -108,13 +105,13 @@ def test_groups_of_columns_are_tables_of_each_block():
         "Gains": (Column("S1", "metrics.gamma", paired_with="DFA"),),
     }
     spec = TableSpec("T", columns, study={"L=8 | CB": {"S1": ".2"}})
-    headings = [line for line in render_table(rows, spec).splitlines() if line.startswith("#")]
+    headings = [line for line in markdown_of(rows, spec).splitlines() if line.startswith("#")]
     assert headings == ["# T", "## L=4", "### Credit", "### Gains", "## L=8", "### Credit", "### Gains"]
-    tables = [line_of(part.lstrip(), 0) for part in render_table(rows, spec).split("###")[1:]]
+    tables = [line_of(part.lstrip(), 0) for part in markdown_of(rows, spec).split("###")[1:]]
     assert len(tables) == 4
-    titles = [line_of(line, 0)[3:] for line in render_table(rows, spec).splitlines() if line.startswith("| label")]
+    titles = [line_of(line, 0)[3:] for line in markdown_of(rows, spec).splitlines() if line.startswith("| label")]
     assert titles == [["Gamma", "flags"], ["S1"], ["Gamma", "flags"], ["S1", "study"]]  # flags are counted once
-    plain = render_table([make_row(gamma=0.1)], TableSpec("T", columns))
+    plain = markdown_of([make_row(gamma=0.1)], TableSpec("T", columns))
     assert "\n## Credit\n" in plain and "±" not in plain  # one seed: nothing to explain
 
 
@@ -156,7 +153,7 @@ def test_blocks_have_tables_of_their_own():
     spec = TableSpec(
         "T", (Column("Gamma", "metrics.gamma"),), study={"DFA": {"Gamma": ".1"}, "L=8 | CB": {"Gamma": ".2"}}
     )
-    table = render_table(rows, spec)
+    table = markdown_of(rows, spec)
     four, eight = table.split("## L=4")[1].split("## L=8")
     assert "CB" not in four
     assert [c.strip() for c in eight.splitlines()[4].split("|")[1:-1]] == ["CB", "tier 0", "1", "0.200", ".2"]
@@ -168,7 +165,7 @@ def test_diverged_runs_and_flags_are_counted():
         make_row("CB", 0, status="diverged", flags=["estimator_diverged"], gamma=None),
         make_row("CB", 1, flags=["estimator_diverged"], gamma=0.5), make_row("CB", 2, gamma=0.5), make_row("a|b", 0),
     ]  # fmt: skip
-    table = render_table(rows, TableSpec("T", (Column("Gamma", "metrics.gamma", ".1f"),)))
+    table = markdown_of(rows, TableSpec("T", (Column("Gamma", "metrics.gamma", ".1f"),)))
     assert line_of(table, 2)[-1] == "flags"
     assert line_of(table, 4)[2:] == ["3", "0.5 ± 0.0 (n=2)", "diverged 1/3, estimator_diverged 2/3"]
     assert table.splitlines()[5].startswith("| a\\|b ")
@@ -177,17 +174,17 @@ def test_diverged_runs_and_flags_are_counted():
 def test_a_label_stands_for_one_config():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     with pytest.raises(ResultsError, match=r"'DFA' stands for 2 configs \(aa, bb\)"):
-        render_table([make_row(config_hash="aa"), make_row(seed=1, config_hash="bb")], spec)
+        markdown_of([make_row(config_hash="aa"), make_row(seed=1, config_hash="bb")], spec)
     with pytest.raises(ResultsError, match="2 rows for seed 0"):
-        render_table([make_row(), make_row()], spec)
+        markdown_of([make_row(), make_row()], spec)
 
 
 def test_a_table_says_when_its_rows_come_from_different_code():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),), notes=("own note",))
     rows = [make_row(label, seed) | {"git_commit": "abc123"} for label in ("BP", "DFA") for seed in (0, 1)]
-    assert render_table(rows, spec).endswith("\n\n- own note\n")
+    assert markdown_of(rows, spec).endswith("\n\n- own note\n")
     rows += [make_row(f"v{i}") | {"git_commit": "def456+"} for i in range(6)] + [make_row("DFA", 2)]
-    assert render_table(rows, spec).splitlines()[-1] == (
+    assert markdown_of(rows, spec).splitlines()[-1] == (
         "- Rows come from 3 commits of the code: abc123 (BP, DFA), def456+ (v0, v1, v2, v3, ...), an unknown one (DFA)."
     )
 
@@ -198,16 +195,16 @@ def test_a_table_warns_of_rows_from_different_copies_of_the_images():
     rows = [make_row("BP", config=cifar, config_hash="a") | {"data": "aaaaaaaabb"}]
     rows += [make_row("DFA", config=cifar, config_hash="b")]  # from before it was kept
     rows += [make_row("FA", config=mnist, config_hash="c") | {"data": "cccccccccc"}]
-    assert "copies" not in render_table(rows, spec)
+    assert "copies" not in markdown_of(rows, spec)
     rows += [make_row("DFA", 1, config=cifar, config_hash="b") | {"data": "bbbbbbbbbb"}]
     warning = "- Rows come from 2 different copies of cifar10, do not compare them: aaaaaaaa (BP), bbbbbbbb (DFA)."
-    assert render_table(rows, spec).splitlines()[-1] == warning
+    assert markdown_of(rows, spec).splitlines()[-1] == warning
 
 
 def test_a_table_says_which_rows_were_copied():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     rows = [make_row("BP", seed) | {"from": "cifar10/full"} for seed in (0, 1)]
     rows += [make_row("frozen") | {"from": "online_scan/full"}, make_row()]
-    assert render_table(rows, spec).splitlines()[-1] == (
+    assert markdown_of(rows, spec).splitlines()[-1] == (
         "- 2 rows are those of cifar10/full; 1 row is that of online_scan/full."
     )

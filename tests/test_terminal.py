@@ -1,6 +1,7 @@
 """Tables in a terminal fit it, say all that the markdown says, and have colour only where there is any."""
 
 import io
+import math
 import re
 from pathlib import Path
 
@@ -81,9 +82,11 @@ def significant():
 
 
 def test_a_significant_difference_is_bold():
-    assert [str(terminal._styled(text).style) for text in ("+.100 ±.010 p=.031", "+.100 p=.06", "+.1 p<.001")] == [
-        "bold green", "", "bold green",
-    ]  # fmt: skip
+    # The second and third are both p=.050 in three digits.
+    styles = [str(terminal._styled("+.1", p).style) for p in (0.03125, 0.0498, 0.0502, 0.5, math.nan)]
+    assert styles == ["bold green", "bold green", "", "", ""]
+    [reference], [difference] = ([line.cells[-1]] for line in significant().tables[0].lines)
+    assert difference.p == 2 / 2**6 and math.isnan(reference.p)
     assert " p=.031" in terminal.plain_text(significant())
 
 

@@ -69,8 +69,8 @@ def forward_gradient(
     Args:
       objective: the loss of each state's own head, or the task's.
       directions: M fresh directions per layer and sample.
-      learning_rate: Adam's step size for the heads.
-      clip: global-norm clip of the heads' gradient (0: off).
+      learning_rate: Adam's step size for the heads; the task's loss has none.
+      clip: global-norm clip of the heads' gradient (0: off); likewise.
     """
     if objective == "task":
 

@@ -62,6 +62,9 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
       optimizer: what trains the map.
     """
 
+    if shuffled and samples < 2:
+        raise ConfigError(f"samples={samples} with shuffled=True: one tangent keeps its place; give at least 2")
+
     def loss(state, ctx, env, key):
         batch = ctx.target_B.shape[0]
         if samples > batch:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from jcredit.report import stats
 from jcredit.report.schema import Row, number_at
 
-HIDDEN_SCORES = ("gamma", "rho", "nudge", "credit_norm", "delta_norm")  # of h_0 .. h_{L-1}
+OF_BLOCKS = ("weight_cosine",)
+"""Profiles of the L blocks, each drawn at its output; those of states begin at h_0."""
 
 
 class Series(NamedTuple):
@@ -45,13 +46,12 @@ def curve_points(row: Row, name: str) -> dict[float, float]:
 def profile_points(row: Row, name: str) -> dict[float, float]:
     """Depth l / L -> number of ``row["layers"][name]``.
 
-    Scores of credit have an entry for each h_0..h_{L-1} and start at l = 0, like profiles with L + 1 entries; any other
-    profile of L entries belongs to the blocks' outputs and starts at l = 1.
+    Scores of credit have an entry for each h_0..h_{L-1}, sizes of states one for each h_0..h_L; both start at l = 0.
     """
     layers = row.get("layers") or {}
     length = len(layers.get(name) or [])
-    depth = next((len(layers[score]) for score in HIDDEN_SCORES if layers.get(score)), max(1, length - 1))
-    first = 1 if length == depth and name not in HIDDEN_SCORES else 0
+    depth = len(layers.get("gamma") or []) or max(1, length - 1)
+    first = 1 if name in OF_BLOCKS else 0
     return dict(points_at(row, f"layers.{name}", [(first + i) / depth for i in range(length)]))
 
 

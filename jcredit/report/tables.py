@@ -60,10 +60,11 @@ Kind = Literal["label", "tier", "depth", "seeds", "number", "study", "flags"]
 
 
 class Cell(NamedTuple):
-    """What a table says in one place, and the number it says: the mean over seeds, nan where there is none."""
+    """What a table says in one place, the number it says, and the p of that; nan where there is none."""
 
     text: str
     value: float = math.nan
+    p: float = math.nan
 
 
 class Line(NamedTuple):
@@ -105,15 +106,6 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
         Column("RMS(h_L)", "metrics.h_rms_last", ".2f"),
         Column("loss", "metrics.test_loss"),
     )
-
-
-def render_table(rows: Sequence[Row], spec: TableSpec) -> str:
-    """Renders rows as GitHub markdown that also reads as plain text; see ``tables_of``.
-
-    Raises:
-      ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
-    """
-    return markdown(tables_of(rows, spec))
 
 
 def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
@@ -265,9 +257,11 @@ def _cell(rows: Sequence[Row], column: Column, path: str) -> Cell:
     if s.n == 0:
         return Cell(MISSING)
     text = _estimate(s.mean, s.high - s.mean if s.n > 1 else None, column.format)
+    p = math.nan
     if column.paired_with is not None and not column.ratio and 1 < s.n <= stats.MAX_SIGN_FLIPS:
-        text += f", {_probability(stats.sign_flip_p(values))}"
-    return Cell(text if s.n == len(rows) else f"{text} (n={s.n})", s.mean)
+        p = stats.sign_flip_p(values)
+        text += f", {_probability(p)}"
+    return Cell(text if s.n == len(rows) else f"{text} (n={s.n})", s.mean, p)
 
 
 def _estimate(mean: float, half: float | None, format: str) -> str:

@@ -26,7 +26,7 @@ WIDTH = 100
 LABEL_WIDTH = 30
 """Columns of the longest label; longer ones are broken over lines."""
 STYLES = {"label": "bold", "tier": "dim", "depth": "dim", "seeds": "dim", "number": "", "study": "cyan"}
-SIGNIFICANT = re.compile(r" p(<|=\.0[0-4]|=\.05$)")
+SIGNIFICANT = 0.05
 SHORTER = ((r"(?<![\d.])0\.(?=\d)", "."), (r"e([+-])0(?=\d)", r"e\1"), (r" ± ", " ±"), (r", p(?=[=<])", " p"))
 GAP = 2
 
@@ -120,15 +120,15 @@ def _grid(table: Table, part: Sequence[int]) -> Grid:
             width=_width(table, j), no_wrap=kind != "label", overflow="fold",
         )  # fmt: skip
     for k in range(len(table.lines)):
-        grid.add_row(*(_styled(_text(table, j, k)) for j in part))
+        grid.add_row(*(_styled(_text(table, j, k), table.lines[k].cells[j].p) for j in part))
     return grid
 
 
-def _styled(text: str) -> Text:
+def _styled(text: str, p: float) -> Text:
     """Text of a cell: dim where it says nothing, bold where a difference is significant at .05."""
     if text in (MISSING, REFERENCE):
         return Text(text, "dim")
-    return Text(text, "bold green" if SIGNIFICANT.search(text) else "")
+    return Text(text, "bold green" if p <= SIGNIFICANT else "")
 
 
 def _flags(table: Table) -> Iterator[str]:

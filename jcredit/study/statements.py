@@ -1,7 +1,8 @@
 """What a claim of the study is as data, and the shorthand in which claims are written (docs/method.md 10).
 
 Tolerances: .05 of Gamma, rho or accuracy unless a predicate says otherwise (the study's own tables give one
-configuration Gamma .224 to .45); "by" is half the study's difference where it gives one.
+configuration Gamma .224 to .45); "by" is half the study's difference where it gives one, and where it says
+"at least", that.
 """
 
 from __future__ import annotations

@@ -109,7 +109,9 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
         while group:
             with owners.owned(batch.results_dir, me, _owned_by(batch, group), _waiting(session)):
                 if len(still := _not_kept(batch)) == len(group):
-                    run = run or make_run(group[0].variant.config, data_dir=batch.data_dir)
+                    if run is None:  # a process that has not checked this
+                        run = make_run(group[0].variant.config, data_dir=batch.data_dir)
+                        plan.check_fits(run, len(group))
                     if batch.folder is not None:
                         return _rows(batch, batch.folder, run, session)
                     advance(group, run, session, batch.unfinished)

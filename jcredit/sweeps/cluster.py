@@ -33,8 +33,8 @@ class DaskCluster(Executor):
 
     @property
     def workers(self) -> int:
-        """How many batches run at a time on the workers there are now."""
-        return sum(self._client.nthreads().values())
+        """How many batches run at a time on the workers there are now; one if they are still to come."""
+        return max(1, sum(self._client.nthreads().values()))
 
 
 @contextmanager

@@ -73,6 +73,10 @@ def device_memory() -> float:
     return stats.get("bytes_limit") or shared / jax.local_device_count()
 
 
+ANY_DEVICE = math.inf, 1
+"""A device that holds whatever arrays there can be, as ``check_fits`` takes it."""
+
+
 def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None) -> None:
     """Refuses runs that the memory cannot hold; nothing is allocated.
 

@@ -70,7 +70,7 @@ def run_sweep(
     wanted = _requests(variants, seeds)
     rows, copies, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
-    programs = _with_starts(pending, folder, data_dir)
+    programs = _with_starts(pending, folder, data_dir, here=executor is None)
     append_rows(folder.rows, copies, known="leave")
     new: list[Row] = []
 
@@ -106,36 +106,8 @@ def plan_sweep(
       ConfigError: a run that cannot be built, or cannot start from its snapshot.
     """
     _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
-    programs = _with_starts(pending, folder, data_dir)
+    programs = _with_starts(pending, folder, data_dir, here=False)
     return [plan.cost_of(run, labels_of(group), len(group)) for group, run, *_ in programs]
-
-
-def keep_runs(
-    requests: Sequence[Request],
-    results_dir: Path,
-    *,
-    data_dir: str | Path | None = None,
-    seeds_per_batch: int | None = None,
-    progress: bool = True,
-) -> None:
-    """Trains those runs that have not yet kept what they have to keep; they leave no rows.
-
-    Args:
-      requests: what is wanted, with the epochs in ``variant.keep``.
-      results_dir: its ``cache/snapshots`` is where runs keep what they have learned.
-      data_dir: folder with prepared image data.
-      seeds_per_batch: vmap width (None: chosen for the hardware).
-      progress: whether to show a progress bar.
-
-    Raises:
-      ConfigError: a run that cannot be built.
-      CheckpointError: what was kept is damaged.
-      Stopped: on SIGINT or SIGTERM, after a checkpoint.
-    """
-    wanted = snapshots.not_kept(requests, results_dir)
-    programs = _programs(wanted, None, results_dir, data_dir)
-    with _session(results_dir, seeds_per_batch, git_commit(), programs, progress) as session:
-        run_all(programs, session, lambda batch, rows: None, data_dir)
 
 
 # --- which runs are wanted, and which of them share a program ---------------------------------------------------------
@@ -171,11 +143,14 @@ def _sort_out(
     return rows, copies, [r for key, r in missing.items() if key not in done]
 
 
-def _with_starts(pending: Sequence[Request], folder: Folder, data_dir: str | Path | None) -> list[Program]:
+def _with_starts(
+    pending: Sequence[Request], folder: Folder, data_dir: str | Path | None, *, here: bool
+) -> list[Program]:
     """The programs of the networks that pending runs start from and nobody has kept, then those of the runs."""
     starts = snapshots.not_kept(snapshots.starts(pending), folder.results_dir)
-    before = _programs(starts, None, folder.results_dir, data_dir)
-    return before + _programs(pending, folder, folder.results_dir, data_dir, {r.run_key for r in starts})
+    before = _programs(starts, None, folder.results_dir, data_dir, here=here)
+    claimed = {r.run_key for r in starts}
+    return before + _programs(pending, folder, folder.results_dir, data_dir, claimed, here=here)
 
 
 def _programs(
@@ -184,6 +159,8 @@ def _programs(
     results_dir: Path,
     data_dir: str | Path | None,
     claimed: Iterable[tuple[str, int]] = (),
+    *,
+    here: bool,
 ) -> list[Program]:
     """Sorts runs into programs, and traces these.
 
@@ -193,12 +170,13 @@ def _programs(
       results_dir: where runs keep what they have learned.
       data_dir: folder with prepared image data.
       claimed: keys of runs that will have been trained, and have kept all they learned, by then.
+      here: whether they are to run on this machine, whose memory must then hold them.
     """
     unfinished = snapshots.unfinished(results_dir) if folder is None else folder.unfinished
     programs = []
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
-        plan.check_fits(run, len(group))
+        plan.check_fits(run, len(group), None if here else plan.ANY_DEVICE)
         step = check_run(run)
         if _is_own(group[0].variant.config):
             check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
