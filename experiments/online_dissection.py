@@ -53,7 +53,7 @@ STEPS = {
     "13 no pull": RAW | named("tangent_chain")["tangent_chain"],
     "14 constant rate": RAW | named("tangent_chain")["tangent_chain"] | {"schedule": "constant"},
 }
-CONTROLS = named("frozen", "broadcast")
+CONTROLS = named("frozen", "broadcast") | {"broadcast, pull": {"credit": jc.broadcast()} | PULL}
 RULES = {
     "RMS, clip 1": STUDY_RULE, "RMS": NO_CLIP, "batch": {"normalise": "batch", "clip": 0.0},
     "raw, clip 1": {"normalise": "raw", "clip": 1.0}, "raw": RAW, "raw, pull": RAW | PULL,
