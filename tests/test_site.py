@@ -69,9 +69,10 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     pages = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
     for script in (ROOT / "experiments").glob("*.py"):
         page = pages[f"experiments/{script.stem}.html"]
-        table = ROOT / f"results/{script.stem}/quick/table.md"
-        assert ("figures/" in page) == ("Preset quick" in page) == table.exists(), script
-        if table.exists():
+        tables = sorted((ROOT / "results" / script.stem).glob("*/table.md"))
+        assert ("figures/" in page) == ('id="preset-' in page) == bool(tables), script
+        for table in tables:
+            assert f"Preset {table.parent.name}" in page
             [first, *_] = re.findall(r"^\|[-:| ]+\|\n\| ([^|]+?) +\|", table.read_text(encoding="utf-8"), re.M)
             assert f">{html.escape(first, quote=False)}</td>" in page, (script, first)
     for example in (ROOT / "experiments/examples").glob("*.py"):
