@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcredit.files import digest_of
 from jcredit.settings import ConfigError, brief
 
 _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
@@ -131,6 +132,8 @@ class _Identity:
         if file is None or file in self.modules:
             return name
         self.modules.add(file)
+        if file.suffix != ".py":  # compiled
+            return [name, digest_of(file)]
         text = file.read_text(encoding="utf-8")
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         return [name, text, self._imported(compile(text, str(file), "exec", dont_inherit=True), package)]

@@ -198,6 +198,21 @@ def test_modules_of_the_same_folder_are_followed(tmp_path, monkeypatch, use, edi
     assert one == same and (one != other) == used
 
 
+def test_a_compiled_module_of_the_same_folder_counts_by_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    native = tmp_path / f"native_{next(COUNT)}.so"
+    text = f"def credit():\n    import {native.stem}\n    return {native.stem}\n"
+    (tmp_path / f"{native.stem}_user.py").write_text(text)
+    user = importlib.import_module(f"{native.stem}_user")
+
+    def told(content):
+        native.write_bytes(content)
+        importlib.invalidate_caches()
+        return repr(_Identity(user.__name__).of(user.credit))
+
+    assert told(b"\xff\x00") == told(b"\xff\x00") != told(b"\xff\x01")
+
+
 def adds(n):
     return lambda x: x + n
 
