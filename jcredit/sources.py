@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copyreg
 import dataclasses
@@ -23,6 +24,8 @@ import numpy as np
 from jcredit.files import digest_of
 from jcredit.settings import ConfigError, brief
 
+_Import = tuple[int, str, tuple[str, ...]]
+"""Dots in front, the module after them, and the names taken from it."""
 _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
 
 
@@ -136,11 +139,16 @@ class _Identity:
             return [name, digest_of(file)]
         text = file.read_text(encoding="utf-8")
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        return [name, text, self._imported(compile(text, str(file), "exec", dont_inherit=True), package)]
+        return [name, text, self._imported(_imports_in(text), package)]
 
-    def _imported(self, code: types.CodeType, package: str) -> list[Any]:
-        """The modules of the home's folder that code imports while it runs."""
-        return [self._module(name) for name in dict.fromkeys(_imports_of(code, package)) if self._is_ours(name)]
+    def _imported(self, imports: Iterable[_Import], package: str) -> list[Any]:
+        """The modules of the home's folder among imports; a name taken from a package may be one, too."""
+        found = []
+        for level, module, names in imports:
+            with contextlib.suppress(ImportError):  # relative, and of no package
+                absolute = importlib.util.resolve_name("." * level + module, package)
+                found += [absolute, *(f"{absolute}.{name}" for name in names)]
+        return [self._module(name) for name in dict.fromkeys(found) if self._is_ours(name)]
 
     def _code(self, thing: Any) -> Any:
         """A function or class: by source if it is of the home or has no name to be imported by."""
@@ -155,7 +163,8 @@ class _Identity:
             inside = {k: v for k, v in vars(thing).items() if inspect.isfunction(v) or not k.startswith("__")}
             return [name, _source(thing), self.of(thing.__bases__), self.of(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
-        imported = self._imported(thing.__code__, thing.__globals__.get("__package__") or "") if at_home else []
+        package = thing.__globals__.get("__package__") or ""
+        imported = self._imported(_imports_of(thing.__code__), package) if at_home else []
         told = [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
         return told + ([imported] if imported else [])
 
@@ -199,15 +208,22 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
-def _imports_of(code: types.CodeType, package: str) -> Iterator[str]:
-    """What code imports, by name: modules, and what it takes from them, which may be modules."""
+def _imports_of(code: types.CodeType) -> Iterator[_Import]:
+    """What a function imports while it runs."""
     for part in _codes(code):
         steps = [step for step in dis.get_instructions(part) if step.opname != "EXTENDED_ARG"]
         for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
             if step.opname == "IMPORT_NAME":
-                with contextlib.suppress(ImportError):  # relative, and of no package
-                    module = importlib.util.resolve_name("." * level.argval + step.argval, package)
-                    yield from (module, *(f"{module}.{name}" for name in names.argval or ()))
+                yield level.argval, step.argval, names.argval or ()
+
+
+def _imports_in(text: str) -> Iterator[_Import]:
+    """What a module's text imports, at its start or in its functions."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or "", tuple(alias.name for alias in node.names)
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:
