@@ -29,6 +29,7 @@ TEXTS = {  # file of the repository: its page
     "README.md": "index.md",
     "results/CLAIMS.md": "claims.md",
     "results/benchmark/README.md": "benchmark.md",
+    "results/online/README.md": "online.md",
     "experiments/SCALING.md": "scaling.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
