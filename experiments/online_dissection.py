@@ -4,10 +4,10 @@
 
 The first block walks from the study's vector field under the study's rule to the tangent chain under jcredit's: each
 line changes one thing of the line above it and keeps the rest; from 8 to 11 that is the whole form, optimizer or fit of
-the estimator.  The second has the exact gradient under every scale
-and clip, so that what a rule costs can be told from what a credit lacks.  The third asks what a cosine is worth: the
-exact gradient with an error of known size, drawn anew each time or the same at every step, with and without a pull on
-the states, so that Gamma can be read at about the same RMS(h).
+the estimator.  The second has the exact gradient under every scale and clip, so that what a rule costs can be told from
+what a credit lacks.  The third asks what a cosine is worth: the exact gradient with an error of known size, drawn anew
+each time or the same at every step, with and without a pull on the states, so that Gamma can be read at about the same
+RMS(h).
 """
 
 from collections.abc import Sequence

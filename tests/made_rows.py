@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jcredit.report.tables import TableSpec, markdown, tables_of
+from jcredit.report.rows import Rows
+from jcredit.report.tables import TableSpec
 from jcredit.study.predicates import key_of
 
 SIX = (42, 123, 456, 7, 8, 9)
@@ -55,6 +56,6 @@ def line_of(table: str, number: int) -> list[str]:
     return cells(table.splitlines()[number])
 
 
-def markdown_of(rows: Iterable[Mapping[str, Any]], spec: TableSpec) -> str:
+def markdown_of(rows: Iterable[dict[str, Any]], spec: TableSpec) -> str:
     """The table of rows as a results folder has it."""
-    return markdown(tables_of(list(rows), spec))
+    return Rows(rows).table(spec)

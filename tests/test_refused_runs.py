@@ -71,6 +71,7 @@ def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):
 
 @pytest.mark.parametrize("factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_coarse, jc.tangent_sweeps])
 def test_more_tangents_than_a_batch_has_samples_are_refused(factory):
+    refused(lambda: checked(tiny(factory(samples=1, shuffled=True))), "samples=1 with shuffled=True: .* at least 2")
     refused(lambda: checked(tiny(factory(samples=1000))), "samples=1000 of a tangent bridge exceeds a batch of 8; low")
     small_evaluation = tiny(factory(samples=8), diagnostic_samples=4)
     refused(lambda: checked(small_evaluation), "samples=8 of a tangent bridge exceeds a batch of 4")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_rows import line_of, make_row, markdown_of
+from made_rows import line_of, make_row
 
 import jcredit as jc
 from jcredit.config import config_hash, described
@@ -112,7 +112,8 @@ def test_the_usual_table_shows_what_there_is():
     assert line_of(table, 4)[3:] == ["0.500", "+0.250", "–", "–", "–", "1.500"]  # noqa: RUF001
     assert "depth utility" not in rows[:1].table()
     spec = TableSpec("Own", (Column("Gamma", "metrics.gamma"),))
-    assert rows.table(spec) == markdown_of(rows, spec)
+    assert rows.table(spec).startswith("# Own\n")
+    assert line_of(rows.table(spec), 2) == ["label", "tier", "seeds", "Gamma"]
 
 
 def test_rows_show_as_their_table():
