@@ -61,6 +61,10 @@ def name(axis: Axes, labels: Sequence[str], xlabel: str) -> None:
 
 
 def legend(axis: Axes) -> None:
-    """Where there is most room, over whatever lies there; nothing happens if nothing has a label."""
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7.5, framealpha=0.9, edgecolor="none", loc="best")
+    """What the colours and lines of a panel are, in a row below all panels; nothing happens if nothing has a label."""
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure = axis.get_figure()
+        assert isinstance(figure, Figure)
+        columns = 4 if max(map(len, labels)) < 20 else 2
+        figure.legend(handles, labels, fontsize=7.5, frameon=False, loc="outside lower center", ncols=columns)

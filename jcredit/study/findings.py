@@ -113,7 +113,7 @@ def _rounding(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
         ]
         if points:
             axes[0].loglog(*zip(*points, strict=True), "o", ms=5, color=color, alpha=0.75, mew=0, label=block)
-    axes[0].axvline(1, color="0.3", ls="--", lw=1)
+    axes[0].axvline(1, color="0.3", ls="--", lw=1, label="noise as large as the effects")
     axes[0].set_xlabel("rounding noise of a forward difference / size of the effects it measures", fontsize=dots.SMALL)
     axes[0].set_ylabel("|rho by forward difference - rho, exact|", fontsize=dots.SMALL)
     dots.legend(axes[0])
@@ -161,7 +161,7 @@ def _case_d(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
         axis.axvline(0, color="0.3", lw=0.8)
         axis.set_title(title, fontsize=dots.SMALL)
         named = labels if axis is axes[0] else [""] * len(labels)
-        dots.name(axis, named, "change of held-out loss (up is damage)")
+        dots.name(axis, named, "change of held-out loss (to the right is damage)")
     dots.legend(axes[0])
 
 
@@ -207,7 +207,7 @@ def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 
 
 FINDINGS = (
-    Finding("normalisation", "The local rule hides what credit is worth", "cifar10", (6.4, 3.4), 1, _normalisation),
+    Finding("normalisation", "The local rule cuts what credit gains", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
     Finding("clamped", "A clamped cosine is below 1 for the gradient itself", "synth_ladder", (6.4, 2.8), 1, _clamped),
     Finding("dilution", "DFA's Gamma is its first layer, averaged", "cifar_depth_scan", (8.4, 3.2), 2, _dilution),
