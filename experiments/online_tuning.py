@@ -58,8 +58,8 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "tangent_chain"), (4, 32), depth=2, width=16, train_size=256, test_size=128, batch_size=64, epochs=1,
-                 diagnostic_samples=64),
+            grid(("frozen", "tangent_chain"), (4, 32), depth=2, width=16, train_size=256, test_size=128, batch_size=64,
+                 epochs=1, diagnostic_samples=64),
             "20 seconds",
         ),
         "quick": Preset((42,), grid(epochs=3), "20 minutes"),

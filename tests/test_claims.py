@@ -161,7 +161,7 @@ CASES = {
     "DL1": (DELTA, "reproduced", changed(DELTA, gamma=0.5, rho=0.5, test_accuracy=0.5), "not reproduced"),
     "FZ1": (FROZEN, "reproduced", swapped(swapped(FROZEN, "state_bridge eT", "dfa"), "scalar_bridge eT",
             "scalar_bridge deltaL"), "reversed"),
-    "ON1": (ONLINE, "reproduced", ONLINE | {"dfa": {"gamma": 0.5, "rho": 0.5}}, "reversed"),
+    "ON1": (ONLINE, "reproduced", ONLINE | {"dfa": {"gamma": 0.5, "rho": 0.5}}, "not reproduced"),
     "ON2": (ONLINE, "reproduced", ONLINE | {"dfa": {"gamma": 0.5, "rho": 0.5}}, "not reproduced"),
     "ON3": (ONLINE, "reproduced", changed(ONLINE, gamma=0.5, rho=0.5, test_accuracy=0.3), "not reproduced"),
     "VP1": (PILOT, "reproduced", changed(PILOT, gamma=0.5, rho=0.5), "not reproduced"),
@@ -172,12 +172,12 @@ CASES = {
             ONLINE | changed({line: {} for line in FIELDS_ONLINE}, gamma=0.7, rho=0.7, test_accuracy=0.4),
             "not reproduced"),
     "SX1": (STEPS, "reproduced", {line: {m: -v for m, v in x.items()} for line, x in STEPS.items()}, "reversed"),
-    "US1": (STEPS, "reproduced", changed(STEPS, **{HELD: 0.05, SHIFT: 0.2, COSINE: 0.2}), "not reproduced"),
+    "US1": (STEPS, "reproduced", changed(STEPS, **{HELD: 0.05, SHIFT: 0.2, COSINE: 0.2}), "partly"),
     "LS1": (SEARCH, "reproduced", swapped(SEARCH, "dfa", "bp"), "reversed"),
     "LS2": (SEARCH, "reproduced", changed(SEARCH, dl_held_rms_all=-0.05), "reversed"),
     "LS3": (SEARCH, "reproduced", changed(SEARCH, dl_same_raw_all=-0.4), "not reproduced"),
 }  # fmt: skip
-SIZES_ONLY = {"LQ1", "CF2", "DL1", "ON2", "ON3"}
+SIZES_ONLY = {"CF2", "DL1", "ON2", "ON3"}
 
 
 def judged(name, rows, seeds=SIX, preset="full", **kwargs):
@@ -251,7 +251,7 @@ def test_readings_make_a_claim_robust_or_fragile():
     fragile = judged("LQ1", reading(LQ_READINGS[1]))
     assert (fragile.robustness, fragile.verdict) == ("fragile", "partly")
     assert fragile.why.startswith(f"holds under {LQ_READINGS[0]}, {LQ_READINGS[2]}, {LQ_READINGS[3]}: ")
-    assert f"partly under {LQ_READINGS[1]} (4 yes, 2 no)" in fragile.why
+    assert f"partly under {LQ_READINGS[1]} (4 yes, 4 no)" in fragile.why
     only = judged("LQ1", {line: x for line, x in LQ.items() if line.startswith(LQ_READINGS[0])})
     assert (only.robustness, only.verdict) == ("", "reproduced")
     assert "1 of 4 readings run" in only.why

@@ -35,7 +35,8 @@ def phase1() -> Iterator[Claim]:
         "LQ1", "1", "SB and CB recover the costate, DFA does not",
         "Gamma / rho: SB .945 / .931, CB .944 / .930, DFA .001 / .001", "toy_lq",
         lq(lambda b: (*gamma_rho(b + "state_bridge", 0.945, 0.931), *gamma_rho(b + "scalar_bridge", 0.944, 0.930),
-                      *gamma_rho(b + "dfa", 0.001, 0.001)),
+                      *(over(b + x, b + "dfa", 0.47, m) for x in ("state_bridge", "scalar_bridge")
+                        for m in ("gamma", "rho"))),
            "state_bridge", "scalar_bridge", "dfa"),
     )  # fmt: skip
     yield Claim(

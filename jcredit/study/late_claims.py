@@ -49,7 +49,10 @@ def phase4() -> Iterator[Claim]:
     yield Claim(
         "ON1", "4B", "online: two settings with S1, S2 > 0 (Gamma, rho above DFA's)",
         "CB eT, w_r .2: S1 +.079, S2 +.014 (tgw 1), +.087, +.007 (tgw 4)", "online_scan",
-        one((over(x, "dfa", metric=m) for x in (tgw1, tgw4) for m in ("gamma", "rho")), gains, controls),
+        one((*(over(x, "dfa", metric=m) for x in (tgw1, tgw4) for m in ("gamma", "rho")),
+             *(near(paired(x, "dfa", m), gain, TOL) for x, m, gain in (
+                 (tgw1, "gamma", 0.079), (tgw1, "rho", 0.014), (tgw4, "gamma", 0.087), (tgw4, "rho", 0.007)))),
+            gains, controls),
     )  # fmt: skip
     yield Claim(
         "ON2", "4B", "tgw 1: S1 holds, S2 marginal", "S1 +.079 +.059 +.135, S2 +.014 -.004 +.003", "online_scan",
@@ -142,7 +145,7 @@ def phase6() -> Iterator[Claim]:
         by_field(lambda field: Reading(
             (above(mean_of(field, held), mean_of(field, shift), 0.025), near(mean_of(field, shift), 0.002, 0.01),
              *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, field, "bp")),
-             negative(mean_of("dfa", held))),
+             negative(mean_of("dfa", held)), *(above(mean_of(x, held), 0.0) for x in (CB6, field, "bp"))),
             (mean_of(field, held), mean_of(field, shift), *each((field, "bp"), cosine), mean_of("dfa", held)),
             (mean_of("broadcast", held), mean_of("bp", held), mean_of("bp", shift)))),
     )  # fmt: skip
