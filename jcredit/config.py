@@ -123,8 +123,14 @@ class Config:
                 )
                 raise ConfigError(f"{name}={brief(value)} is no {kind}; {mend}")
             object.__setattr__(self, name, value if name in PARTS else setting.checked(value))
-        if not isinstance(self.credit.build(), Estimator):
+        estimator = self.credit.build()
+        if not isinstance(estimator, Estimator):
             raise ConfigError(f"credit={self.credit!r}: its factory must return a jc.Estimator")
+        tier, depth = estimator.tier, estimator.depth
+        if not isinstance(tier, str):
+            raise ConfigError(f"credit={self.credit!r}: tier={tier!r} must be a text, which tables print")
+        if not (depth is None or callable(depth) or type(depth) is int):
+            raise ConfigError(f"credit={self.credit!r}: depth={depth!r} must be a whole number, or a function of L")
 
     def replace(self, **changes: Any) -> Config:
         """The configuration with settings changed: own fields, or dotted paths such as ``{"credit.sigma": 0.1}``.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit import diagnostics
 from jcredit.config import Config, ConfigError, Hparams
@@ -157,6 +158,10 @@ def estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Se
     if not (isinstance(found, tuple) and len(found) == 2 and jnp.shape(found[0]) == () and isinstance(found[1], dict)):
         raise ConfigError(f"{name}: its loss returns {_kind(found)}; return (scalar, {{name: scalar}})")
     loss, metrics = found
+    for metric, value in metrics.items():
+        number = isinstance(value, jax.Array | np.ndarray | np.generic | float | int)
+        if not isinstance(metric, str) or not number or jnp.shape(value) != ():
+            raise ConfigError(f"loss of {name} returns a metric {metric!r} that is {_kind(value)}; give named scalars")
     reported = (*OWN_METRICS, *diagnostics.METRICS)
     if taken := [name for name in metrics if name in reported or f"test_{name}" in reported]:
         raise ConfigError(f"loss of {name} returns a metric {taken[0]!r}, which is a reported one")

@@ -119,6 +119,10 @@ class Factory:
     def __repr__(self) -> str:
         return f"<{self.kind} factory {self.name}>"
 
+    def __deepcopy__(self, memo: dict) -> Factory:
+        """Itself: like a function, a factory is not changed."""
+        return self
+
     def __reduce__(self) -> tuple[Callable, tuple]:
         """By its name, for other processes, which import its module: from the folder it has here, if need be.
 

@@ -25,7 +25,7 @@ from jax.extend.core import Jaxpr
 
 from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
-from jcredit.numerics import clamp, clip_by_norm
+from jcredit.numerics import clamp, clip_by_norm, float_type
 from jcredit.observing import (
     WARMUP_CREDIT,
     Built,
@@ -241,8 +241,10 @@ def _adam_step(params, grads, moments, learning_rate: Array, weight_decay: Array
 
 def _learning_rate(setup: Setup, state: TrainState, hp: Hparams) -> Array:
     """The network's step size now."""
-    progress = state.step / hp.total_steps
-    return hp.learning_rate * (0.5 * (1 + jnp.cos(jnp.pi * progress)) if setup.config.schedule == "cosine" else 1.0)
+    if setup.config.schedule == "constant":
+        return hp.learning_rate
+    progress = jnp.minimum(state.step.astype(float_type()) / hp.total_steps, 1.0)  # steps beyond the run's are at 0
+    return hp.learning_rate * (0.5 * (1 + jnp.cos(jnp.pi * progress)))
 
 
 @jax.named_scope("update")
@@ -292,7 +294,7 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
     if setup.config.trains != "nothing":
         a_KxBxD = credit_of(setup, built, state, seen, credit_key)
         if estimator.loss is not None:
-            warm = state.step < hp.warmup_ratio * hp.total_steps
+            warm = state.step.astype(float_type()) < hp.warmup_ratio * hp.total_steps
             a_KxBxD = jnp.where(warm, WARMUP_CREDIT.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
         params, moments = _learn_network(setup, built, state, hp, seen, a_KxBxD)
         new = new._replace(params=params, optimizer=moments)

@@ -93,9 +93,21 @@ def test_the_key_of_arrays_depends_on_their_contents():
         (lambda x, y, u, v: (x.astype(float) * 1e39, y, u, v), "x holds values that are not finite in float32"),
         (lambda x, y, u, v: (np.where(x > 5, np.nan, x), y, u, v), "x holds values that are not finite"),
         (lambda x, y, u, v: (x, y, u / 0, v), "x_test holds values that are not finite"),
+        (lambda x, y, u, v: (x[..., None], y, u[..., None], v), r"x has shape \(16, 5, 1\), and which axis"),
+        (lambda x, y, u, v: (np.ma.masked_less(x, 0), y, u, v), "x is masked; fill or drop"),
+        (lambda x, y, u, v: (x, y + 2**31, u, v), "y has a label 214748.*; classes are 0, 1"),
         (lambda x, y, u, v: (x, 0 * y + 2, u, v), "all 16 labels are 2; give samples of at least two classes"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_arrays_that_do_not_fit_are_refused(change, message):
     refused(lambda: jc.tasks.arrays(*change(*my_arrays(5))), message)
+
+
+def test_the_mean_over_samples_is_taken_once_for_all_runs(monkeypatch):
+    x, *rest = my_arrays(5)
+    task, calls = jc.tasks.arrays(x + 1, *rest), []
+    monkeypatch.setattr(np, "abs", lambda values, abs_=np.abs: calls.append(1) or abs_(values))
+    first, second = (task.build().prepare(jnp.asarray(x)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(calls) == 1

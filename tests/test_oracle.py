@@ -115,6 +115,20 @@ def test_several_steps_are_optax_adamw_on_back_propagation():
     assert int(state.step) == 3
 
 
+def test_the_cosine_schedule_is_half_way_at_half_the_steps_and_stays_at_zero_after_them():
+    config = tiny(optimizer="sgd", schedule="cosine", learning_rate=1e5)
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    at = lambda step: jax.jit(run.step)(  # noqa: E731
+        state._replace(step=jnp.asarray(step, jnp.int32)), hp, data, first_batch(config)
+    )[0].params.readout["w"]
+    total, old = int(hp.total_steps), state.params.readout["w"]
+    whole, half = at(0) - old, at(total // 2) - old
+    np.testing.assert_allclose(half, whole / 2, rtol=1e-4)
+    for after in (total, total + total // 2, 2 * total):
+        np.testing.assert_array_equal(at(after), old)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_diagnostics_of_the_oracle_are_one(kind):
     config = tiny(network=NETWORKS[kind][0])

@@ -62,6 +62,35 @@ def test_a_metric_that_bears_a_reported_name_is_refused(name):
 
 
 @pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (lambda p: {"v": p}, "returns a metric 'v' that is an array of shape (3,)"),
+        (lambda p: {"v": {"w": p[0]}}, "returns a metric 'v' that is a dict"),
+        (lambda p: {"v": "text"}, "returns a metric 'v' that is a str"),
+        (lambda p: {0: p[0]}, "returns a metric 0 that is an array of shape ()"),
+    ],
+)
+def test_a_metric_that_is_no_scalar_by_name_is_refused(metrics, said):
+    mine = (
+        jc.broadcast()
+        .build()
+        ._replace(
+            init=lambda key, shapes: jc.EstState(jnp.ones(3), {}),
+            loss=lambda state, ctx, env, key: (jnp.sum(state.params**2), metrics(state.params)),
+        )
+    )
+    refused(lambda: checked(tiny(as_part(jc.estimator, mine))), re.escape(said))
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [({"tier": 2}, "tier=2 must be a text"), ({"depth": 1.0}, "depth=1.0 must be a whole number, or a function of L")],
+)
+def test_a_fact_that_no_row_can_hold_is_refused_before_anything_runs(fact, said):
+    refused(lambda: tiny(as_part(jc.estimator, jc.broadcast().build()._replace(**fact))), said)
+
+
+@pytest.mark.parametrize(
     "credit", [jc.fa(), small(jc.tangent_chain), small(jc.tangent_mask), small(jc.linear_field, form="chain")]
 )
 def test_a_network_without_a_branch_is_refused_where_one_is_needed(credit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, TypeAlias
 
 import jax
@@ -17,6 +18,8 @@ from jcredit.types import Array, Data, Key, Sizes, Task
 
 Classes: TypeAlias = Annotated[int, Bound(2)]
 """A number of classes."""
+MOST_CLASSES = 2**31 - 2
+"""The largest label: the number of classes, one more, is an int32."""
 
 
 def cross_entropy(logits_BxC: Array, labels_B: Array) -> Array:
@@ -47,12 +50,8 @@ def arrays_task(data: Arrays, classes: Classes, normalise: bool = True) -> Task:
         feature of vectors and each channel of images; one that is constant there is shifted alone.
     """
     train_x, train_y, test_x, test_y = data
-    axes = tuple(range(train_x.ndim - 1)) if train_x.ndim > 2 else (0,)
-    mean = train_x.mean(axes, dtype=np.float64) if normalise else np.zeros(1)
-    deviation = train_x.std(axes, dtype=np.float64) if normalise else np.ones(1)
-    varies = deviation > 1e-7 * np.abs(mean)  # less than that, float32 does not resolve
-    scale = np.where(varies, 1 / np.where(varies, deviation, 1), 1)
-    centre, factor = (v.reshape((1,) * (train_x.ndim - 1) + (-1,)) for v in (mean, scale))
+    moments = _centre_and_factor(data) if normalise else (np.zeros(1), np.ones(1))
+    centre, factor = (v.reshape((1,) * (train_x.ndim - 1) + (-1,)) for v in moments)
 
     def prepare(x):
         return (x.astype(float_type()) - jnp.asarray(centre, float_type())) * jnp.asarray(factor, float_type())
@@ -64,6 +63,16 @@ def arrays_task(data: Arrays, classes: Classes, normalise: bool = True) -> Task:
     sizes = Sizes(train_x.shape[1:], classes)
     shared = Data(train_x, train_y, test_x, test_y)
     return Task(sizes, cross_entropy, correct, shared, batch, prepare, train_x.shape[0])
+
+
+@functools.lru_cache(maxsize=8)  # a task is built again for every run and every trace
+def _centre_and_factor(data: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the training samples, and one over their deviation where they vary."""
+    train_x = data[0]
+    axes = tuple(range(train_x.ndim - 1))
+    mean, deviation = train_x.mean(axes, dtype=np.float64), train_x.std(axes, dtype=np.float64)
+    varies = deviation > 1e-7 * np.abs(mean)  # less than that, float32 does not resolve
+    return mean, np.where(varies, 1 / np.where(varies, deviation, 1), 1)
 
 
 def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) -> Part:
@@ -99,6 +108,11 @@ def _inputs(name: str, given: Any) -> np.ndarray:
         raise ConfigError(f"{name} is of type {found.dtype}; give numbers, floating or uint8")
     if found.ndim < 2 or 0 in found.shape:
         raise ConfigError(f"{name} has shape {found.shape}; give (samples, ...), at least one of each")
+    if found.ndim == 3:
+        raise ConfigError(
+            f"{name} has shape {found.shape}, and which axis is of channels it does not say; give images as (samples,"
+            f" height, width, channels), such as {name}[..., None], or features as (samples, features)"
+        )
     with np.errstate(over="ignore"):
         kept = np.array(found, np.uint8 if found.dtype == np.uint8 else np.float32)
     if not np.isfinite(kept).all():
@@ -114,10 +128,14 @@ def _labels(name: str, given: Any) -> np.ndarray:
             f"{name} has labels of type {found.dtype} and shape {found.shape}, such as {', '.join(few) or 'none'}; give"
             " one whole number from 0 for each sample"
         )
+    if found.max() > MOST_CLASSES:
+        raise ConfigError(f"{name} has a label {found.max()}; classes are 0, 1, ..., at most {MOST_CLASSES}")
     return found.astype(np.int32)
 
 
 def _array(name: str, given: Any) -> np.ndarray:
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise ConfigError(f"{name} is masked; fill or drop what is missing")
     try:
         return np.asarray(given)
     except ValueError as error:  # ragged
