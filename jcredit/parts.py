@@ -82,7 +82,13 @@ class Factory:
                 raise TypeError(f"{self.name}: setting {name!r} would hide the {kind}'s own {name}; call it otherwise")
             if name not in hints or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 raise TypeError(f"{self.name}: setting {name!r} needs a type, such as jc.Count or jc.Positive")
-            self.settings[name] = declared(name, hints[name], parameter.default, docs.get(name, ""))
+            setting = declared(name, hints[name], parameter.default, docs.get(name, ""))
+            if not _can_be_kept(setting):
+                raise TypeError(
+                    f"{self.name}: setting {name!r} of type {parameter.annotation} cannot be kept in a row; take a"
+                    " number, bool, str, tuple, Literal of one type or another part, and choose functions by a name"
+                )
+            self.settings[name] = setting
 
     @property
     def name(self) -> str:
@@ -141,6 +147,14 @@ class Factory:
         found = getattr(top, "__file__", None)
         folder = str(Path(found).resolve().parents[1 if hasattr(top, "__path__") else 0]) if found else None
         return _named, (self.kind, module, name, None if self.source is None else folder, self.source)
+
+
+def _can_be_kept(setting: Setting) -> bool:
+    """Whether the values of a setting can be checked, hashed and written down."""
+    if setting.choices:
+        return len({type(choice) for choice in setting.choices}) == 1
+    kinds = setting.type if isinstance(setting.type, tuple) else (setting.type,)
+    return all(kind in (bool, int, float, str, tuple, Part, Arrays, type(None)) for kind in kinds)
 
 
 def _named(kind: str, module: str, name: str, folder: str | None, source: str | None) -> Factory:

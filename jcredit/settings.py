@@ -224,6 +224,8 @@ def declared(name: str, annotation: Any, default: Any, doc: str) -> Setting:
         annotation = float
     if get_origin(annotation) in (types.UnionType, typing.Union):
         annotation = tuple(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        annotation = tuple  # what it holds is the factory's to check
     return Setting(name, annotation, bound, default, doc, added, part)
 
 

@@ -1,12 +1,13 @@
 """Parts: settings from annotations, documentation from docstrings, and which part fits where."""
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import pytest
-from helpers import as_part, first_batch, refused, same_bits, tiny
+from helpers import as_part, first_batch, refused, same_bits, tiny, variant
 
 import jcredit as jc
 from jcredit.config import config_hash, described, static_key
@@ -104,6 +105,31 @@ def test_a_setting_without_a_type_is_refused_when_it_is_declared():
 
         @jc.estimator
         def open_ended(**rest: int): ...
+
+
+@pytest.mark.parametrize(
+    "annotation", [Callable, np.ndarray, jax.Array, complex, Any, list[int], Literal[1, "a"], Literal["a"] | None]
+)
+def test_a_setting_of_a_type_that_no_row_can_hold_is_refused_when_it_is_declared(annotation):
+    def own(choice=None): ...
+
+    own.__annotations__ = {"choice": annotation}
+    with pytest.raises(
+        TypeError, match=r"own: setting 'choice' of type .* cannot be kept in a row; take a number, bool"
+    ):
+        jc.estimator(own)
+
+
+def test_a_tuple_of_numbers_is_a_setting():
+    @jc.estimator
+    def layered(widths: tuple[int, ...] = (32, 32)) -> jc.Estimator:
+        assert len(widths) > 1
+        return jc.broadcast().build()
+
+    key = lambda part: variant(credit=part).hash  # noqa: E731
+    assert key(layered()) == key(layered((32, 32))) != key(layered((32, 16)))
+    with pytest.raises(jc.ConfigError, match="widths=3 must be of type tuple"):
+        layered(3)
 
 
 def test_positional_only_parameters_are_no_settings():
