@@ -165,6 +165,18 @@ def test_where_chooses_by_field_and_by_setting():
         rows.where(learning_rat=1)
 
 
+def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):
+    rows = [{**row, "experiment": name} for name, row in zip("ab", swept(), strict=False)]
+    for row in rows:
+        append_rows(tmp_path / row["experiment"] / "quick" / "rows.jsonl", [{**row, "preset": "quick"}])
+    found = Rows.read(tmp_path)
+    assert [row["experiment"] for row in found] == ["a", "b"]
+    assert Rows.read(str(tmp_path / "b" / "quick" / "rows.jsonl")) == found[1:]
+    for nothing in (tmp_path / "c", tmp_path / "a" / "quick" / "none.jsonl"):
+        with pytest.raises(ResultsError, match=r"no rows.jsonl there; give one, or a folder"):
+            Rows.read(nothing)
+
+
 def test_rows_plot_their_overview(tmp_path):
     swept().plot(tmp_path / "figure.png", "title")
     with pytest.raises(FileError, match=r"figure.pdf': figures are PNGs; end its name in .png"):

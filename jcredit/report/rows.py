@@ -86,6 +86,19 @@ class Rows(Sequence[Row]):
         except ResultsError as error:  # what cannot be one table must still be looked at
             return f"{len(self)} rows: {error}"
 
+    @classmethod
+    def read(cls, path: str | Path) -> Rows:
+        """The rows on disk: of a ``rows.jsonl``, or of all that lie below a folder, such as ``results_dir``.
+
+        Raises:
+          ResultsError: no rows there, or some that cannot be read.
+        """
+        path = Path(path)
+        files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path] if path.exists() else []
+        if not files:
+            raise ResultsError(f"{path}: no rows.jsonl there; give one, or a folder with results")
+        return cls(row for file in files for row in read_rows(file))
+
     def where(self, **fields: Any) -> Rows:
         """The rows whose fields have these values.
 
