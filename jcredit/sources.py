@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,36 +66,59 @@ class _Identity:
         """The identity of any value."""
         if isinstance(value, jax.custom_jvp | jax.custom_vjp):
             return [self.of(getattr(value, name, None)) for name in ("fun", "jvp", "fwd", "bwd")]
-        while callable(value) and not _is_code(value) and hasattr(value, "__wrapped__"):
-            value = value.__wrapped__  # a factory, a jitted function
+        is_own = self._is_ours(type(value).__module__)
+        if not is_own:
+            value = _unwrapped(value.__func__ if isinstance(value, classmethod) else value)
         if _is_code(value):
             return self._code(value)
+        if (held := self._held(value)) is None:
+            return self._object(value)
+        return [self.of(type(value)), held, self._attributes(value)] if is_own else held
+
+    def _held(self, value: Any) -> Any:
+        """What numbers, text, arrays and collections hold; None for other objects."""
         if isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, np.ndarray | jax.Array):
             is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
             return array_digest([jax.random.key_data(value) if is_key else value])
         if isinstance(value, Mapping):
-            return sorted(([self.of(key), self.of(item)] for key, item in value.items()), key=repr)
+            return [[self.of(key), self.of(item)] for key, item in value.items()]
         if isinstance(value, set | frozenset):
             return sorted(map(self.of, value), key=repr)
         if isinstance(value, tuple | list):
             return [type(value).__name__, *map(self.of, value)]
-        return self._object(value)
+        return None
+
+    def _named(self, values: Mapping[str, Any]) -> list[Any]:
+        """Values that are known by their names, in whatever order they were named."""
+        return sorted(([self.of(name), self.of(value)] for name, value in values.items()), key=repr)
+
+    def _attributes(self, value: Any) -> list[Any]:
+        """What an object has been given, without what it has computed and keeps."""
+        computed = {name for name, value in _members(type(value)) if isinstance(value, functools.cached_property)}
+        return self._named(
+            {name: held for name, held in getattr(value, "__dict__", {}).items() if name not in computed}
+        )
 
     def _object(self, value: Any) -> Any:
+        is_own = self._is_ours(type(value).__module__)
         if isinstance(value, types.ModuleType) and self._is_ours(value.__name__):
             return self._module(value.__name__)
         if isinstance(value, functools.partial):
-            return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
+            return [self.of(value.func), self.of(value.args), self._named(value.keywords)]
         if isinstance(value, types.MethodType):
             return [self.of(value.__func__), self.of(value.__self__)]
         if isinstance(value, property):
             return [self.of(value.fget), self.of(value.fset)]
+        if isinstance(value, functools.cached_property):
+            return self.of(value.func)
+        if isinstance(value, np.vectorize):  # it has its function's name
+            return [self.of(part) for part in (value.pyfunc, value.otypes, value.signature, value.excluded)]
         if hasattr(value, "factory") and hasattr(value, "settings"):  # a part
-            return [self.of(value.factory), self.of(value.settings)]
+            return [self.of(value.factory), self._named(value.settings)]
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-        if isinstance(name, str):  # a module, or built in
+        if isinstance(name, str) and not is_own:  # a module, or built in
             bound = getattr(value, "__self__", None) if isinstance(value, types.BuiltinMethodType) else None
             at = [] if bound is None or isinstance(bound, types.ModuleType | type) else [self.of(bound)]
             return [f"{value.__module__}.{name}", *at] if at else f"{getattr(value, '__module__', '')}.{name}"
@@ -107,8 +131,8 @@ class _Identity:
             return self.met[id(value)]
         self.met[id(value)] = f"{type(value).__qualname__} #{len(self.met)}"
         self.kept.append(value)
-        if self._is_ours(type(value).__module__) and hasattr(value, "__dict__"):
-            return [self.of(type(value)), self.of(vars(value))]
+        if is_own and hasattr(value, "__dict__"):
+            return [self.of(type(value)), self._attributes(value)]
         return self._rebuilt(value)
 
     def _rebuilt(self, value: Any) -> Any:
@@ -124,7 +148,8 @@ class _Identity:
         if isinstance(made, str):
             return [self.of(type(value)), made]
         # How it is called, what with, its state, and what its lists and mappings hold, which come as iterators.
-        return [self.of(list(part) if isinstance(part, Iterator) else part) for part in made]
+        parts = [list(part) if isinstance(part, Iterator) else part for part in made]
+        return [self._named(part) if type(part) is dict else self.of(part) for part in parts]
 
     def _is_ours(self, module: str) -> bool:
         return module == self.home or (self.folder is not None and _folder_of(module) == self.folder)
@@ -151,21 +176,25 @@ class _Identity:
         return [self._module(name) for name in dict.fromkeys(found) if self._is_ours(name)]
 
     def _code(self, thing: Any) -> Any:
-        """A function or class: by source if it is of the home or has no name to be imported by."""
+        """A function or class: by source if it is of the home or no name leads to it."""
         name = f"{thing.__module__}.{thing.__qualname__}"
-        at_home = self._is_ours(thing.__module__)
-        if not at_home and "<" not in name:
+        written = (
+            thing.__globals__.get("__name__") if inspect.isfunction(thing) else None
+        )  # a wrapper has another's name
+        at_home = any(self._is_ours(module) for module in (thing.__module__, written) if module)
+        if not at_home and "<" not in name and _leads_to(thing):
             return name
         if id(thing) in self.met:
             return self.met[id(thing)]
         self.met[id(thing)] = f"{name} #{len(self.met)}"
         if inspect.isclass(thing):
             inside = {k: v for k, v in vars(thing).items() if inspect.isfunction(v) or not k.startswith("__")}
-            return [name, _source(thing), self.of(thing.__bases__), self.of(inside)]
+            return [name, _source(thing), self.of(thing.__bases__), self._named(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
         package = thing.__globals__.get("__package__") or ""
         imported = self._imported(_imports_of(thing.__code__), package) if at_home else []
-        told = [name, _source(thing), self.of(thing.__defaults__), self.of(thing.__kwdefaults__), self.of(used)]
+        keywords = thing.__kwdefaults__ and self._named(thing.__kwdefaults__)
+        told = [name, _source(thing), self.of(thing.__defaults__), keywords or repr(keywords), self._named(used)]
         return told + ([imported] if imported else [])
 
 
@@ -189,6 +218,26 @@ def _folder_of(module: str) -> Path | None:
 
 def _is_code(value: Any) -> bool:
     return inspect.isfunction(value) or inspect.isclass(value)
+
+
+def _unwrapped(value: Any) -> Any:
+    """The function inside a factory or a compiled function."""
+    while callable(value) and not _is_code(value) and hasattr(value, "__wrapped__"):
+        value = value.__wrapped__
+    return value
+
+
+def _leads_to(thing: Any) -> bool:
+    """Whether its name is its alone: what a transformation or a decorator makes of a function has its name as well."""
+    found = sys.modules.get(thing.__module__)
+    for part in thing.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return thing is _unwrapped(getattr(found, "__func__", found))
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    """What a class and its bases define."""
+    return itertools.chain.from_iterable(vars(base).items() for base in kind.__mro__)
 
 
 def _source(thing: Any) -> str:
@@ -227,7 +276,9 @@ def _imports_in(text: str) -> Iterator[_Import]:
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:
-    return [code.co_code.hex(), [c for c in code.co_consts if not isinstance(c, types.CodeType)], code.co_names]
+    constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+    ordered = [sorted(c, key=repr) if isinstance(c, frozenset) else c for c in constants]
+    return [code.co_code.hex(), ordered, code.co_names]
 
 
 def _globals_of(function: Any) -> Iterator[tuple[str, Any]]:

@@ -267,6 +267,105 @@ def test_a_key_is_the_same_in_every_process(tmp_path):
     assert found.stdout.split() == here
 
 
+def factored(function, factor):
+    return functools.wraps(function)(lambda x: factor * function(x))
+
+
+class Scaled:
+    """A decorator that is an object."""
+
+    def __init__(self, function, factor):
+        functools.update_wrapper(self, function)
+        self.factor = factor
+
+    def __call__(self, x):
+        return self.factor * self.__wrapped__(x)
+
+
+def test_what_is_made_of_a_function_is_not_known_by_its_name():
+    values = [
+        jnp.dot, jax.vmap(jnp.dot, in_axes=(0, None)), jax.vmap(jnp.dot, in_axes=(None, 0)),
+        jax.nn.softplus, jax.grad(jax.nn.softplus), jax.vmap(jax.grad(jax.nn.softplus)),
+        jnp.tanh, factored(jnp.tanh, 2), factored(jnp.tanh, 3), Scaled(jnp.tanh, 2), Scaled(jnp.tanh, 3),
+        np.vectorize(lambda x: x + 1), np.vectorize(lambda x: x + 2), {"a": 1, "b": 2}, {"b": 2, "a": 1},
+    ]  # fmt: skip
+    told = lambda: [repr(_Identity(__name__).of(value)) for value in values]  # noqa: E731
+    assert len(set(told())) == len(values) and told() == told()
+    for known in (jnp.dot, jax.nn.softplus, jnp.tanh, np.sum, jax.lax.scan, np.random.Generator, threading.Thread):
+        assert isinstance(_Identity(__name__).of(known), str)  # by their names, as ever
+
+
+CLASSES = """
+import collections
+import functools
+from typing import NamedTuple
+import jax.numpy as jnp
+import jcredit as jc
+
+FACTOR = 7
+
+class Pair(NamedTuple):
+    a: int = 1
+    def both(self):
+        return self.a + 3
+
+class Table(dict):
+    def entry(self):
+        return self["a"] + 4
+
+class Kind:
+    @classmethod
+    def named(cls, x):
+        return helper(x)
+
+    @functools.cached_property
+    def kept(self):
+        return 6
+
+def helper(x):
+    return x + 5
+
+@functools.wraps(jnp.tanh)
+def wrapped(x):
+    return FACTOR * jnp.tanh(x)
+
+PAIR, TABLE, KIND = Pair(), Table(a=1), Kind()
+
+@jc.estimator
+def mine() -> jc.Estimator:
+    used = PAIR, TABLE, KIND, wrapped
+    return jc.broadcast().build()
+"""
+
+
+@pytest.mark.parametrize("old", ["self.a + 3", '["a"] + 4', "x + 5", "return 6", "FACTOR = 7"])
+def test_methods_of_own_classes_are_followed_whatever_the_class_is_made_of(tmp_path, old):
+    assert CLASSES.count(old) == 1
+    before, after = (loaded(tmp_path, text).mine for text in (CLASSES, CLASSES.replace(old, f"{old}0")))
+    assert before.source != after.source
+
+
+def test_what_an_object_has_computed_and_keeps_is_no_part_of_it(tmp_path):
+    module = loaded(tmp_path, CLASSES)
+    before = _Identity("author").of(module.KIND)
+    assert module.KIND.kept == 6 and _Identity("author").of(module.KIND) == before
+
+
+def test_a_set_among_constants_has_no_order():
+    program = """
+        from jcredit.sources import _Identity
+        print(_Identity("__main__").of(lambda x: x in {"a", "b", "c", "d"}))
+    """
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program)], env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in "123"
+    ]  # fmt: skip
+    assert "'a', 'b', 'c', 'd'" in told[0] and len(set(told)) == 1
+
+
 def test_parts_typed_into_an_interpreter_are_known_by_what_they_do():
     def typed(factor):
         scope: dict[str, Any] = {"jc": jc, "__name__": "__main__"}
