@@ -9,7 +9,6 @@ stay, so that there is one to go back to, and a kill at any instant leaves a com
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -29,8 +28,13 @@ SCHEMA = 3
 _one_at_a_time = threading.Lock()
 """Two savers of orbax in one process wait for, and remove, each other's temporary folders."""
 
-# Orbax logs every save and restore there, and the traceback of each failure that it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs every save and restore to absl, and the traceback of each failure that it raises as well."""
+    return "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_is_not_orbax)  # others log there, too
 
 
 class CheckpointError(ValueError):
@@ -115,15 +119,6 @@ def remove(directory: str | Path) -> None:
         _delete_step(step)
     with contextlib.suppress(OSError):  # missing, or it holds files that are not ours
         directory.rmdir()
-
-
-def digest(tree: Any) -> str:
-    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves: equal exactly if the states are, bit for bit."""
-    sha = hashlib.sha256()
-    for (path, leaf), described in zip(jax.tree_util.tree_leaves_with_path(tree), _layout(tree), strict=True):
-        sha.update(json.dumps([jax.tree_util.keystr(path), described]).encode())
-        sha.update(np.ascontiguousarray(_host(leaf)).tobytes())
-    return sha.hexdigest()
 
 
 def _steps(directory: Path) -> list[Path]:
