@@ -7,9 +7,8 @@ import pytest
 from helpers import make_scene, normal, relative, same_bits, small, tiny
 
 import jcredit as jc
-from jcredit.tasks.linear_quadratic import costate
 from jcredit.training import make_run
-from jcredit.types import Sizes
+from jcredit.types import Array, NetParams, Sizes
 
 LQ = tiny(
     small(jc.scalar_bridge),
@@ -18,6 +17,22 @@ LQ = tiny(
     trains="nothing",
     steps_per_epoch=2,
 )
+
+
+def costate(params: NetParams, error_BxC: Array) -> Array:
+    """The closed form lambda_l = A_l^T ... A_{L-1}^T W^T (y - y*).
+
+    Args:
+      params: parameters of ``lq_dynamics`` (row convention: h_{l+1} = h_l A_l, y = h_L W).
+      error_BxC: y - y*.
+
+    Returns:
+      lambda_0..lambda_L, shape (L+1, B, D).
+    """
+    last = error_BxC @ params.readout["w"].T
+    retreat = lambda lam, a: (lam @ a.T, lam @ a.T)  # noqa: E731
+    _, earlier = jax.lax.scan(retreat, last, params.blocks["a"], reverse=True)
+    return jnp.concatenate([earlier, last[None]])
 
 
 def test_costate_is_the_closed_form_and_the_gradient(x64, strict):

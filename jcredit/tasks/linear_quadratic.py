@@ -14,28 +14,12 @@ from jcredit import parts
 from jcredit.networks import lq_dynamics
 from jcredit.numerics import float_type
 from jcredit.settings import Added, Count, NonNegative
-from jcredit.types import Array, Data, NetParams, Sizes, Task
+from jcredit.types import Array, Data, Sizes, Task
 
 
 def quadratic_loss(outputs_BxC: Array, target_BxC: Array) -> Array:
     """0.5 ||y - y*||^2 for each sample.  Shape (B,)."""
     return 0.5 * jnp.sum((outputs_BxC - target_BxC) ** 2, axis=-1)
-
-
-def costate(params: NetParams, error_BxC: Array) -> Array:
-    """The closed form lambda_l = A_l^T ... A_{L-1}^T W^T (y - y*).
-
-    Args:
-      params: parameters of ``lq_dynamics`` (row convention: h_{l+1} = h_l A_l, y = h_L W).
-      error_BxC: y - y*.
-
-    Returns:
-      lambda_0..lambda_L, shape (L+1, B, D).
-    """
-    last = error_BxC @ params.readout["w"].T
-    retreat = lambda lam, a: (lam @ a.T, lam @ a.T)  # noqa: E731
-    _, earlier = jax.lax.scan(retreat, last, params.blocks["a"], reverse=True)
-    return jnp.concatenate([earlier, last[None]])
 
 
 @parts.task(lq_dynamics())
