@@ -288,7 +288,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     except (BatchError, Stopped) as error:
         error.args = (f"{error}: {_to_go_on(experiment, args, argv)}",)
         raise
-    write_json(folder.directory / "config.json", describe_sweep(experiment, args, overrides, grid))
+    write_json(folder.directory / "config.json", describe_sweep(experiment, args.preset, overrides, args.own, grid))
     new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
     tables = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
     again = "" if new else "; every run was there already, --fresh makes them anew in a folder of its own"
@@ -355,13 +355,13 @@ def _device(args: argparse.Namespace) -> plan.Device:
 
 
 def describe_sweep(
-    experiment: Experiment, args: argparse.Namespace, overrides: Mapping[str, Any], grid: Sequence[Variant]
+    experiment: Experiment, preset: str, overrides: Mapping[str, Any], owns: Sequence[str], grid: Sequence[Variant]
 ) -> dict[str, Any]:
     """What a directory holds, for readers and for ``python -m jcredit report``."""
 
     lines = [{"label": v.label, "block": v.block, "config_hash": v.hash, "config": described(v.config)} for v in grid]
     return {
-        "experiment": experiment.name, "preset": args.preset, "overrides": overrides, "own": args.own,
+        "experiment": experiment.name, "preset": preset, "overrides": overrides, "own": owns,
         "variants": lines,
     }  # fmt: skip
 

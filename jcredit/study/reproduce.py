@@ -6,7 +6,6 @@ run that has a row anywhere under the results directory is not run again.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import math
 import signal
@@ -297,8 +296,7 @@ def _write(item: Item, results_dir: Path) -> None:
     folder = item.folder(results_dir)
     rows = in_grid(read_rows(folder.rows, folder.experiment, folder.preset), item.grid)
     if rows:
-        args = argparse.Namespace(preset=item.preset, own=[])
-        described = study.describe_sweep(item.experiment, args, item.overrides, item.grid)
+        described = study.describe_sweep(item.experiment, item.preset, item.overrides, [], item.grid)
         write_json(folder.directory / "config.json", described)
         write_report(item.experiment, rows, folder.directory)
 
