@@ -1,6 +1,7 @@
 """Compiled programs on disk: whether the entries of JAX's persistent cache, which run as code, are what was written.
 
-The cache is kept to a size, since JAX lets it grow: what nobody has used for longest goes.
+The cache is kept to a size here: what nobody has used for longest goes.  JAX's own limit,
+``jax_compilation_cache_max_size``, is off unless set, and needs ``filelock``, which is no dependency of this package.
 
 JAX writes an entry in place, so that a killed process leaves a torn one, and tells a changed one by the checksum of its
 compression alone, which zstandard, where it is installed, is not asked for.  Here the SHA-256 of an entry is noted when
