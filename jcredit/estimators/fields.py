@@ -12,13 +12,12 @@ from jcredit import parts
 from jcredit.estimators.linear_maps import MapForm, TangentMap, make_map
 from jcredit.estimators.trunk import Trunk, layer_times, mlp
 from jcredit.losses.bridge import terminal_gradient_loss
-from jcredit.losses.perturbation import all_layers, directional_loss, measure, random_layers, shuffled_order
+from jcredit.losses.perturbation import Scheme, all_layers, directional_loss, measure, random_layers, shuffled_order
 from jcredit.parts import TrunkPart
 from jcredit.settings import Added, Count, NonNegative, Positive
 from jcredit.types import Array, Context, Env, Estimator, EstState, adam
 
 Layers = Literal["one", "all"]
-Scheme = Literal["central", "one_sided", "jvp"]
 Scale = Literal["free", "delta"]
 
 

@@ -5,7 +5,7 @@ For v ~ N(0, I) and g = <delta_l, v>, E[g v] = delta_l: directional measurements
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ import numpy as np
 from jcredit.settings import ConfigError
 from jcredit.types import Array, Context, Env, Key
 
-SCHEMES = ("central", "one_sided", "jvp")
+Scheme = Literal["central", "one_sided", "jvp"]
+"""How the effect of a perturbation is measured (``measure``)."""
 
 
 class Probe(NamedTuple):
@@ -60,7 +61,7 @@ def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array 
     if scheme == "one_sided":
         here = env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B)
         return (loss_at(h_BxD[None] + epsilon * v_MxBxD) - here[None]) / epsilon
-    raise ConfigError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}")
+    raise ConfigError(f"scheme={scheme!r} is unknown; choose one of {', '.join(get_args(Scheme))}")
 
 
 def take_samples(ctx: Context, index_N: Array | np.ndarray) -> Context:
