@@ -66,7 +66,7 @@ def rho(
 
 
 def nudge(env: Env, ctx: Context, a_KxBxD: Array, eta: Array | float) -> Array:
-    """Mean of loss(h_l - eta a_l / RMS(a_l)) - loss(h_l) for l < L, in nats; negative is good.  (L,)."""
+    """Mean of loss(h_l - eta a_l / (RMS(a_l) + 1e-6)) - loss(h_l) for l < L, in nats; negative is good.  (L,)."""
     probe, depth = all_layers(ctx), a_KxBxD.shape[0] - 1
     loss_at = jax.vmap(lambda h_NxD: env.loss_at(probe.ctx, probe.layer_B, h_NxD))  # both alike: no credit, no change
     step_NxD = eta * rms_normalise(a_KxBxD[:-1].reshape(probe.h_BxD.shape))
