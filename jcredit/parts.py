@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.settings import ConfigError, Kind, Setting, argument_docs, brief, declared, known
-from jcredit.sources import array_digest, source_hash
+from jcredit.sources import array_digest, file_digest, source_hash
 
 
 class Arrays(tuple):
@@ -70,6 +70,7 @@ class Factory:
     def __init__(self, kind: str, function: Callable):
         functools.update_wrapper(self, function)
         self.kind, self.function = kind, function
+        self._file = None if self._is_ours else file_digest(function.__module__)
         hints = typing.get_type_hints(function, include_extras=True)
         docs = argument_docs(function.__doc__)
         self.settings: dict[str, Setting] = {}
@@ -94,13 +95,24 @@ class Factory:
     def name(self) -> str:
         """The function's name for jcredit's own, with its module in front for anybody else's."""
         function = self.function
-        ours = function.__module__.split(".")[0] == __name__.split(".")[0]
-        return function.__name__ if ours else f"{function.__module__}.{function.__qualname__}"
+        return function.__name__ if self._is_ours else f"{function.__module__}.{function.__qualname__}"
+
+    @property
+    def _is_ours(self) -> bool:
+        return self.function.__module__.split(".")[0] == __name__.split(".")[0]
 
     @functools.cached_property
     def source(self) -> str | None:
-        """Hash of an own factory's source and of what it uses of its module; None for jcredit's own."""
-        return None if self.name == self.function.__name__ else source_hash(self.function)
+        """Hash of an own factory's source and of what it uses of its module; None for jcredit's own.
+
+        Raises:
+          ConfigError: its file, which is read for this, was edited after it had been imported.
+        """
+        if self._is_ours:
+            return None
+        if self._file and file_digest(self.function.__module__, self._file[0]) != self._file:
+            raise ConfigError(f"{self.name}: {self._file[0]} was edited since it was imported; start again")
+        return source_hash(self.function)
 
     def __call__(self, *args: Any, **settings: Any) -> Part:
         """The part with these settings; the others have their defaults.

@@ -210,6 +210,12 @@ def _file_of(module: str) -> Path | None:
     return Path(file).resolve() if file else None
 
 
+def file_digest(module: str, file: Path | None = None) -> tuple[Path, str] | None:
+    """A module's file and its digest, now; None where it has none, as what is typed into an interpreter."""
+    file = file or _file_of(module)
+    return (file, digest_of(file)) if file is not None and file.is_file() else None
+
+
 def _folder_of(module: str) -> Path | None:
     """Where a module's file lies; None where it has none, or lies among installed packages."""
     file = _file_of(module)

@@ -351,6 +351,17 @@ def test_what_an_object_has_computed_and_keeps_is_no_part_of_it(tmp_path):
     assert module.KIND.kept == 6 and _Identity("author").of(module.KIND) == before
 
 
+def test_a_file_that_was_edited_since_it_was_imported_is_refused(tmp_path):
+    module = loaded(tmp_path, CLASSES.replace("def mine", "def known") + CLASSES[CLASSES.index("@jc.est") :])
+    known = module.mine().factory.source
+    file = Path(module.__file__)
+    file.write_text(file.read_text().replace("x + 5", "x + 6"))
+    assert module.mine.source == known  # it was told before
+    with pytest.raises(jc.ConfigError, match=r"author.py was edited since it was imported; start again"):
+        module.known().described()
+    assert loaded(tmp_path, file.read_text()).known().described()["source"]
+
+
 def test_a_set_among_constants_has_no_order():
     program = """
         from jcredit.sources import _Identity
