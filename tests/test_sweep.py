@@ -82,21 +82,26 @@ def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     assert all(row["layout"] == choose_layout(3)._asdict() for row in rows)
 
 
-def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_run_resumed_where_there_are_fewer_devices_keeps_its_bits(tmp_path, monkeypatch, caplog, width):
     """As on a cluster of unequal machines.  From two devices to one it would not keep them, and starts afresh."""
-    whole = sweep_into(tmp_path / "whole", [variant(epochs=3)], (0, 1, 2, 3))
-    interrupted(tmp_path / "cut", [variant(epochs=3)], seeds=(0, 1, 2, 3))
-    monkeypatch.setattr(jax, "local_device_count", lambda: 3)  # of which two share four runs evenly
-    resumed = sweep_into(tmp_path / "cut", [variant(epochs=3)], (0, 1, 2, 3))
+    lines, seeds, wide = [variant(epochs=3)], range(4 * width), {"seeds_per_batch": width}
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    whole = sweep_into(tmp_path / "whole", lines, seeds, **wide)
+    interrupted(tmp_path / "cut", lines, seeds=seeds, **wide)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)  # of which two share these runs evenly
+    resumed = sweep_into(tmp_path / "cut", lines, seeds, **wide)
     assert [measured(r) for r in resumed] == [measured(r) for r in whole]
-    assert {r["layout"]["devices"] for r in whole} == {4} and {r["layout"]["devices"] for r in resumed} == {2}
-    interrupted(tmp_path / "alone", [variant(epochs=3)], seeds=(0, 1))
+    assert {Layout(**r["layout"]) for r in whole} == {Layout(4, width)}
+    assert {Layout(**r["layout"]) for r in resumed} == {Layout(2, width)}
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    interrupted(tmp_path / "alone", lines, seeds=seeds, **wide)
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
-    rows = sweep_into(tmp_path / "alone", [variant(epochs=3)], (0, 1))
+    rows = sweep_into(tmp_path / "alone", lines, seeds, **wide)
     assert "begun on 2 devices, whose bits 1 here would not keep; set aside as" in caplog.text
-    fresh = sweep_into(tmp_path / "fresh", [variant(epochs=3)], (0, 1))
+    fresh = sweep_into(tmp_path / "fresh", lines, seeds, **wide)
     assert [measured(r) for r in rows] == [measured(r) for r in fresh]
-    assert {r["layout"]["devices"] for r in rows} == {1}
+    assert {Layout(**r["layout"]) for r in rows} == {Layout(1, width)}
 
 
 @pytest.mark.slow

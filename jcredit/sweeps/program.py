@@ -249,13 +249,13 @@ def keep_composition(group: Sequence[Request], unfinished: Path, layout: Layout)
 def _saved_layout(cache: Path, runs: int) -> Layout | None:
     """The layout of a checkpoint of some runs, if there is one, or the same over as many devices as there are.
 
-    Over fewer devices mapped runs keep their bits, down to two (``choose_layout``).  There is no going on below that:
-    the folder is named and set aside, and its runs start afresh.
+    Over fewer devices runs keep their bits, down to two (``choose_layout``).  There is no going on below that: the
+    folder is named and set aside, and its runs start afresh.
     """
     if (found := composition(cache)) is None:
         return None
     _, saved = found
-    fewest = 2 if saved.devices > 1 and saved.width == 1 else 1
+    fewest = 2 if saved.devices > 1 else 1
     for devices in range(min(saved.devices, jax.local_device_count()), fewest - 1, -1):
         layout = saved._replace(devices=devices)
         if layout.padded(runs) == saved.padded(runs):
