@@ -2,7 +2,9 @@
 
 import functools
 import json
+import os
 import shutil
+import signal
 from typing import NamedTuple
 
 import jax
@@ -15,8 +17,8 @@ import jcredit as jc
 from jcredit.config import config_hash
 from jcredit.files import read_sealed
 from jcredit.settings import ConfigError
+from jcredit.sweeps import program, snapshots
 from jcredit.sweeps import run as sweeping
-from jcredit.sweeps import snapshots
 from jcredit.sweeps.variants import Folder, Followup, Snapshot, Variant, snapshot_request
 from jcredit.training import make_run
 
@@ -89,6 +91,18 @@ def test_a_network_is_trained_again_only_for_an_epoch_it_did_not_keep(tmp_path, 
     assert len(compiled) == 1
     after = networks(tmp_path, net, (2, 3))
     assert len(compiled) == 2 and same_bits(before[3], after[3]) and not same_bits(after[2], after[3])
+
+
+def test_a_network_cut_off_past_an_epoch_that_is_wanted_only_now_is_trained_from_its_start(tmp_path, caplog):
+    net, real = NET.replace(epochs=4), program._one_epoch
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(program.Stopped, match="epoch 3 of 4"):
+        kill = lambda progress: progress.epoch == 2 and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        patch.setattr(program, "_one_epoch", lambda *args: kill(args[-1]) or real(*args))
+        swept_into(tmp_path, fits(Snapshot(net, 4), {"dfa": jc.dfa()}))
+    [row] = swept_into(tmp_path, fits(Snapshot(net, 2), {"dfa": jc.dfa()}))
+    assert row["start"]["epoch"] == 2
+    [warning] = caplog.messages
+    assert "at epoch 3, past epoch 2, which others are to start from" in warning and "start afresh" in warning
 
 
 def test_a_network_that_others_started_from_is_a_line_of_a_table_without_training(tmp_path, compiled, monkeypatch):

@@ -156,8 +156,12 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     state, hp, data = _start(group, run, layout, session.results_dir, False)
     progress = Progress(layout, session.git_commit)
     if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
-        state = put(restored[0], layout, per_run=True)
-        progress = Progress.from_json(restored[1]).continued_by(session.git_commit)._replace(layout=layout)
+        saved_state, before = restored[0], Progress.from_json(restored[1])
+        if (fault := _no_way_on(group, before, session.results_dir)) is not None:
+            set_aside(cache, fault, "its runs start afresh")
+            return advance(group, run, session, unfinished)
+        state = put(saved_state, layout, per_run=True)
+        progress = before.continued_by(session.git_commit)._replace(layout=layout)
         session.bar.done(what_is_run(config), progress.epoch * len(group))
     report = status.Reporter(session.results_dir, unfinished, cache.name, group)
     report.write(progress)
@@ -262,6 +266,16 @@ def _saved_layout(cache: Path, runs: int) -> Layout | None:
             return layout
     fault = f"begun on {saved.devices} devices, whose bits {jax.local_device_count()} here would not keep"
     set_aside(cache, fault, "its runs start afresh")
+    return None
+
+
+def _no_way_on(group: Sequence[Request], progress: Progress, results_dir: Path) -> str | None:
+    """Why runs cannot go on from a checkpoint that is whole; None if they can."""
+    passed = {epoch for r in group for epoch in r.variant.keep if epoch <= progress.epoch}
+    for epoch in sorted(passed):
+        wanted = [r for r in group if epoch in r.variant.keep]
+        if any(snapshots.find(results_dir, r.run_key, epoch) is None for r in wanted):
+            return f"at epoch {progress.epoch}, past epoch {epoch}, which others are to start from and nobody has kept"
     return None
 
 
