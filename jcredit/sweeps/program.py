@@ -154,10 +154,10 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     config, cache = group[0].variant.config, in_flight(group, unfinished)
     layout = _saved_layout(cache, len(group)) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
-    progress = Progress(layout, session.git_commit)
+    progress = Progress(layout, session.git_commit, data=run.origin)
     if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
         saved_state, before = restored[0], Progress.from_json(restored[1])
-        if (fault := _no_way_on(group, before, session.results_dir)) is not None:
+        if (fault := _no_way_on(group, run, before, session.results_dir)) is not None:
             set_aside(cache, fault, "its runs start afresh")
             return advance(group, run, session, unfinished)
         state = put(saved_state, layout, per_run=True)
@@ -269,8 +269,10 @@ def _saved_layout(cache: Path, runs: int) -> Layout | None:
     return None
 
 
-def _no_way_on(group: Sequence[Request], progress: Progress, results_dir: Path) -> str | None:
+def _no_way_on(group: Sequence[Request], run: Run, progress: Progress, results_dir: Path) -> str | None:
     """Why runs cannot go on from a checkpoint that is whole; None if they can."""
+    if progress.data not in (None, run.origin):
+        return f"begun on another copy of {run.config.task.name}, {progress.data}, than is here, {run.origin}"
     passed = {epoch for r in group for epoch in r.variant.keep if epoch <= progress.epoch}
     for epoch in sorted(passed):
         wanted = [r for r in group if epoch in r.variant.keep]

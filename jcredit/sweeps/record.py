@@ -38,6 +38,7 @@ class Progress(NamedTuple):
       layers: the latest scores of the credit by layer, {name: values}.
       run_s: seconds they took so far, without compiling.
       initial: scores of the credit by layer before the first step.
+      data: hash of the data that they are trained on (``Task.origin``); None where that was not written down.
     """
 
     layout: Layout
@@ -46,6 +47,7 @@ class Progress(NamedTuple):
     layers: dict[str, list[Any]] = {}  # noqa: RUF012
     run_s: float = 0.0
     initial: dict[str, list[Any]] = {}  # noqa: RUF012
+    data: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -138,7 +140,7 @@ def make_row(
         "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
         **({} if (depth := credit_depth(variant.config)) is None else {"depth": depth}),
         "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
-        **({"data": run.origin} if run.origin else {}),
+        **({"data": progress.data} if progress.data else {}),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": metrics,
         "initial": {name: value[0] for name, value in progress.initial.items()},

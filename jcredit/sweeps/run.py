@@ -19,7 +19,7 @@ from jcredit.config import Config, parts_of, static_key
 from jcredit.files import DAMAGED
 from jcredit.poison import check_no_hidden_backprop
 from jcredit.report.rows import Row, append_rows, finished, read_rows
-from jcredit.sweeps import plan, program, snapshots, status
+from jcredit.sweeps import copies, plan, program, snapshots, status
 from jcredit.sweeps.batch import Batch
 from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
@@ -46,7 +46,8 @@ def run_sweep(
     """Runs every variant with every seed that has no row yet, and returns the rows of these runs, each once.
 
     A run that another experiment under the same results directory has finished is not run again: its row is copied.
-    Lines with equal keys are one run, whose row bears the name of the first of them.
+    Lines with equal keys are one run, whose row bears the name of the first of them.  A row made on another copy of the
+    data counts too; there is a warning.
 
     Args:
       variants: what to run.
@@ -68,10 +69,11 @@ def run_sweep(
     """
     commit = git_commit()
     wanted = _requests(variants, seeds)
-    rows, copies, pending = _sort_out(wanted, folder, there)
+    rows, copied, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
     programs = _with_starts(pending, folder, data_dir, here=executor is None)
-    append_rows(folder.rows, copies, known="leave")
+    copies.warn_of_rows(wanted, [*rows, *copied], (run for _, run, *_ in programs), data_dir)
+    append_rows(folder.rows, copied, known="leave")
     new: list[Row] = []
 
     def take(batch: Batch, made: list[Row]) -> None:
@@ -84,9 +86,9 @@ def run_sweep(
     with _session(folder.results_dir, seeds_per_batch, commit, programs, progress, at_once) as session:
         run_all(programs, session, take, data_dir, executor, batch_runs)
     keys = {r.key for r in wanted}
-    if keys - finished([*rows, *copies, *new]):  # another process made them meanwhile
-        rows, copies, new = read_rows(folder.rows, folder.experiment, folder.preset), [], []
-    return [row for row in (*rows, *copies, *new) if (row["config_hash"], row["seed"]) in keys]
+    if keys - finished([*rows, *copied, *new]):  # another process made them meanwhile
+        rows, copied, new = read_rows(folder.rows, folder.experiment, folder.preset), [], []
+    return [row for row in (*rows, *copied, *new) if (row["config_hash"], row["seed"]) in keys]
 
 
 def plan_sweep(
@@ -135,12 +137,12 @@ def _sort_out(
     rows = list(read_rows(folder.rows, folder.experiment, folder.preset) if there is None else there)
     done = finished(rows)
     missing = {r.key: r for r in wanted if r.key not in done}
-    copies = []
+    copied = []
     if missing:
         elsewhere = {(row["config_hash"], row["seed"]): row for row in rows_elsewhere(folder)}
-        copies = [copied_row(elsewhere[key], request, folder) for key, request in missing.items() if key in elsewhere]
-    done = finished(copies)
-    return rows, copies, [r for key, r in missing.items() if key not in done]
+        copied = [copied_row(elsewhere[key], request, folder) for key, request in missing.items() if key in elsewhere]
+    done = finished(copied)
+    return rows, copied, [r for key, r in missing.items() if key not in done]
 
 
 def _with_starts(
@@ -182,6 +184,7 @@ def _programs(
             check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
         if (followup := group[0].variant.followup) is not None:
             followup.check(run)
+        copies.warn_of_kept(group, run, results_dir)
         programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
 

@@ -154,6 +154,14 @@ def finished(request: Request, results_dir: Path) -> Progress | None:
     return last if last is not None and has_kept(request, results_dir) else None
 
 
+def taken(request: Request, results_dir: Path) -> list[Progress]:
+    """The progress of what is kept for a run: of the network it starts with, and of its own at its end."""
+    sources, start = [(request.run_key, request.variant.config.epochs)], request.variant.start
+    if start is not None:
+        sources.append(((config_hash(start.config), request.seed), start.epoch))
+    return [found for key, epoch in sources if (found := find(results_dir, key, epoch)) is not None]
+
+
 def begin(request: Request, state: TrainState, results_dir: Path, is_finished: bool) -> TrainState:
     """The state a run begins with: its snapshot's network and, if it is finished, all it has learned."""
     variant, seed = request
