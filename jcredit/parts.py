@@ -110,9 +110,18 @@ class Factory:
         """
         if self._is_ours:
             return None
-        if self._file and file_digest(self.function.__module__, self._file[0]) != self._file:
+        if self._is_edited:
             raise ConfigError(f"{self.name}: {self._file[0]} was edited since it was imported; start again")
         return source_hash(self.function)
+
+    @property
+    def _is_edited(self) -> bool:
+        return self._file is not None and file_digest(self.function.__module__, self._file[0]) != self._file
+
+    def look_again(self) -> None:
+        """Has ``source`` made anew when it is next asked for: what it uses may have been changed in this process."""
+        if not self._is_edited:
+            self.__dict__.pop("source", None)
 
     def __call__(self, *args: Any, **settings: Any) -> Part:
         """The part with these settings; the others have their defaults.

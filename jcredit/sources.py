@@ -178,9 +178,8 @@ class _Identity:
     def _code(self, thing: Any) -> Any:
         """A function or class: by source if it is of the home or no name leads to it."""
         name = f"{thing.__module__}.{thing.__qualname__}"
-        written = (
-            thing.__globals__.get("__name__") if inspect.isfunction(thing) else None
-        )  # a wrapper has another's name
+        # A wrapper has the name and module of what it wraps.
+        written = thing.__globals__.get("__name__") if inspect.isfunction(thing) else None
         at_home = any(self._is_ours(module) for module in (thing.__module__, written) if module)
         if not at_home and "<" not in name and _leads_to(thing):
             return name
@@ -217,8 +216,10 @@ def file_digest(module: str, file: Path | None = None) -> tuple[Path, str] | Non
 
 
 def _folder_of(module: str) -> Path | None:
-    """Where a module's file lies; None where it has none, or lies among installed packages."""
+    """Where a module's file lies, a notebook's is where it runs; None among installed packages, or without a file."""
     file = _file_of(module)
+    if file is None and module == "__main__":
+        return Path.cwd()
     return None if file is None or file.parent.name in ("site-packages", "dist-packages") else file.parent
 
 

@@ -126,6 +126,29 @@ def test_a_users_own_parts_are_swept_as_one_program_per_static_shape_and_found_a
     assert loud["layers"]["credit_norm"][0] == pytest.approx(2 * quiet["layers"]["credit_norm"][0], rel=1e-2)
 
 
+def test_a_global_changed_between_two_sweeps_makes_runs_anew(tmp_path, monkeypatch, compiled):
+    (tmp_path / "users_gain.py").write_text("""
+import jcredit as jc
+
+GAIN = 1.0
+
+@jc.estimator
+def louder() -> jc.Estimator:
+    inner = jc.broadcast().build()
+    return inner._replace(credit=lambda *args: GAIN * inner.credit(*args))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("users_gain")
+    config = tiny(module.louder(), trains="nothing", epochs=1, **NET)
+    sweep = lambda: jc.sweep({"own": config}, [0], results_dir=tmp_path / "results", progress=False)[0]  # noqa: E731
+    quiet = sweep()
+    assert sweep() == quiet and len(compiled) == 1
+    module.GAIN = 2.0
+    loud = sweep()
+    assert len(compiled) == 2
+    assert loud["layers"]["credit_norm"][0] == pytest.approx(2 * quiet["layers"]["credit_norm"][0], rel=1e-5)
+
+
 def test_rows_in_memory_leave_nothing_behind(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(door.tempfile, "tempdir", str(tmp_path))
     rows = jc.sweep({"dfa": tiny(jc.dfa(), **NET)}, [0], progress=False)

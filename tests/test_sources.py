@@ -391,6 +391,27 @@ def test_parts_typed_into_an_interpreter_are_known_by_what_they_do():
     assert typed(2).source == typed(2).source != typed(3).source
 
 
+def test_a_notebooks_neighbours_are_followed(tmp_path):
+    program = """
+        import jcredit as jc
+        from neighbour import scaled
+
+        @jc.estimator
+        def mine() -> jc.Estimator:
+            inner = jc.broadcast().build()
+            return inner._replace(credit=lambda *args: scaled(inner.credit(*args)))
+
+        print(mine.source)
+    """
+
+    def told(factor):
+        (tmp_path / "neighbour.py").write_text(f"FACTOR = {factor}\ndef scaled(a):\n    return FACTOR * a\n")
+        command = [sys.executable, "-B", "-c", textwrap.dedent(program)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    assert told(2) == told(2) != told(3)
+
+
 def test_ours_are_known_by_name_alone():
     text = str(described(jc.Config(credit=jc.exact_terminal(of=jc.vector_field()))))
     assert "source" not in text and "vector_field" in text

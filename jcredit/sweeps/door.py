@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcredit.config import Config, change, paths_of
+from jcredit.config import PARTS, Config, change, paths_of
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import use_all_cores
@@ -86,6 +86,8 @@ def sweep(
     variants, seeds = _lines(configs, vary or {}), checked_seeds(seeds)
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
+    for factory in {part.factory for v in variants for name in PARTS for _, part in getattr(v.config, name).walk(name)}:
+        factory.look_again()
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
