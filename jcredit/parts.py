@@ -110,7 +110,7 @@ class Factory:
         """
         if self._is_ours:
             return None
-        if self._is_edited:
+        if self._file is not None and self._is_edited:
             raise ConfigError(f"{self.name}: {self._file[0]} was edited since it was imported; start again")
         return source_hash(self.function)
 

@@ -148,7 +148,7 @@ class _Identity:
         if isinstance(made, str):
             return [self.of(type(value)), made]
         # How it is called, what with, its state, and what its lists and mappings hold, which come as iterators.
-        parts = [list(part) if isinstance(part, Iterator) else part for part in made]
+        parts: list[Any] = [list(part) if isinstance(part, Iterator) else part for part in made]
         return [self._named(part) if type(part) is dict else self.of(part) for part in parts]
 
     def _is_ours(self, module: str) -> bool:
