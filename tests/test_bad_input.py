@@ -5,17 +5,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import refused, tiny
+from helpers import refused, small, tiny
 
 import jcredit as jc
 from jcredit import __main__ as command
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweeps import plan, program
+from jcredit.sweeps.cost import memory_of
 from jcredit.sweeps.engine import InProcess
+from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.sweeps.run import plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Followup, Variant
-from jcredit.training import check_run, make_run
+from jcredit.training import check_run, epoch_and_scores, make_run
 
 TINY = tiny(jc.frozen(), depth=2, epochs=1)
 LONG = "9" * 400
@@ -114,17 +116,31 @@ def test_sizes_that_cannot_fit_are_refused_in_python():
     refused(lambda: jc.sweep({"a": TINY.replace(width=10_000_000)}, [0]), "network.width=10000000: frozen needs .* TiB")
 
 
-def test_the_bound_counts_every_run_and_the_data_once():
-    # one run: data 48 x 128 floats, labels; more runs of a small memory do not fit, fewer do
-    run = make_run(TINY)
-    state, hp = jax.eval_shape(run.init, jax.random.key(0), run.hparams(TINY)), run.hparams(TINY)
-    data = jax.eval_shape(run.data, jax.random.key(0), hp)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, data)))
-    hidden = (2 + 1) * 8 * 16 * 4
-    assert not run.shared_data
-    refused(lambda: plan.check_fits(run, 4, (4 * (size + hidden) - 1, 1)), "needs at least .* for 4 runs.*fewer seeds")
-    plan.check_fits(run, 4, (100 * (size + hidden), 1))
-    plan.check_fits(run, 400, (1000 * (size + hidden), 4))
+def taken_by(run, runs, layout):
+    """Bytes of a device, and of what all its runs share, in the program of a sweep."""
+    key, hp = jax.random.key(0), run.hparams(run.config)
+    state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
+    each = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype), tree)  # noqa: E731
+    program = over_runs(epoch_and_scores(run), (True, True, not run.shared_data), layout, (0,))
+    found = memory_of(program.lower(each(state), each(hp), data if run.shared_data else each(data)).compile())
+    shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) if run.shared_data else 0
+    return sum(found), shared
+
+
+def test_runs_that_take_turns_need_the_data_and_the_scratch_of_one():
+    x = np.random.default_rng(0).normal(size=(256, 128)).astype(np.float32)
+    task = jc.tasks.arrays(x, np.arange(256) % 4, x, np.arange(256) % 4)
+    run = make_run(tiny(small(jc.tangent_chain), task=task, batch_size=64, network=jc.ladder_mlp(depth=2, width=16)))
+    (two, shared), (sixteen, _) = (taken_by(run, runs, Layout()) for runs in (2, 16))
+    assert run.shared_data and shared > 250_000
+    assert sixteen < 0.7 * 8 * two  # which eight times as many runs would take if each had its own
+    for runs, need in ((2, two), (16, sixteen)):
+        plan.check_fits(run, runs, Layout(), 1.05 * need)
+        refused(lambda: plan.check_fits(run, runs, Layout(), 0.95 * need), f"needs .* for {runs} runs.*fewer seeds")  # noqa: B023
+        plan.check_fits(run, 4 * runs, Layout(4), 1.05 * need)
+    together, _ = taken_by(run, 16, Layout(1, 16))
+    assert together > sixteen
+    refused(lambda: plan.check_fits(run, 16, Layout(1, 16), sixteen), "needs at least .* for 16 runs")
 
 
 def test_the_memory_of_a_machine_counts_only_for_what_runs_on_it(tmp_path, monkeypatch):
@@ -148,8 +164,8 @@ def test_the_memory_of_a_machine_counts_only_for_what_runs_on_it(tmp_path, monke
 def test_a_program_that_the_bound_leaves_open_is_compiled_for_what_it_takes():
     run = make_run(TINY)
     taken = plan.cost_of(run)
-    refused(lambda: plan.check_fits(run, 1, (taken.run_bytes - 1, 1)), "needs at least")
-    plan.check_fits(run, 1, (taken.run_bytes, 1))
+    refused(lambda: plan.check_fits(run, 1, Layout(), taken.of_device(1) - 1), "needs at least")
+    plan.check_fits(run, 1, Layout(), taken.of_device(1))
 
 
 def test_what_a_followup_lacks_is_said_before_training(monkeypatch, tmp_path):

@@ -96,13 +96,16 @@ def test_a_step_of_dfa_costs_what_its_products_cost():
     evaluation = 2 * 8 * forward
     by_hand = steps * 2 * batch * (forward + backward + feedback) + evaluation
     assert cost.flops == pytest.approx(by_hand, rel=0.05)  # the readout may be taken once more or once less
-    assert cost.run_bytes >= held_bytes(run)
+    assert cost.held_bytes >= held_bytes(run)
 
 
 def test_how_many_runs_fit_and_how_long_they_take():
-    cost = Cost(("a",), runs=10, epochs=3, flops=2e9, run_bytes=100, shared_bytes=350)
+    cost = Cost(("a",), runs=10, epochs=3, flops=2e9, held_bytes=30, scratch_bytes=70, shared_bytes=350)
     device = Device(memory=1000, flops=1e9, count=4)
-    assert cost.per_device(device) == 6
+    for width, most in ((None, 6), (1, 19), (4, 12), (7, 6)):  # 650 bytes for 100 each, or for 30 each and 70 a turn
+        one = cost._replace(width=width)
+        assert one.per_device(device) == most
+        assert one.of_device(most) <= device.memory < one.of_device(most + 1)
     assert cost.seconds(device) == 3 * 3 * 2e9 / (1e9 * 0.5)
     assert cost.per_device(device._replace(memory=100)) == 0
 
@@ -123,7 +126,7 @@ def test_snapshots_that_are_still_to_be_trained_are_planned_and_no_run_takes_les
     line = Variant("field", fitted, start=Snapshot(net, 3))
     programs = plan_sweep([line], [0, 1], Folder(tmp_path, "planned", "quick"))
     assert [(p.labels, p.runs, p.epochs) for p in programs] == [(("snapshot",), 2, 3), (("field",), 2, 2)]
-    assert all(p.run_bytes >= held_bytes(make_run(c)) for p, c in zip(programs, (net, fitted), strict=True))
+    assert all(p.held_bytes >= held_bytes(make_run(c)) for p, c in zip(programs, (net, fitted), strict=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -138,7 +141,7 @@ def test_what_runs_share_is_not_counted_as_theirs():
     run = make_run(tiny(jc.dfa(), task=black_images(), network=jc.image_mlp(depth=2, width=16)))
     cost = cost_of(run)
     assert cost.shared_bytes == (2048 + 64) * (32 * 32 * 3 + 4)
-    assert held_bytes(run) <= cost.run_bytes < cost.shared_bytes
+    assert held_bytes(run) <= cost.held_bytes and cost.held_bytes + cost.scratch_bytes < cost.shared_bytes
 
 
 def test_programs_are_shown_by_their_first_line():

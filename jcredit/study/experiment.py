@@ -277,7 +277,8 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     _set_up(args)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:
-        programs = plan_sweep(wanted, args.seeds, folder, data_dir=args.data_dir, there=there)
+        width = args.seeds_per_batch or (None if args.device_gib else plan.usual_width())
+        programs = plan_sweep(wanted, args.seeds, folder, data_dir=args.data_dir, there=there, width=width)
         return plan.describe(programs, _device(args))
     try:
         with nullcontext() if args.scheduler is None else dask_cluster(args.scheduler) as executor:

@@ -20,7 +20,7 @@ from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
 from jcredit.sweeps.forecast import Bar, Work
-from jcredit.sweeps.layout import Layout, keep_compiled_programs, use_all_cores
+from jcredit.sweeps.layout import Layout, choose_layout, keep_compiled_programs, use_all_cores
 from jcredit.sweeps.program import (
     Session,
     Stopped,
@@ -111,7 +111,7 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
                 if len(still := _not_kept(batch)) == len(group):
                     if run is None:  # a process that has not checked this
                         run = make_run(group[0].variant.config, data_dir=batch.data_dir)
-                        plan.check_fits(run, len(group))
+                        plan.check_fits(run, len(group), choose_layout(len(group), session.seeds_per_batch))
                     if batch.folder is not None:
                         return _rows(batch, batch.folder, run, session)
                     advance(group, run, session, batch.unfinished)

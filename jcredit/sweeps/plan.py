@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jcredit.config import Config, parts_of
 from jcredit.settings import ConfigError
 from jcredit.sweeps.cost import matmul_flops, memory_of
-from jcredit.sweeps.layout import Layout, over_runs
+from jcredit.sweeps.layout import Layout, choose_layout, over_runs
 from jcredit.training import Run, epoch_and_scores
 
 EFFICIENCY = 0.5
@@ -45,20 +45,33 @@ class Cost(NamedTuple):
       runs: how many runs they are.
       epochs: of each run.
       flops: of one epoch of one run and its evaluation.
-      run_bytes: state, numbers and scratch of one run.
+      held_bytes: of each run that lies on a device: its state, numbers and data.
+      scratch_bytes: of each run that is at work.
       shared_bytes: data that all runs of a device share.
+      width: how many runs of a device are at work together; None: all of them.
     """
 
     labels: tuple[str, ...]
     runs: int
     epochs: int
     flops: float
-    run_bytes: int
+    held_bytes: int
+    scratch_bytes: int
     shared_bytes: int
+    width: int | None = None
+
+    def of_device(self, runs: int) -> int:
+        """Bytes of a device with that many runs on it."""
+        at_work = runs if self.width is None else min(self.width, runs)
+        return self.shared_bytes + runs * self.held_bytes + at_work * self.scratch_bytes
 
     def per_device(self, device: Device) -> int:
-        """How many runs fit on a device at once."""
-        return max(0, math.floor((device.memory - self.shared_bytes) / self.run_bytes))
+        """How many runs fit on a device."""
+        room = device.memory - self.shared_bytes
+        together = max(0, math.floor(room / (self.held_bytes + self.scratch_bytes)))
+        if self.width is None or together < self.width:
+            return together
+        return math.floor((room - self.width * self.scratch_bytes) / self.held_bytes)
 
     def seconds(self, device: Device) -> float:
         """Estimated time on all devices."""
@@ -73,25 +86,23 @@ def device_memory() -> float:
     return stats.get("bytes_limit") or shared / jax.local_device_count()
 
 
-ANY_DEVICE = math.inf, 1
-"""A device that holds whatever arrays there can be, as ``check_fits`` takes it."""
-
-
-def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None) -> None:
+def check_fits(run: Run, runs: int = 1, layout: Layout | None = None, memory: float | None = None) -> None:
     """Refuses runs that the memory cannot hold; nothing is allocated.
 
-    First by a lower bound, from shapes: parameters, moments of both optimisers, the estimator, data, and one batch's
-    h_0..h_L.  Where that takes a twentieth of the memory or more, the program is compiled for what it takes in fact.
+    First by a lower bound, from shapes: parameters, moments of both optimisers, the estimator and data of every run,
+    and h_0..h_L of one batch of each run at work.  Where that takes a twentieth of the memory or more, the program is
+    compiled for what it takes in fact.
 
     Args:
       run: one of them.
       runs: how many share its program.
-      device: bytes of a device, and how many devices there are (None: this machine's).
+      layout: how they lie on the devices (None: as is usual here).
+      memory: bytes of a device (None: of this machine's; inf: it holds whatever arrays there can be).
 
     Raises:
       ConfigError: naming the largest array, the settings that make it and what there is.
     """
-    memory, devices = device or (device_memory(), jax.local_device_count())
+    memory, layout = memory or device_memory(), layout or choose_layout(runs)
     key, hp, config = jax.random.key(0), run.hparams(run.config), run.config
     try:
         state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
@@ -105,11 +116,11 @@ def check_fits(run: Run, runs: int = 1, device: tuple[float, int] | None = None)
     shape = depth + 1, config.batch_size, width
     arrays = {**_arrays("state", state), **_arrays("data", data), "hidden states": (shape, 4 * math.prod(shape))}
     fixed = sum(size for name, (_, size) in arrays.items() if name.startswith("data")) if run.shared_data else 0
-    share = -(-runs // devices)
-    need = fixed + share * (sum(size for _, size in arrays.values()) - fixed)
+    share, hidden = layout.padded(runs) // layout.devices, arrays["hidden states"][1]
+    held = sum(size for _, size in arrays.values()) - fixed - hidden
+    need = fixed + share * held + layout.width * hidden
     if LARGE * memory < need <= memory:
-        cost = cost_of(run)
-        need = cost.shared_bytes + share * cost.run_bytes
+        need = cost_of(run, width=None if layout.width == share else layout.width).of_device(share)
     if need > memory:
         name, (shape, size) = max(arrays.items(), key=lambda item: item[1][1])
         raise ConfigError(
@@ -158,28 +169,40 @@ def this_device() -> Device:
     return Device(device_memory(), products * 2 * size**3 / (time.perf_counter() - start), jax.local_device_count())
 
 
-def cost_of(run: Run, labels: Sequence[str] = (), runs: int = 1) -> Cost:
-    """Compiles one run's epoch and evaluation without running them, and reads their costs off the program.
+def usual_width() -> int | None:
+    """How many runs are at work together on a device of this machine where many lie; None: all of them."""
+    return 1 if jax.default_backend() == "cpu" else None
+
+
+def cost_of(run: Run, labels: Sequence[str] = (), runs: int = 1, width: int | None = None) -> Cost:
+    """Compiles an epoch of a run and its evaluation without running them, and reads their costs off the program.
 
     Args:
       run: the run.
       labels: lines of the table that the program trains.
       runs: how many runs it trains.
+      width: how many runs of a device are at work together; None: all of them.
     """
     key, hp = jax.random.key(0), run.hparams(run.config)
     state = jax.eval_shape(run.init, key, hp)
     data = jax.eval_shape(run.data, key, hp)
-    one_run = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)  # noqa: E731
+    # Runs that take turns do so in a loop, which writes new states beside the old ones: two show what it holds.
+    turns = 1 if width is None else 2
+    stacked = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((turns, *x.shape), x.dtype), tree)  # noqa: E731
     # Donating the state, as a sweep does, so that it is counted once; unoptimised code takes the same memory.
     advance = over_runs(epoch_and_scores(run), (True, True, not run.shared_data), Layout(), (0,))
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    lowered = advance.lower(one_run(state), one_run(hp), data if run.shared_data else one_run(data))
-    compiled = lowered.compile(compiler_options=options)
+    lowered = advance.lower(stacked(state), stacked(hp), data if run.shared_data else stacked(data))
+    memory = memory_of(lowered.compile(compiler_options=options))
     flops = matmul_flops(epoch_and_scores(run), state, hp, data)
-    memory = memory_of(compiled)
-    shared = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(data)) if run.shared_data else 0
-    total = memory.arguments + memory.temporary + memory.results
-    return Cost(tuple(labels), runs, run.config.epochs, flops, total - shared, shared)
+    shared = _bytes(data) if run.shared_data else 0
+    held = (memory.arguments - shared) // turns + (0 if width is None else _bytes(state))
+    scratch = memory.arguments + memory.temporary + memory.results - shared - turns * held
+    return Cost(tuple(labels), runs, run.config.epochs, flops, held, max(0, scratch), shared, width)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(size for _, size in _arrays("", tree).values())
 
 
 def shown(labels: Sequence[str]) -> str:
@@ -192,16 +215,17 @@ def describe(costs: Sequence[Cost], device: Device) -> str:
     lines = [
         f"{device.count} device{'s' * (device.count > 1)} with {device.memory / 2**30:.1f} GiB and"
         f" {device.flops / 1e9:.0f} GFLOP/s each; time assumes {EFFICIENCY:.0%} of that rate, without compiling",
-        f"{'program':<36} {'runs':>5} {'epochs':>6} {'MiB/run':>8} {'shared':>8} {'runs/device':>11}"
+        f"{'program':<36} {'runs':>5} {'epochs':>6} {'MiB/run':>8} {'at work':>8} {'shared':>8} {'runs/device':>11}"
         f" {'TFLOP/run':>10} {'minutes':>8}",
     ]
     for p in costs:
         name = shown(p.labels)
         lines.append(
-            f"{name:<36} {p.runs:>5} {p.epochs:>6} {p.run_bytes / 2**20:>8.1f} {p.shared_bytes / 2**20:>8.1f}"
+            f"{name:<36} {p.runs:>5} {p.epochs:>6} {p.held_bytes / 2**20:>8.1f} {p.scratch_bytes / 2**20:>8.1f}"
+            f" {p.shared_bytes / 2**20:>8.1f}"
             f" {p.per_device(device):>11} {p.epochs * p.flops / 1e12:>10.2f} {p.seconds(device) / 60:>8.1f}"
         )
     total = sum(p.seconds(device) for p in costs)
     runs = sum(p.runs for p in costs)
-    lines.append(f"{'all':<36} {runs:>5} {'':>54} {total / 60:>8.1f}")
+    lines.append(f"{'all':<36} {runs:>5} {'':>63} {total / 60:>8.1f}")
     return "\n".join(lines) + "\n"

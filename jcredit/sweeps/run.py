@@ -7,9 +7,11 @@ sweep goes on to the same bits.  Programs are handed out as batches (``engine``)
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +26,12 @@ from jcredit.sweeps.batch import Batch
 from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.forecast import Bar, Work
+from jcredit.sweeps.layout import choose_layout
 from jcredit.sweeps.program import Session, composition, forget, what_is_run
 from jcredit.sweeps.program import Stopped as Stopped
 from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
-from jcredit.training import check_run, make_run
+from jcredit.training import Run, check_run, make_run
 
 
 def run_sweep(
@@ -71,7 +74,8 @@ def run_sweep(
     wanted = _requests(variants, seeds)
     rows, copied, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
-    programs = _with_starts(pending, folder, data_dir, here=executor is None)
+    fits = functools.partial(_check_fits, seeds_per_batch=seeds_per_batch, batch_runs=batch_runs)
+    programs = _with_starts(pending, folder, data_dir, fits if executor is None else _check_sizes)
     copies.warn_of_rows(wanted, [*rows, *copied], (run for _, run, *_ in programs), data_dir)
     append_rows(folder.rows, copied, known="leave")
     new: list[Row] = []
@@ -98,18 +102,23 @@ def plan_sweep(
     *,
     data_dir: str | Path | None = None,
     there: Sequence[Row] | None = None,
+    width: int | None = None,
 ) -> list[plan.Cost]:
     """What those runs would take that have no row yet, and the snapshots they start from, which count as runs.
 
     Compiles their programs and runs nothing.
+
+    Args:
+      variants, seeds, folder, data_dir, there: as in ``run_sweep``.
+      width: how many runs of a device are at work together; None: all of them.
 
     Raises:
       ResultsError: earlier rows cannot be read.
       ConfigError: a run that cannot be built, or cannot start from its snapshot.
     """
     _, _, pending = _sort_out(_requests(variants, seeds), folder, there)
-    programs = _with_starts(pending, folder, data_dir, here=False)
-    return [plan.cost_of(run, labels_of(group), len(group)) for group, run, *_ in programs]
+    programs = _with_starts(pending, folder, data_dir, _check_sizes)
+    return [plan.cost_of(run, labels_of(group), len(group), width) for group, run, *_ in programs]
 
 
 # --- which runs are wanted, and which of them share a program ---------------------------------------------------------
@@ -146,13 +155,13 @@ def _sort_out(
 
 
 def _with_starts(
-    pending: Sequence[Request], folder: Folder, data_dir: str | Path | None, *, here: bool
+    pending: Sequence[Request], folder: Folder, data_dir: str | Path | None, check: Callable[[Run, int], None]
 ) -> list[Program]:
     """The programs of the networks that pending runs start from and nobody has kept, then those of the runs."""
     starts = snapshots.not_kept(snapshots.starts(pending), folder.results_dir)
-    before = _programs(starts, None, folder.results_dir, data_dir, here=here)
+    before = _programs(starts, None, folder.results_dir, data_dir, check)
     claimed = {r.run_key for r in starts}
-    return before + _programs(pending, folder, folder.results_dir, data_dir, claimed, here=here)
+    return before + _programs(pending, folder, folder.results_dir, data_dir, check, claimed)
 
 
 def _programs(
@@ -160,9 +169,8 @@ def _programs(
     folder: Folder | None,
     results_dir: Path,
     data_dir: str | Path | None,
+    check: Callable[[Run, int], None],
     claimed: Iterable[tuple[str, int]] = (),
-    *,
-    here: bool,
 ) -> list[Program]:
     """Sorts runs into programs, and traces these.
 
@@ -171,14 +179,14 @@ def _programs(
       folder: where their rows go.
       results_dir: where runs keep what they have learned.
       data_dir: folder with prepared image data.
+      check: refuses runs of a program, of which it is given one and their number, that no memory can hold.
       claimed: keys of runs that will have been trained, and have kept all they learned, by then.
-      here: whether they are to run on this machine, whose memory must then hold them.
     """
     unfinished = snapshots.unfinished(results_dir) if folder is None else folder.unfinished
     programs = []
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         run = make_run(group[0].variant.config, data_dir=data_dir)
-        plan.check_fits(run, len(group), None if here else plan.ANY_DEVICE)
+        check(run, len(group))
         step = check_run(run)
         if _is_own(group[0].variant.config):
             check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
@@ -187,6 +195,17 @@ def _programs(
         copies.warn_of_kept(group, run, results_dir)
         programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
+
+
+def _check_fits(run: Run, runs: int, *, seeds_per_batch: int | None, batch_runs: int | None) -> None:
+    """Refuses runs whose batches the memory of this machine, where they are to run, cannot hold."""
+    at_once = min(runs, batch_runs or runs)
+    plan.check_fits(run, at_once, choose_layout(at_once, seeds_per_batch))
+
+
+def _check_sizes(run: Run, runs: int) -> None:
+    """Refuses runs of arrays that there cannot be, wherever they are to run."""
+    plan.check_fits(run, runs, memory=math.inf)
 
 
 def _is_own(config: Config) -> bool:
