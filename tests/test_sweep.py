@@ -76,6 +76,16 @@ def test_an_interrupted_sweep_resumes_to_the_same_bits(tmp_path, monkeypatch):
     assert {r["git_commit"] for r in resumed} == {"aaaaaaaaaaaa, bbbbbbbbbbbb"}
 
 
+def test_a_checkpoint_of_runs_that_others_have_finished_in_part_goes(tmp_path):
+    line, cache = [variant(epochs=3)], tmp_path / "tiny/smoke/cache"
+    interrupted(tmp_path, line, seeds=(0, 1, 2))
+    sweep_into(tmp_path, line, (5,))
+    sweep_into(tmp_path, line, (0, 1))
+    assert len(list(cache.glob("*/checkpoint"))) == 1  # nothing of it was done when these began
+    assert [row["seed"] for row in sweep_into(tmp_path, line, (0, 1, 2))] == [0, 1, 2]
+    assert not list(cache.glob("*"))
+
+
 def test_a_resumed_run_keeps_the_layout_it_began_with(tmp_path):
     interrupted(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=None)
     rows = sweep_into(tmp_path, [variant(epochs=3)], seeds=(0, 1, 2), seeds_per_batch=3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jcredit.sweeps import owners, snapshots, status
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
 from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
-from jcredit.sweeps.program import Session, Stopped, in_flight
+from jcredit.sweeps.program import Session, Stopped, composition, in_flight
 from jcredit.sweeps.variants import Folder, Request
 from jcredit.training import Run
 
@@ -67,6 +67,7 @@ def run_all(
     data_dir: str | Path | None,
     executor: Executor | None = None,
     batch_runs: int | None = None,
+    done: Collection[tuple[str, int]] = (),
 ) -> None:
     """Hands programs out in batches.
 
@@ -77,6 +78,7 @@ def run_all(
       data_dir: folder with prepared image data.
       executor: where batches run (None: here).
       batch_runs: runs in a batch, at most (None: all of a program, or a share of it for each worker of a cluster).
+      done: keys of runs whose rows are there.
 
     Raises:
       ConfigError, BatchError, Stopped: as ``run_sweep``.
@@ -85,7 +87,12 @@ def run_all(
         return
     results_dir = session.results_dir
     folders = {snapshots.unfinished(results_dir), *(p.folder.unfinished for p in programs if p.folder is not None)}
-    owners.remove_remains(results_dir, folders)
+    kept = snapshots.unfinished(results_dir)  # trained for what they keep, whether they have rows or not
+
+    def is_over(path: Path) -> bool:
+        return path.parent != kept and any(key in done for key in (composition(path) or ([],))[0])
+
+    owners.remove_remains(results_dir, folders, is_over)
     with owners.present(results_dir, "a sweep") as me:
         batches = list(_batches(programs, session, me.id, data_dir, batch_runs, getattr(executor, "workers", 1)))
         if executor is not None:

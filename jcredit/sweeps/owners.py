@@ -142,15 +142,18 @@ def asked_to_stop(results_dir: Path, sweep: str) -> bool:
 # --- what killed processes left ---------------------------------------------------------------------------------------
 
 
-def remove_remains(results_dir: Path, unfinished: Collection[Path]) -> None:
+def remove_remains(
+    results_dir: Path, unfinished: Collection[Path], is_over: Callable[[Path], bool] = lambda path: False
+) -> None:
     """Removes what killed processes left half written, and nothing that a living one is at.
 
     That is: hidden files of interrupted writes; drafts of kept networks; folders of in-flight checkpoints in which no
-    checkpoint was finished.  Checkpoints that a sweep can go on from stay.
+    checkpoint was finished, or that no sweep can go on from.  Those that one can go on from, and rows, stay.
 
     Args:
       results_dir: where they worked.
       unfinished: folders with a folder for each in-flight checkpoint.
+      is_over: whether nobody can go on from the checkpoint in such a folder.
     """
     kept = Path(results_dir) / "cache" / "snapshots"
     for directory in (*unfinished, *(path.parent for path in unfinished)):
@@ -165,7 +168,10 @@ def remove_remains(results_dir: Path, unfinished: Collection[Path]) -> None:
             if not IN_FLIGHT.fullmatch(path.name) or in_flight_name(results_dir, path) in taken:
                 continue
             remove_leftovers(path)
-            if not any(path.glob("checkpoint/*/meta.json")) and not (path / "rows.json").exists():
+            if (path / "rows.json").exists():
+                continue
+            if is_over(path) or not any(path.glob("checkpoint/*/meta.json")):
+                shutil.rmtree(path / "checkpoint", ignore_errors=True)  # first: without program.json nobody knows it
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -88,7 +88,7 @@ def run_sweep(
 
     at_once = getattr(executor, "workers", 1)
     with _session(folder.results_dir, seeds_per_batch, commit, programs, progress, at_once) as session:
-        run_all(programs, session, take, data_dir, executor, batch_runs)
+        run_all(programs, session, take, data_dir, executor, batch_runs, finished([*rows, *copied]))
     keys = {r.key for r in wanted}
     if keys - finished([*rows, *copied, *new]):  # another process made them meanwhile
         rows, copied, new = read_rows(folder.rows, folder.experiment, folder.preset), [], []
