@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jcredit.files import FileError, write_bytes
 from jcredit.report import stats
@@ -157,7 +157,8 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Styles, names: b
     axis.set_ylim(len(labels) - 0.4, -0.6)
     if metric in LOGARITHMIC:
         axis.set_xscale("log")
-        axis.set_xlim(left=0.1)
+        axis.set_xlim(left=0.1, right=max(1.0, axis.get_xlim()[1]))  # a decade at least, or no tick is named
+        axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         axis.axvline(0, color="0.3", lw=0.8)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4))  # small numbers are wide
