@@ -16,6 +16,7 @@ import jcredit as jc
 from jcredit.report.rows import read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
+from jcredit.sweeps.record import keep_lines, of_lines
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -183,6 +184,32 @@ def test_a_rebuilt_table_has_the_lines_in_the_order_of_the_sweep(tmp_path, compi
     assert rows[0]["label"] == "z learning_rate=0.001"
     (tmp_path / "sweep/sweep/lines.json").write_text("torn")
     assert len(found_in(tmp_path / "sweep/sweep", {}).rows) == 8  # in the order in which they ended
+
+
+def test_a_report_leaves_out_rows_of_configurations_that_a_label_stood_for_before(tmp_path, compiled):
+    """An estimator that is edited under one label has a new key; the rows of the old one stay in the file."""
+    folder = tmp_path / "sweep/sweep"
+    for scale in (1.0, 2.0):
+        config = tiny(jc.dfa(), learning_rate=scale * 1e-3, epochs=1)
+        rows = jc.sweep({"mine": config, "bp": tiny(jc.bp(), epochs=1)}, [0], results_dir=tmp_path, progress=False)
+    found = found_in(folder, {})
+    assert found.rows == list(rows) and "from 2 rows; 1 rows of earlier configurations" in found.text
+    assert len(read_rows(folder / "rows.jsonl")) == 3
+    renamed = tiny(jc.dfa(), learning_rate=1e-3, epochs=1)
+    jc.sweep({"before": renamed}, [0], results_dir=tmp_path, progress=False)  # its row is there, as one of "mine"
+    assert {r["label"] for r in found_in(folder, {}).rows} == {"before", "mine", "bp"}
+    keep_lines(folder, {"before": "new", "mine": "new", "bp": "new"})
+    with pytest.raises(jc.ConfigError, match="its 3 rows are of earlier configurations"):
+        found_in(folder, {})
+
+
+def test_lines_without_keys_order_their_rows_and_leave_none_out(tmp_path):
+    """As an earlier version wrote them."""
+    (tmp_path / "lines.json").write_text('["b", "a", 3]')
+    rows = [{"label": label, "config_hash": key} for label, key in (("a", "1"), ("b", "2"), ("a", "3"))]
+    assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["2", "1", "3"]
+    keep_lines(tmp_path, {"a": "3"})
+    assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["3", "2"]
 
 
 def test_values_cross_in_order_and_reach_their_settings():

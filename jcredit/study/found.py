@@ -14,7 +14,7 @@ from jcredit.report.tables import TableSpec, tables_of, usual_columns, with_stud
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, reported
 from jcredit.study.own import FIELDS, Own
 from jcredit.sweeps.door import PRESET as SWEEP
-from jcredit.sweeps.record import ordered
+from jcredit.sweeps.record import of_lines
 
 
 class Found(NamedTuple):
@@ -37,7 +37,7 @@ def directories(results_dir: Path) -> list[Path]:
 
 
 def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
-    """The rows of a directory that belong to the present grid of their experiment, or all of a sweep's.
+    """The rows of a directory that belong to the present grid of their experiment, or to the lines of a sweep.
 
     Raises:
       ConfigError: no script for them, none that belongs, or a torn config.json.
@@ -45,8 +45,7 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
     """
     experiment = experiments.get(directory.parent.name)
     if experiment is None and directory.name == SWEEP:
-        rows = ordered(directory, read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP))
-        return Found(None, rows, f"jc.sweep's table and figure rebuilt from {len(rows)} rows")
+        return _of_sweep(directory)
     if experiment is None:
         raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
     grid = grid_of(experiment, *_described(directory))
@@ -63,6 +62,20 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
         f"; {missing} of {len(grid)} configurations have no rows yet" if missing else "",
     ))  # fmt: skip
     return Found(experiment, mine, text)
+
+
+def _of_sweep(directory: Path) -> Found:
+    """The rows of the configurations that the labels of a sweep stand for since it was last called."""
+    there = read_rows(directory / "rows.jsonl", directory.parent.name, SWEEP)
+    rows = of_lines(directory, there)
+    if there and not rows:
+        raise ConfigError(
+            f"its {len(there)} rows are of earlier configurations of their labels, and the present ones have none yet;"
+            " run the sweep again"
+        )
+    strangers = len(there) - len(rows)
+    left_out = f"; {strangers} rows of earlier configurations of their labels are left out" if strangers else ""
+    return Found(None, rows, f"jc.sweep's table and figure rebuilt from {len(rows)} rows{left_out}")
 
 
 def sections(results_dir: Path, experiments: Mapping[str, Experiment]) -> list[Section]:

@@ -17,7 +17,7 @@ from jcredit.config import PARTS, Config, change, paths_of
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import use_all_cores
-from jcredit.sweeps.record import as_line, keep_order
+from jcredit.sweeps.record import as_line, keep_lines
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
@@ -95,7 +95,7 @@ def sweep(
         if results_dir is not None:
             folder = Folder(Path(results_dir), name, PRESET)
             folder.check()
-            keep_order(folder.directory, [variant.label for variant in variants])
+            keep_lines(folder.directory, {variant.label: variant.hash for variant in variants})
             return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
         with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
             rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)
