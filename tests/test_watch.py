@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -131,6 +132,24 @@ def test_a_dead_process_is_told(tmp_path):
         [path] = status.folder(tmp_path).glob("sweep-*.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": gone.pid}))
         assert "ended without a word" in text_of(watch.look(tmp_path))
+
+
+def test_the_word_on_a_killed_sweep_goes_with_the_next(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    files = {
+        "sweep-dead": {"pid": gone.pid, "host": socket.gethostname()},
+        "sweep-living": {"pid": os.getppid(), "host": socket.gethostname()},
+        "sweep-elsewhere": {"pid": gone.pid, "host": "another"},
+        "torn": {},
+    }
+    status.folder(tmp_path).mkdir(parents=True)
+    for name, value in files.items():
+        (status.folder(tmp_path) / f"{name}.json").write_text(json.dumps(value))
+    with status.announced(tmp_path, []):  # all its rows were there already
+        pass
+    left = {path.stem for path in status.folder(tmp_path).iterdir()}
+    assert left == {"sweep-living", "sweep-elsewhere", "torn"}
 
 
 def test_files_that_are_replaced_while_they_are_read_disturb_nobody(tmp_path):

@@ -2,7 +2,8 @@
 
 On disk, outside git: ``<results-dir>/cache/status/sweep-<id>.json`` says how much a sweep has to do, ``<name>.json``
 beside it how far a program of it has come.  They are written whole, at most as often as costs 1% of the time, and go
-with their sweep; nobody but ``watch`` reads them, and a sweep runs on where they cannot be written.
+with their sweep, those of a killed one with the next; nobody but ``watch`` reads them, and a sweep runs on where they
+cannot be written.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterato
         state = {"done": total - forecast.run_epochs_left(), "left": forecast.left(), "updated": time.time()}
         file.write(lambda: {**about, **state})
 
+    _forget_the_dead(results_dir)
     if runs:
         remove_leftovers(folder(results_dir))
         file.write(lambda: {**about, "done": 0, "left": None, "updated": began}, at_once=True)
@@ -79,6 +81,27 @@ def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterato
                     if other == path or _is_ours(json.loads(other.read_text(encoding="utf-8")), began):
                         other.unlink(missing_ok=True)
             folder(results_dir).rmdir()  # where others have files, it stays
+
+
+def alive(process: dict[str, Any]) -> bool:
+    """Whether the process of a status may still be there: on another machine nobody knows."""
+    if process["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _forget_the_dead(results_dir: Path) -> None:
+    """Removes what killed processes of this machine left: the next sweep goes on, or its user has moved on."""
+    for name, value in objects(results_dir):
+        with contextlib.suppress(OSError, KeyError, TypeError, OverflowError):
+            if not alive(value):
+                (folder(results_dir) / f"{name}.json").unlink(missing_ok=True)
 
 
 def _is_ours(status: dict[str, Any], began: float) -> bool:

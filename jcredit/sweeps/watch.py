@@ -7,8 +7,6 @@ are read are left out until the next look.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -89,19 +87,6 @@ def _rows(path: Path) -> list[Row]:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def alive(process: dict[str, Any]) -> bool:
-    """Whether the process of a status may still be there: on another machine nobody knows."""
-    if process["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def duration(seconds: float | None) -> str:
     """Seconds for people."""
     if seconds is None:
@@ -149,7 +134,7 @@ def render(view: View) -> RenderableType:
 def _headline(view: View, sweep: dict[str, Any]) -> str:
     done = sweep["done"]
     where = f"{sweep['runs']} runs on {sweep['host']}, process {sweep['pid']}"
-    if not alive(sweep):
+    if not status.alive(sweep):
         return f"{where}: ended without a word at {done} of {sweep['run_epochs']} run-epochs; start it again to go on"
     left = sweep["left"] and max(sweep["left"] - (view.now - sweep["updated"]), 0.0)
     ran, left = duration(view.now - sweep["began"]), duration(left)
@@ -158,7 +143,7 @@ def _headline(view: View, sweep: dict[str, Any]) -> str:
 
 def _cells(program: dict[str, Any], now: float) -> tuple[str, ...]:
     name = f"{program['where']}: {', '.join(program['labels'])}"
-    when = f"{duration(now - program['updated'])} ago" if alive(program) else "its process ended"
+    when = f"{duration(now - program['updated'])} ago" if status.alive(program) else "its process ended"
     at = f"{program['epoch']}/{program['epochs']}" if program["epoch"] else "compiling"
     return name, str(program["runs"]), at, when, _latest(program["curves"])
 
