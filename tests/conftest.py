@@ -1,6 +1,7 @@
 """Every test sees eight fake devices and strict rank promotion; our own code is also held to strict dtypes."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -37,6 +38,16 @@ def forget_programs():
     yield
     if resident_bytes() > RESIDENT_LIMIT:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sweeps_keep_no_programs():
+    """``jc.sweep`` leaves nothing in the home of whoever runs the tests."""
+    from jcredit.sweeps import door
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "programs_kept", nullcontext)
+        yield
 
 
 @pytest.fixture

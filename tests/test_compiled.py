@@ -4,9 +4,15 @@ import os
 import time
 import zlib
 
+import jax
 import pytest
+from helpers import tiny
+from jax.experimental.compilation_cache import compilation_cache
 
+import jcredit as jc
+from jcredit.sweeps import door
 from jcredit.sweeps.compiled import NOTED, set_damaged_aside, trim
+from jcredit.sweeps.layout import compiled_programs_are_kept, programs_kept
 
 PROGRAM = zlib.compress(bytes(range(256)) * 9)
 
@@ -97,3 +103,72 @@ def test_a_check_is_not_a_use(tmp_path, entry):
         set_damaged_aside(tmp_path)
         after = path.stat()
         assert (after.st_atime_ns, after.st_mtime_ns) == (before.st_atime_ns, before.st_mtime_ns)
+
+
+# --- jc.sweep, in a process of its user's -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where programs go, of a JAX that keeps none so far."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("JCREDIT_CACHE", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield tmp_path / "xla"
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def compile_one(factor):
+    """Compiles a function that JAX has not seen in this process."""
+    jax.jit(lambda x: factor * x).lower(1.0).compile()
+
+
+def test_a_sweep_keeps_programs_and_leaves_jax_as_it_was(cache):
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    with programs_kept():
+        compile_one(3.5)
+    [entry] = cache.glob("*-cache")
+    written = entry.stat().st_mtime_ns
+    with programs_kept():
+        compile_one(3.5)
+        assert [path.stat().st_mtime_ns for path in cache.glob("*-cache")] == [written]  # found, not written again
+        compile_one(4.5)
+    assert len(list(cache.glob("*-cache"))) == 2
+    compile_one(5.5)
+    assert len(list(cache.glob("*-cache"))) == 2 and not compiled_programs_are_kept()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == least
+
+
+def test_a_users_choice_about_programs_stays(cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "users"))
+    with programs_kept():
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "users")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "users")
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        with programs_kept():
+            assert not compiled_programs_are_kept()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert not cache.exists()
+
+
+def test_a_sweep_runs_where_programs_cannot_be_kept(cache, caplog):
+    cache.mkdir()
+    cache.chmod(0o777)
+    with programs_kept():
+        assert not compiled_programs_are_kept()
+    [warning] = caplog.messages
+    assert "programs are not kept" in warning and "written by others" in warning
+
+
+def test_programs_are_kept_while_a_sweep_runs(cache, monkeypatch):
+    seen = []
+    monkeypatch.setattr(door, "programs_kept", programs_kept)
+    monkeypatch.setattr(door, "_labelled", lambda rows, variants, seeds: rows)
+    monkeypatch.setattr(door, "run_sweep", lambda *_, **__: seen.append(jax.config.jax_compilation_cache_dir))
+    jc.sweep({"bp": tiny()}, [0])
+    assert seen == [str(cache)] and not compiled_programs_are_kept()

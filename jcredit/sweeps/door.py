@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from jcredit.config import PARTS, Config, change, paths_of
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
-from jcredit.sweeps.layout import use_all_cores
+from jcredit.sweeps.layout import programs_kept, use_all_cores
 from jcredit.sweeps.record import as_line, keep_lines
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
@@ -52,6 +53,9 @@ def sweep(
         print(rows.table())
 
     Takes every core, unless JAX has been used before it is called.  The first interrupt stops it after an epoch.
+    Compiled programs are kept for later calls and sessions in the cache directory (``JCREDIT_CACHE``, else
+    ``~/.cache/jcredit``), or where ``jax_compilation_cache_dir`` is set, there; ``jax.config.update(
+    "jax_enable_compilation_cache", False)`` before JAX is used turns that off.
 
     Args:
       configs: {label: configuration}.
@@ -92,18 +96,26 @@ def sweep(
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
     try:
-        if results_dir is not None:
-            folder = Folder(Path(results_dir), name, PRESET)
-            folder.check()
-            keep_lines(folder.directory, {variant.label: variant.hash for variant in variants})
+        with programs_kept(), _place(results_dir) as place:
+            folder = Folder(place, name, PRESET)
+            if results_dir is not None:
+                folder.check()
+                keep_lines(folder.directory, {variant.label: variant.hash for variant in variants})
             return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
-        with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
-            rows = run_sweep(variants, seeds, Folder(Path(directory), name, PRESET), **options)
-            return _labelled(rows, variants, seeds)
     except Stopped as error:
         stopped = str(error).partition(";")[0]
         kept = "with results_dir the same call would go on from there"
         raise Interrupted(f"{stopped}; {kept}" if results_dir is None else str(error)) from None
+
+
+@contextlib.contextmanager
+def _place(results_dir: str | Path | None) -> Iterator[Path]:
+    """The folder of results, or one that is gone after the block."""
+    if results_dir is not None:
+        yield Path(results_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
+        yield Path(directory)
 
 
 def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_runs: Any) -> None:

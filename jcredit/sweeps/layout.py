@@ -7,16 +7,21 @@ accelerators and agrees to rounding.  On CPU one device per core with ``lax.map`
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jcredit.files import cache_directory, private_directory
+from jcredit.files import FileError, cache_directory, private_directory
 from jcredit.sweeps.compiled import set_damaged_aside, trim
+
+log = logging.getLogger("jcredit")
 
 
 class Layout(NamedTuple):
@@ -51,6 +56,9 @@ def use_all_cores() -> None:
 
 
 _CACHE = "jax_compilation_cache_dir"
+_LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+_looked_through: set[Path] = set()
+"""Folders of compiled programs whose damaged entries this process has set aside."""
 
 
 def keep_compiled_programs() -> None:
@@ -62,10 +70,35 @@ def keep_compiled_programs() -> None:
     directory = private_directory(cache_directory() / "xla")
     with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
         trim(directory)
-        set_damaged_aside(directory)
+        if directory not in _looked_through:  # once: a loop of short sweeps would spend its time on this
+            set_damaged_aside(directory)
+            _looked_through.add(directory)
     jax.config.update(_CACHE, str(directory))
     # All of them: an initial state is dozens of tiny ones, which a second start would compile again.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update(_LEAST_SECONDS, 0)
+
+
+@contextlib.contextmanager
+def programs_kept() -> Iterator[None]:
+    """As ``keep_compiled_programs`` while the block runs, in a process that is its user's: afterwards JAX is as before.
+
+    Nothing is changed where JAX keeps programs in a folder of the user's, or is to keep none
+    (``jax_enable_compilation_cache``); where the cache directory cannot be used, there is a warning.
+    """
+    if getattr(jax.config, _CACHE) or not jax.config.jax_enable_compilation_cache:
+        yield
+        return
+    least = getattr(jax.config, _LEAST_SECONDS)
+    try:
+        keep_compiled_programs()
+    except FileError as error:
+        log.warning("compiled programs are not kept: %s", error)
+    try:
+        yield
+    finally:
+        jax.config.update(_CACHE, None)
+        jax.config.update(_LEAST_SECONDS, least)
+        compilation_cache.reset_cache()  # else JAX stays with the folder that it has opened
 
 
 def compiled_programs_are_kept() -> bool:
