@@ -2,11 +2,14 @@
 
 import importlib
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from jcredit.report.rows import read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
 from jcredit.sweeps.record import keep_lines, of_lines
+from jcredit.sweeps.variants import Variant, checked_seeds
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -246,6 +250,13 @@ def test_values_cross_in_order_and_reach_their_settings():
         (({"bp": tiny()}, [0], {"clip": [1, 1.0]}), "clip has 1.0 twice"),
         (({"bp": tiny()}, 3), r"seeds=3 must be several, such as range\(3\)"),
         (({"bp": tiny()}, None), r"seeds=None must be several, such as range\(3\)"),
+        (({"bp": tiny()}, [0], {3: [1]}), "vary: 3 must be the name of a setting"),
+        (({"bp": tiny()}, [0], {"credit": [np.ones(2), np.ones(2)]}), "vary: credit=.* must be a list of numbers"),
+        (({"bp": tiny()}, [0], {"credit": [np.ones(2)]}), "vary: credit: line 'bp'"),
+        (({"bp": tiny()}, [0], {"clip": np.asarray(1.0)}), "vary: clip=.* must be a list of numbers"),
+        (({"bp": tiny()}, np.asarray(3)), "seeds=array.3. must be several"),
+        (({"bp": tiny()}, jnp.arange(2.0)), "seed 0.0 must be a whole number"),
+        (({"bp": tiny()}, jax.random.split(jax.random.key(0))), "seed .* must be a whole number"),
         (({"bp": tiny()}, [0, 0]), "seed 0 is given more than once"),
         (({"bp": tiny()}, [-1]), "seed -1"),
         (({"bp": tiny()}, []), "at least one"),
@@ -291,6 +302,28 @@ def test_numbers_of_any_kind_are_varied_as_pythons():
     for values in (np.asarray([0.5, 0.25], np.float32), jnp.asarray([0.5, 0.25]), [0.5, 0.25]):
         lines = door._lines({"bp": tiny()}, {"learning_rate": values})
         assert [line.label for line in lines] == ["bp learning_rate=0.5", "bp learning_rate=0.25"]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_narrow_number_is_the_decimal_it_was_made_of(kind):
+    [line] = door._lines({"bp": tiny()}, {"learning_rate": np.asarray([1e-3], kind)})
+    assert line.label == "bp learning_rate=0.001" and line.hash == Variant("", tiny(learning_rate=1e-3)).hash
+    [line] = door._lines({"bp": tiny()}, {"learning_rate": jnp.asarray([1e-3])})
+    assert line.config.learning_rate == 1e-3
+
+
+def test_seeds_are_whole_numbers_of_any_kind():
+    for seeds in (jnp.arange(3), np.arange(3), [jnp.asarray(0), np.int64(1), 2]):
+        found = checked_seeds(seeds)
+        assert found == (0, 1, 2) and {type(seed) for seed in found} == {int}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_executor_that_forks_is_refused(method):
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:  # no process before the first task
+        said = r"forks hangs .*get_context\('spawn'\)" if method == "fork" else "needs results_dir"
+        with pytest.raises(jc.ConfigError, match=said):
+            jc.sweep({"bp": tiny()}, [0], executor=pool, progress=False)
 
 
 def test_a_name_is_a_folder():

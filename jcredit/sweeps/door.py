@@ -7,11 +7,10 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jcredit.config import PARTS, Config, change, paths_of
@@ -20,7 +19,7 @@ from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import programs_kept, use_all_cores
 from jcredit.sweeps.record import as_line, keep_lines
 from jcredit.sweeps.run import Stopped, run_sweep
-from jcredit.sweeps.variants import Folder, Variant, checked_seeds
+from jcredit.sweeps.variants import Folder, Variant, as_python, checked_seeds
 
 PRESET = "sweep"
 """The folder below the sweep's name, where an experiment has its presets."""
@@ -61,7 +60,8 @@ def sweep(
       configs: {label: configuration}.
       seeds: whole numbers from 0; one run of each line per seed.
       vary: {setting: values}: a field of ``Config``, a dotted path such as "credit.sigma", or the name of a setting of
-        any part.  Every line is run with every combination; the values become part of its label.
+        any part.  Every line is run with every combination; the values become part of its label.  Those of a float32
+        array are taken as they are printed: 0.001, not 0.0010000000474974513.
       results_dir: where rows are kept, as <results_dir>/<name>/sweep/rows.jsonl, and found by the next call, which goes
         on where this one was stopped; so are runs of any experiment there.  None: rows in memory alone.
       name: of the sweep, for its folder.
@@ -70,8 +70,8 @@ def sweep(
       progress: whether to show a progress bar.
       executor: where programs run (None: in this process): any ``concurrent.futures.Executor`` whose processes see
         ``results_dir`` and can import what the configurations are made of, such as that of a Dask cluster,
-        ``distributed.Client("tcp://host:8786").get_executor()``.  A program whose process died goes on from its
-        checkpoint in the next.
+        ``distributed.Client("tcp://host:8786").get_executor()``.  Not one that forks: JAX hangs there.  A program
+        whose process died goes on from its checkpoint in the next.
       batch_runs: runs of one program that one process takes at once, at most (None: all of them).
 
     Returns:
@@ -137,6 +137,12 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
             f"executor={brief(executor)} is none of concurrent.futures; of a Dask cluster give"
             " distributed.Client('tcp://HOST:8786').get_executor()"
         )
+    context = getattr(executor, "_mp_context", None) if isinstance(executor, ProcessPoolExecutor) else None
+    if context is not None and context.get_start_method() == "fork":
+        raise ConfigError(
+            "executor: a ProcessPoolExecutor that forks hangs once JAX has started; make it with"
+            " mp_context=multiprocessing.get_context('spawn')"
+        )
     if executor is not None and results_dir is None:
         raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
 
@@ -182,11 +188,15 @@ def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> 
 
 def _values(name: str, given: Any) -> list[Any]:
     """The values of a varied setting; numbers as Python's own."""
+    if not isinstance(name, str):
+        raise ConfigError(f"vary: {brief(name)} must be the name of a setting, such as 'learning_rate'")
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigError(f"vary: {name}={given!r} must be a list of values")
-    scalar = lambda value: isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0  # noqa: E731
-    values = [value.item() if scalar(value) else value for value in given]
-    repeated = [value for i, value in enumerate(values) if value in values[:i]]
+        raise ConfigError(f"vary: {name}={brief(given)} must be a list of values")
+    try:
+        values = [as_python(value) for value in given]
+        repeated = [value for i, value in enumerate(values) if value in values[:i]]
+    except (TypeError, ValueError):  # arrays cannot be told apart by ==, and one without axes has no values
+        raise ConfigError(f"vary: {name}={brief(given)} must be a list of numbers, texts or parts") from None
     if not values:
         raise ConfigError(f"vary: {name}=[] has no values; give some, or leave {name} out")
     if repeated:

@@ -162,19 +162,31 @@ class Request(NamedTuple):
         return self.variant.run_hash, self.seed
 
 
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
+
+
+def as_python(value: Any) -> Any:
+    """A number of numpy's or jax's as Python's own; float32(1e-3) as 0.001, which is its shortest decimal."""
+    if not _is_scalar(value) or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
+        return value
+    number = np.asarray(value)[()]
+    return float(str(number)) if isinstance(number, np.float16 | np.float32) else np.asarray(value).item()
+
+
 def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """Distinct whole numbers a key can be made of, numpy's among them.
+    """Distinct whole numbers a key can be made of, numpy's and jax's among them.
 
     Raises:
       ConfigError: anything else, or none.
     """
-    if not isinstance(seeds, Iterable):
+    if not isinstance(seeds, Iterable) or _is_scalar(seeds):
         several = f"range({seeds})" if isinstance(seeds, int) and seeds > 0 else "range(3)"
         raise ConfigError(f"seeds={brief(seeds)} must be several, such as {several}")
-    found = tuple(seed.item() if isinstance(seed, np.generic) else seed for seed in seeds)
+    found = tuple(map(as_python, seeds))
     for i, seed in enumerate(found):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_INTEGER:
-            raise ConfigError(f"seed {seed!r} must be a whole number from 0 to {LARGEST_INTEGER}")
+            raise ConfigError(f"seed {brief(seed)} must be a whole number from 0 to {LARGEST_INTEGER}")
         if seed in found[:i]:
             raise ConfigError(f"seed {seed} is given more than once; give every seed once")
     if not found:
