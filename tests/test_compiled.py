@@ -3,6 +3,7 @@
 import os
 import time
 import zlib
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,7 +11,7 @@ from helpers import tiny
 from jax.experimental.compilation_cache import compilation_cache
 
 import jcredit as jc
-from jcredit.sweeps import door
+from jcredit.sweeps import batch, door
 from jcredit.sweeps.compiled import NOTED, set_damaged_aside, trim
 from jcredit.sweeps.layout import compiled_programs_are_kept, programs_kept
 
@@ -111,12 +112,13 @@ def test_a_check_is_not_a_use(tmp_path, entry):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Where programs go, of a JAX that keeps none so far."""
-    before = jax.config.jax_compilation_cache_dir
+    before, least = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     monkeypatch.setenv("JCREDIT_CACHE", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
     yield tmp_path / "xla"
     jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
     compilation_cache.reset_cache()
 
 
@@ -154,6 +156,22 @@ def test_a_users_choice_about_programs_stays(cache, tmp_path):
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
     assert not cache.exists()
+
+
+def test_a_worker_keeps_a_folder_of_its_own(cache, tmp_path, monkeypatch):
+    """A thread of the user's process is one, too."""
+    monkeypatch.setattr(batch.owners, "exists", lambda *_: True)
+    monkeypatch.setattr(batch, "use_all_cores", lambda: None)
+    asked = SimpleNamespace(
+        compile_cache=True, results_dir=tmp_path, sweep="s", whole=("program", 1), seeds_per_batch=None,
+        checkpoint_seconds=1.0,
+    )  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "users"))
+    batch._session_elsewhere(asked)
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "users")
+    jax.config.update("jax_compilation_cache_dir", None)
+    batch._session_elsewhere(asked)
+    assert jax.config.jax_compilation_cache_dir == str(cache)
 
 
 def test_a_sweep_runs_where_programs_cannot_be_kept(cache, caplog):

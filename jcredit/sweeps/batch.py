@@ -20,7 +20,13 @@ from jcredit.files import FileError, read_sealed, set_aside, write_sealed
 from jcredit.report.rows import Row, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
 from jcredit.sweeps.forecast import Bar, Work
-from jcredit.sweeps.layout import Layout, choose_layout, keep_compiled_programs, use_all_cores
+from jcredit.sweeps.layout import (
+    Layout,
+    choose_layout,
+    compiled_programs_are_kept,
+    keep_compiled_programs,
+    use_all_cores,
+)
 from jcredit.sweeps.program import (
     Session,
     Stopped,
@@ -215,7 +221,7 @@ def _session_elsewhere(batch: Batch) -> Session:
             " directory on a file system that all workers share"
         )
     use_all_cores()
-    if batch.compile_cache:
+    if batch.compile_cache and not compiled_programs_are_kept():  # a folder of the worker's own stays
         keep_compiled_programs()
     stopped = functools.partial(owners.asked_to_stop, batch.results_dir, batch.sweep)
     bar = Bar({batch.whole[0]: Work(batch.whole[1], 1.0)}, disable=True)
