@@ -56,6 +56,7 @@ def use_all_cores() -> None:
 
 
 _CACHE = "jax_compilation_cache_dir"
+_KEEPS = "jax_enable_compilation_cache"
 _LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 _looked_through: set[Path] = set()
 """Folders of compiled programs whose damaged entries this process has set aside."""
@@ -85,7 +86,7 @@ def programs_kept() -> Iterator[None]:
     Nothing is changed where JAX keeps programs in a folder of the user's, or is to keep none
     (``jax_enable_compilation_cache``); where the cache directory cannot be used, there is a warning.
     """
-    if getattr(jax.config, _CACHE) or not jax.config.jax_enable_compilation_cache:
+    if getattr(jax.config, _CACHE) or not getattr(jax.config, _KEEPS):
         yield
         return
     least = getattr(jax.config, _LEAST_SECONDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jcredit.config import Config, change, config_hash, digest, paths_of
@@ -168,10 +169,10 @@ def _is_scalar(value: Any) -> bool:
 
 def as_python(value: Any) -> Any:
     """A number of numpy's or jax's as Python's own; float32(1e-3) as 0.001, which is its shortest decimal."""
-    if not _is_scalar(value) or jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
+    if not _is_scalar(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
         return value
-    number = np.asarray(value)[()]
-    return float(str(number)) if isinstance(number, np.float16 | np.float32) else np.asarray(value).item()
+    number = np.asarray(value)
+    return float(str(number[()])) if number.dtype in (np.float16, np.float32) else number.item()
 
 
 def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
