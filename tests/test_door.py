@@ -16,10 +16,10 @@ import pytest
 from helpers import small, tiny
 
 import jcredit as jc
+from jcredit.report.lines import keep_lines, of_lines
 from jcredit.report.rows import read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
-from jcredit.sweeps.record import keep_lines, of_lines
 from jcredit.sweeps.variants import Variant, checked_seeds
 
 pytest_plugins = ["sharing"]
@@ -198,7 +198,8 @@ def test_a_report_leaves_out_rows_of_configurations_that_a_label_stood_for_befor
         rows = jc.sweep({"mine": config, "bp": tiny(jc.bp(), epochs=1)}, [0], results_dir=tmp_path, progress=False)
     found = found_in(folder, {})
     assert found.rows == list(rows) and "from 2 rows; 1 rows of earlier configurations" in found.text
-    assert len(read_rows(folder / "rows.jsonl")) == 3
+    assert len(jc.Rows.read(folder / "rows.jsonl")) == 3  # the file has every row; a folder those that labels stand for
+    assert list(jc.Rows.read(tmp_path)) == list(rows)
     renamed = tiny(jc.dfa(), learning_rate=1e-3, epochs=1)
     jc.sweep({"before": renamed}, [0], results_dir=tmp_path, progress=False)  # its row is there, as one of "mine"
     assert {r["label"] for r in found_in(folder, {}).rows} == {"before", "mine", "bp"}

@@ -147,6 +147,29 @@ def test_a_frame_names_settings_of_parts_by_their_paths():
     assert not {"credit", "credit.trunk", "credit.learning_rate"} & set(frame.columns)
 
 
+def test_a_frame_has_a_line_per_epoch_or_per_layer_of_each_run():
+    trained = make_row("dfa", 1) | {
+        "epochs": 2,
+        "curves": {"test_accuracy": [0.1, 0.5, 0.6], "gamma": [None, 0.25], "dl_rms": [0.5, 0.5], "dl_eta1": [1, 2, 3]},
+        "layers": {"gamma": [0.25, None], "h_rms": [1.0, 2.0, 3.0], "weight_cosine": [0.5, 0.75]},
+    }
+    rows = Rows([trained, make_row("bp", 1) | {"curves": {}, "layers": {"gamma": [1.0, 1.0]}}])
+    epochs = rows.frame(per="epoch")
+    assert list(epochs.columns[-3:]) == ["epoch", "curves.test_accuracy", "curves.gamma"]
+    assert epochs["label"].tolist() == ["dfa"] * 3 and epochs["epoch"].tolist() == [0, 1, 2]  # before training, too
+    assert epochs["curves.test_accuracy"].tolist() == [0.1, 0.5, 0.6]
+    assert np.isnan(epochs["curves.gamma"].tolist()).tolist() == [True, True, False]
+    layers = rows.frame(per="layer").set_index(["label", "layer"])
+    assert layers.index.tolist() == [("dfa", 0), ("dfa", 1), ("dfa", 2), ("bp", 0), ("bp", 1)]
+    assert layers.loc["dfa", "layers.h_rms"].tolist() == [1.0, 2.0, 3.0]
+    # A block's number stands at its output: that of the first block at h_1.
+    np.testing.assert_array_equal(layers.loc["dfa", "layers.weight_cosine"], [np.nan, 0.5, 0.75])
+    np.testing.assert_array_equal(layers["layers.gamma"], [0.25, np.nan, np.nan, 1.0, 1.0])
+    assert list(Rows().frame(per="epoch").columns[-1:]) == ["epoch"]
+    with pytest.raises(ResultsError, match=r"per='seed' must be one of 'run', 'epoch', 'layer'"):
+        rows.frame(per="seed")  # type: ignore[arg-type]
+
+
 def test_a_frame_without_pandas_names_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pip install 'jcredit\[frames\]'"):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from jcredit.report import terminal
+from jcredit.report.lines import of_lines
 from jcredit.report.schema import (
     SCHEMA,
     ResultsError,
@@ -22,6 +23,7 @@ from jcredit.report.schema import (
     read_rows,
     with_reference,
 )
+from jcredit.report.series import epoch_points, layer_points
 from jcredit.report.tables import Tables, TableSpec, markdown, tables_of, usual_columns
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ __all__ = [
     "with_reference",
 ]
 
+Per = Literal["run", "epoch", "layer"]
 _KINDS = ("estimator", "rule", "network", "task", "trunk")
 _LINE = ("label", "block", "seed", "status", "tier")
 
@@ -88,16 +91,21 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def read(cls, path: str | Path) -> Rows:
-        """The rows on disk: of a ``rows.jsonl``, or of all that lie below a folder, such as ``results_dir``.
+        """The rows on disk: all of a ``rows.jsonl``, or those below a folder, such as ``results_dir``.
+
+        A label whose configuration has changed since, of an estimator that was edited, has the rows of the latest sweep
+        in a folder; the file keeps those of before.
 
         Raises:
           ResultsError: no rows there, or some that cannot be read.
         """
         path = Path(path)
-        files = sorted(path.rglob("rows.jsonl")) if path.is_dir() else [path] if path.exists() else []
+        if path.is_file():
+            return cls(read_rows(path))
+        files = sorted(path.rglob("rows.jsonl"))
         if not files:
             raise ResultsError(f"{path}: no rows.jsonl there; give one, or a folder with results")
-        return cls(row for file in files for row in read_rows(file))
+        return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))
 
     def where(self, **fields: Any) -> Rows:
         """The rows whose fields have these values.
@@ -133,28 +141,39 @@ class Rows(Sequence[Row]):
     def _spec(self) -> TableSpec:
         return TableSpec(_title(self), usual_columns(self._rows))
 
-    def frame(self) -> pandas.DataFrame:
-        """A pandas data frame with one line per run.
+    def frame(self, per: Per = "run") -> pandas.DataFrame:
+        """A pandas data frame with one line per run, or per epoch or layer of each.
 
         Its columns are label, block, seed, status and tier; every setting that has more than one value among the runs
-        that have it, by path (``learning_rate``, ``credit.sigma``; a part by its name); and every ``metrics.<name>``,
-        nan where a run has no such number.
+        that have it, by path (``learning_rate``, ``credit.sigma``; a part by its name); and numbers, nan where there is
+        none:
+
+            run    every ``metrics.<name>``.
+            epoch  ``epoch``, from 1 (from 0 where a number was taken before training), and every ``curves.<name>``.
+            layer  ``layer`` l of the state h_l, and every ``layers.<name>``, as after the last epoch.
+
+        Args:
+          per: what a line is of.
 
         Raises:
           ImportError: pandas is not installed.
+          ResultsError: another ``per``.
         """
+        if per not in _NUMBERS:
+            raise ResultsError(f"per={per!r} must be one of {', '.join(map(repr, _NUMBERS))}")
         try:
             import pandas
         except ImportError as error:
             raise ImportError("Rows.frame needs pandas: pip install 'jcredit[frames]'") from error
         settings = [_settings(row) for row in self]
         varied = [path for path in _names(settings) if _varies(values[path] for values in settings if path in values)]
-        metrics = _names(row["metrics"] for row in self)
-        lines = [
-            {**_line(row), **{path: values.get(path) for path in varied}, **_numbers(row, metrics)}
-            for row, values in zip(self, settings, strict=True)
-        ]
-        return pandas.DataFrame(lines, columns=[*_LINE, *varied, *(f"metrics.{name}" for name in metrics)])
+        lines, place = [], [] if per == "run" else [per]
+        for row, values in zip(self, settings, strict=True):
+            run = {**_line(row), **{path: values.get(path) for path in varied}}
+            lines.extend({**run, **numbers} for numbers in _NUMBERS[per](row))
+        numbers = [name for name in _names(lines) if name.startswith(("metrics.", "curves.", "layers."))]
+        frame = pandas.DataFrame(lines, columns=[*_LINE, *varied, *place, *numbers])
+        return frame.astype(dict.fromkeys(numbers, float))
 
     def plot(self, path: str | Path, title: str = "") -> None:
         """Writes the overview as a PNG: accuracy and Gamma as bars with a dot per seed, and accuracy over epochs.
@@ -183,9 +202,26 @@ def _line(row: Row) -> dict[str, Any]:
     return {"block": "", "tier": None} | {name: row[name] for name in _LINE if name in row}
 
 
-def _numbers(row: Row, metrics: Sequence[str]) -> dict[str, float]:
-    values = ((name, row["metrics"].get(name)) for name in metrics)
-    return {f"metrics.{name}": float("nan") if value is None else value for name, value in values}
+def _of_run(row: Row) -> list[dict[str, Any]]:
+    return [{f"metrics.{name}": value for name, value in row["metrics"].items()}]
+
+
+def _of_epochs(row: Row) -> list[dict[str, Any]]:
+    return _by_place("epoch", "curves", {name: epoch_points(row, name) for name in row.get("curves") or {}})
+
+
+def _of_layers(row: Row) -> list[dict[str, Any]]:
+    return _by_place("layer", "layers", {name: layer_points(row, name) for name in row.get("layers") or {}})
+
+
+def _by_place(place: str, field: str, points: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """A line for every epoch or layer that has any number: {name: {place: number}} turned over."""
+    points = {name: numbers for name, numbers in points.items() if numbers}
+    places = sorted({at for numbers in points.values() for at in numbers})
+    return [{place: at, **{f"{field}.{name}": numbers.get(at) for name, numbers in points.items()}} for at in places]
+
+
+_NUMBERS: dict[str, Callable[[Row], list[dict[str, Any]]]] = {"run": _of_run, "epoch": _of_epochs, "layer": _of_layers}
 
 
 def _settings(row: Row) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jcredit.report import stats
 from jcredit.report.schema import Row, number_at
 
+X = TypeVar("X", bound=float)
 OF_BLOCKS = ("weight_cosine",)
 """Profiles of the L blocks, each drawn at its output; those of states begin at h_0."""
+OF_FOLLOWUPS = "dl_"
+"""What followups' curves begin with: losses after local steps, of a number or of a size, not epochs."""
 
 
 class Series(NamedTuple):
@@ -30,32 +33,48 @@ def over_seeds(seeds: Sequence[Mapping[float, float]]) -> Series:
 
 
 def curve_points(row: Row, name: str) -> dict[float, float]:
-    """Epoch -> number of ``row["curves"][name]``; one entry more than epochs: it starts before training, at epoch 0.
+    """Abscissa -> number of ``row["curves"][name]``: over epochs, or over what a followup went through.
 
     What a followup found for each of its step sizes, ``dl_*`` with an entry for each of its ``etas``, is over
     log10 eta; ``dl_*_eta*`` is over local steps.
     """
     length = len((row.get("curves") or {}).get(name) or [])
     sizes = (row.get("followup") or {}).get("etas") or []
-    if name.startswith("dl_") and "_eta" not in name and len(sizes) == length:
+    if name.startswith(OF_FOLLOWUPS) and "_eta" not in name and len(sizes) == length:
         return dict(points_at(row, f"curves.{name}", [math.log10(eta) for eta in sizes]))
+    return dict(points_at(row, f"curves.{name}", [float(epoch) for epoch in _counted(row, length)]))
+
+
+def epoch_points(row: Row, name: str) -> dict[int, float]:
+    """Epoch -> number of ``row["curves"][name]``; nothing of what is over a followup's steps or step sizes."""
+    curve = [] if name.startswith(OF_FOLLOWUPS) else (row.get("curves") or {}).get(name) or []
+    return dict(points_at(row, f"curves.{name}", _counted(row, len(curve))))
+
+
+def _counted(row: Row, length: int) -> range:
+    """1, 2, ...; a list with one entry more than epochs starts before training, at epoch 0."""
     first = 0 if length == row.get("epochs", length) + 1 else 1
-    return dict(points_at(row, f"curves.{name}", [float(first + i) for i in range(length)]))
+    return range(first, first + length)
 
 
 def profile_points(row: Row, name: str) -> dict[float, float]:
-    """Depth l / L -> number of ``row["layers"][name]``.
+    """Depth l / L -> number of ``row["layers"][name]``."""
+    layers = row.get("layers") or {}
+    depth = len(layers.get("gamma") or []) or max(1, len(layers.get(name) or []) - 1)
+    return {layer / depth: number for layer, number in layer_points(row, name).items()}
+
+
+def layer_points(row: Row, name: str) -> dict[int, float]:
+    """Layer -> number of ``row["layers"][name]``.
 
     Scores of credit have an entry for each h_0..h_{L-1}, sizes of states one for each h_0..h_L; both start at l = 0.
     """
-    layers = row.get("layers") or {}
-    length = len(layers.get(name) or [])
-    depth = len(layers.get("gamma") or []) or max(1, length - 1)
+    length = len((row.get("layers") or {}).get(name) or [])
     first = 1 if name in OF_BLOCKS else 0
-    return dict(points_at(row, f"layers.{name}", [(first + i) / depth for i in range(length)]))
+    return dict(points_at(row, f"layers.{name}", range(first, first + length)))
 
 
-def points_at(row: Row, path: str, xs: Sequence[float]) -> Iterator[tuple[float, float]]:
+def points_at(row: Row, path: str, xs: Sequence[X]) -> Iterator[tuple[X, float]]:
     """(abscissa, number) of every number that is there in a list at a dotted path."""
     for i, x in enumerate(xs):
         if (value := number_at(row, f"{path}.{i}")) is not None:

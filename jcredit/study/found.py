@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
+from jcredit.report.lines import of_lines
 from jcredit.report.page.data import Section
 from jcredit.report.rows import Row, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns, with_study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, reported
 from jcredit.study.own import FIELDS, Own
 from jcredit.sweeps.door import PRESET as SWEEP
-from jcredit.sweeps.record import of_lines
 
 
 class Found(NamedTuple):

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from jcredit.config import PARTS, Config, change, paths_of
+from jcredit.report.lines import keep_lines
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import programs_kept, use_all_cores
-from jcredit.sweeps.record import as_line, keep_lines
+from jcredit.sweeps.record import as_line
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, as_python, checked_seeds
 
