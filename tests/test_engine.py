@@ -201,7 +201,7 @@ def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest
     signals, both = [number], threading.Barrier(2)
 
     def epoch(*args):
-        both.wait(60)
+        both.wait(240)
         with contextlib.suppress(IndexError):  # one of the two threads sends it
             os.kill(os.getpid(), signals.pop())
         while not list(owners.registry(tmp_path / "cut").glob("*.stop")):

@@ -93,7 +93,10 @@ def test_writing_takes_its_share_at_most(tmp_path, monkeypatch):
 
 
 def test_a_status_costs_a_hundredth_of_an_epoch_or_less(tmp_path):
-    """A real clock: writes of a progress of 200 epochs in a loop that does nothing else but sleep 5 ms."""
+    """A real clock: writes of a progress of 200 epochs in a loop that does nothing else but sleep 5 ms.
+
+    What is spent is this thread's own time: other processes may hold it up for as long as they like.
+    """
     group = [Request(BRIDGE._replace(config=BRIDGE.config.replace(epochs=1000)), 0)]
     report, spent = status.Reporter(tmp_path, tmp_path / "a/b/cache", "name", group), 0.0
     progress = Progress(Layout(1, 1), None, tuple({"train_loss": [1.0], "gamma": [0.5]} for _ in range(200)))
@@ -101,10 +104,10 @@ def test_a_status_costs_a_hundredth_of_an_epoch_or_less(tmp_path):
     began = time.perf_counter()
     while time.perf_counter() - began < 1.0:
         time.sleep(0.005)
-        start = time.perf_counter()
+        start = time.thread_time()
         report.write(progress)
-        spent += time.perf_counter() - start
-    assert spent < 0.1  # a hundredth, and room for a busy machine
+        spent += time.thread_time() - start
+    assert spent < 0.1  # a hundredth, and room for the loop itself
 
 
 def test_where_a_status_cannot_be_written_the_sweep_goes_on(tmp_path):
