@@ -14,7 +14,7 @@ import hashlib
 import inspect
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -135,16 +135,33 @@ class Config:
     def replace(self, **changes: Any) -> Config:
         """The configuration with settings changed: own fields, or dotted paths such as ``{"credit.sigma": 0.1}``.
 
-        The task comes first, whatever the order.  A network that is the old task's usual one gives way to the new
-        task's, unless a network is named here too.
+        The task comes first, then the other parts, then settings of parts, whatever the order.  A network that is the
+        old task's usual one gives way to the new task's, unless a network is named here too.
 
         Raises:
           ConfigError: an unknown setting or a value that cannot run.
         """
         config = self
-        for path, value in sorted(changes.items(), key=lambda change: change[0] != "task"):
+        for path, value in parts_first(changes.items()):
             config = change(config, path, value)
         return config
+
+    @functools.cached_property
+    def as_read(self) -> Config:
+        """The configuration with every field that the run does not read at its default.
+
+        Runs are built from this form, so what is not in it cannot matter: without a learning estimator there is no
+        warm-up, without blocks that train no rule and no scale of the credit.
+        """
+        estimator: Estimator = self.credit.build()
+        unread: list[str] = []
+        if self.trains != "network" or not estimator.trains_blocks:
+            unread += ["rule", "normalise", "clip", "clamp", "state_penalty", "train_embedding", "warmup_ratio"]
+        if self.trains == "nothing":
+            unread += ["learning_rate", "weight_decay", "schedule", "optimizer"]
+        if estimator.loss is None:
+            unread += ["warmup_ratio"]
+        return dataclasses.replace(self, **{name: settings()[name].default for name in unread})
 
 
 @functools.cache
@@ -180,6 +197,16 @@ def paths_of(config: Config, name: str) -> list[str]:
     ]
 
 
+def parts_first(changes: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Changes in the order in which none undoes another: a part takes the place of an earlier one with its settings."""
+
+    def place(named: tuple[str, Any]) -> tuple[bool, bool, bool, int]:
+        name, value = named
+        return name != "task", name not in PARTS, not isinstance(value, Part), name.count(".")
+
+    return sorted(changes, key=place)
+
+
 def change(config: Config, name: str, value: Any) -> Config:
     """The configuration with one setting changed, wherever ``paths_of`` finds it; texts stand for their values.
 
@@ -209,24 +236,6 @@ def usual_network(config: Config) -> Part | None:
 # --- what identifies a run, and what decides its program --------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=4096)
-def as_read(config: Config) -> Config:
-    """The configuration with every field that the run does not read at its default.
-
-    Runs are built from this form, so what is not in it cannot matter: without a learning estimator there is no warm-up,
-    without blocks that train no rule and no scale of the credit.
-    """
-    estimator: Estimator = config.credit.build()
-    unread: list[str] = []
-    if config.trains != "network" or not estimator.trains_blocks:
-        unread += ["rule", "normalise", "clip", "clamp", "state_penalty", "train_embedding", "warmup_ratio"]
-    if config.trains == "nothing":
-        unread += ["learning_rate", "weight_decay", "schedule", "optimizer"]
-    if estimator.loss is None:
-        unread += ["warmup_ratio"]
-    return dataclasses.replace(config, **{name: settings()[name].default for name in unread})
-
-
 def described(config: Config, how: Description = "full") -> dict[str, Any]:
     """The configuration as plain JSON values; ``how`` as in ``Part.described``."""
 
@@ -246,19 +255,19 @@ def config_hash(config: Config) -> str:
 
     Options of JAX that decide bits, such as float64, count where they are not what they are by default.
     """
-    own = described(as_read(config), "key")
+    own = described(config.as_read, "key")
     changed = {name: value for name, value in numerics().items() if value != NUMERICS[name]}
     return digest([own, changed] if changed else own)
 
 
 def static_key(config: Config) -> str:
     """What decides the compiled program: runs with equal keys share one."""
-    return json.dumps({k: v for k, v in described(as_read(config), "static").items() if k != "epochs"})
+    return json.dumps({k: v for k, v in described(config.as_read, "static").items() if k != "epochs"})
 
 
 def static_difference(one: Config, other: Config) -> str:
     """The path of the first setting in which two programs differ, with both values; "" where there is none."""
-    return _difference(described(as_read(one), "static"), described(as_read(other), "static"), "")
+    return _difference(described(one.as_read, "static"), described(other.as_read, "static"), "")
 
 
 def _difference(one: Any, other: Any, path: str) -> str:
@@ -317,7 +326,7 @@ class Hparams(NamedTuple):
 
 def hparams(config: Config, total_steps: int) -> Hparams:
     """The traced numbers of ``config`` for a run of ``total_steps`` steps."""
-    config = as_read(config)
+    config = config.as_read
     own: dict[str, Any] = {n: jnp.asarray(float(getattr(config, n))) for n, s in settings().items() if s.swept}
     inside: dict[str, Any] = {name: as_numbers(getattr(config, name).numbers()) for name in PARTS}
     return Hparams(**inside, **own, total_steps=jnp.asarray(float(total_steps)))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend.core import Jaxpr
 
-from jcredit.config import Config, ConfigError, Hparams, as_read, hparams, static_difference
+from jcredit.config import Config, ConfigError, Hparams, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
 from jcredit.numerics import clamp, clip_by_norm, float_type
 from jcredit.observing import (
@@ -99,7 +99,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
       ConfigError: sizes that do not fit the data.
       DataError: image data that can neither be found nor downloaded.
     """
-    config = as_read(config)
+    config = config.as_read
     task: Task = config.task.build(data_dir)
     samples = config.batch_size * config.steps_per_epoch if task.train_size is None else task.train_size
     steps = config.steps_per_epoch or samples // config.batch_size

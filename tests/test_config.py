@@ -1,8 +1,10 @@
 """Settings that cannot be are refused by name and value; what identifies a run is what it reads."""
 
 import dataclasses
+import gc
 import json
 import math
+import weakref
 from typing import Any
 
 import jax
@@ -12,11 +14,8 @@ import pytest
 from helpers import FACTORIES, IMAGE_NETWORK, TRUNK, as_part, first_batch, refused, same_bits, small, start, tiny
 
 import jcredit as jc
-from jcredit import config as config_module
-from jcredit import training
 from jcredit.config import (
     PARTS,
-    as_read,
     change,
     config_hash,
     described,
@@ -245,6 +244,29 @@ def test_a_network_that_is_named_stays_whatever_the_order():
     assert jc.Config().replace(task=jc.tasks.cifar10()).network == jc.image_mlp()
 
 
+def test_a_part_does_not_undo_settings_that_are_named_before_it():
+    chain = jc.tangent_chain(shuffled=True)
+    assert jc.Config().replace(**{"credit.samples": 4, "credit": chain}).credit == jc.tangent_chain(4, shuffled=True)
+    field = {"trunk": jc.mlp(hidden=8), "credit": jc.vector_field()}
+    changes = {"credit.trunk.hidden_layers": 1, "hidden": 16, "directions": 2, **field, "task": jc.tasks.cifar10()}
+    for order in (changes, dict(reversed(changes.items()))):
+        config = jc.Config().replace(**order)
+        assert config.credit == jc.vector_field(directions=2, trunk=jc.mlp(hidden=16, hidden_layers=1))
+        assert config.network == jc.image_mlp()
+
+
+def test_a_configuration_that_was_read_can_be_forgotten():
+    """A user's own arrays are among its settings: folds of a cross-validation must not pile up."""
+    x = np.ones((8, 2), np.float32)
+    task = jc.tasks.arrays(x, np.arange(8) % 2, x, np.arange(8) % 2)
+    config = tiny(jc.dfa(), task=task, network=jc.image_mlp(depth=2, width=4))
+    config_hash(config), static_key(config), config.as_read
+    gone = weakref.ref(config)
+    del config
+    gc.collect()
+    assert gone() is None
+
+
 def test_float64_is_another_run():
     config = tiny(jc.dfa())
     single = config_hash(config)
@@ -356,11 +378,10 @@ def test_what_a_run_does_not_read_changes_neither_its_key_nor_its_bits(name, mon
     keys = {config_hash(config.replace(**{field: value})) for field, value in changes.items()}
     assert keys == {config_hash(config)} == {config_hash(config.replace(**changes))}
     assert static_key(config.replace(**changes)) == static_key(config)
-    assert as_read(config.replace(**changes)) == as_read(config)
+    assert config.replace(**changes).as_read == config.as_read
 
     # Even a run that is handed these fields does the same.
-    monkeypatch.setattr(training, "as_read", lambda config: config)
-    monkeypatch.setattr(config_module, "as_read", lambda config: config)
+    monkeypatch.setattr(jc.Config, "as_read", property(lambda config: config))
     results = []
     for asked in (config, config.replace(**changes)):
         run = make_run(asked)

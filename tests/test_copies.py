@@ -10,7 +10,7 @@ from helpers import measured, sweep_into, variant
 
 import jcredit as jc
 from jcredit import parts
-from jcredit.sweeps import program
+from jcredit.sweeps import copies, program
 from jcredit.sweeps.run import Stopped
 from jcredit.sweeps.variants import Snapshot
 
@@ -54,6 +54,10 @@ def test_rows_of_another_copy_are_found_and_told_of(tmp_path, folders, caplog):
     assert caplog.messages == [told]
     more = sweep_into(tmp_path / "runs", [LINE], (0, 1, 2), data_dir=folders["other"])
     assert [row["data"] for row in more] == ["one", "one", "other"] and caplog.messages == [told, told]
+
+
+def test_a_folder_without_the_images_has_no_copy_to_compare_with(folders):
+    assert copies._origin(jc.tasks.cifar10(), folders["one"]) == ""
 
 
 def test_a_checkpoint_of_another_copy_is_set_aside(tmp_path, folders, caplog):

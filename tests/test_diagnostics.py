@@ -99,7 +99,7 @@ def test_the_exact_effect_of_a_direction_is_what_a_forward_tangent_measures():
     scene = make_scene("image")
     probe = all_layers(scene.ctx)
     v = normal(0, 4, *probe.h_BxD.shape)
-    measured = measure(scene.env, probe, v, "jvp", 0.0)
+    measured = measure(scene.env, probe, v)
     exact = jnp.sum(scene.delta_KxBxD[:-1].reshape(1, *probe.h_BxD.shape) * v, axis=-1)
     np.testing.assert_allclose(measured, exact, rtol=1e-4, atol=1e-6)
 

@@ -51,7 +51,7 @@ def learned_feedback(directions: jc.Count = 2, gain: jc.Positive = 1.0) -> jc.Es
         layer_key, v_key = jax.random.split(key)
         probe = jc.random_layers(layer_key, ctx)
         v = jax.random.normal(v_key, (directions, *probe.h_BxD.shape))
-        effect = jc.measure(env, probe, v, "jvp", 1e-2)
+        effect = jc.measure(env, probe, v)
         a = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, state.params[probe.layer_B])
         return jc.directional_loss(a, v, effect), {}
 
@@ -228,6 +228,9 @@ def test_values_cross_in_order_and_reach_their_settings():
     assert [v.config.credit.settings["epsilon"] for v in lines] == [0.01, 0.001]
     assert {v.config.rule.name for v in lines} == {"target_shift"}
     assert len(door._lines({"x": tiny(), "y": tiny()}, {"learning_rate": [1, 2], "clip": [0, 1, 2]})) == 12
+    lines = door._lines({"x": tiny()}, {"credit.samples": [4, 8], "credit": [jc.tangent_chain(), jc.tangent_mask()]})
+    settings = [(v.config.credit.name, v.config.credit.settings["samples"]) for v in lines]
+    assert settings == [(name, samples) for samples in (4, 8) for name in ("tangent_chain", "tangent_mask")]
 
 
 @pytest.mark.parametrize(

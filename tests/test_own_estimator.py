@@ -39,7 +39,7 @@ def learned_feedback(
         layer_key, v_key = jax.random.split(key)
         probe = jc.random_layers(layer_key, ctx)  # each sample at one layer of its own
         v_MxBxD = jax.random.normal(v_key, (directions, *probe.h_BxD.shape))
-        g_MxB = jc.measure(env, probe, v_MxBxD, "jvp", 0.0)  # forward passes only
+        g_MxB = jc.measure(env, probe, v_MxBxD)  # forward passes only
         a_BxD = jnp.einsum("bc,bcd->bd", probe.ctx.error_BxC, state.params["m"][probe.layer_B])
         directional = jc.directional_loss(a_BxD, v_MxBxD, g_MxB)
         terminal = jnp.mean((ctx.error_BxC @ state.params["m"][-1] - ctx.delta_BxD) ** 2)

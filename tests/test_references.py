@@ -240,7 +240,10 @@ def test_the_directional_loss_is_the_mean_over_layers_of_scale_free_errors():
     g[:, 4] = 0  # and at layer 3 nothing was measured: neither counts
     errors = (((a * v).sum(-1) - g) ** 2).sum(0)
     expected = np.mean([errors[layers == l].sum() / (g[:, layers == l] ** 2).sum() for l in (0, 2)])  # noqa: E741
-    found = perturbation.directional_loss(single(a), single(v), single(g), layers, 4)
+    ctx = make_scene("image").ctx
+    four_layers = ctx._replace(trace=ctx.trace._replace(h_KxBxD=jnp.zeros((5, 6, 5))))
+    probe = perturbation.Probe(four_layers, layers, single(a), np.arange(6))
+    found = perturbation.directional_loss(single(a), single(v), single(g), probe)
     assert found == pytest.approx(expected, rel=1e-5)
 
 

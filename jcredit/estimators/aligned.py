@@ -42,10 +42,10 @@ def grape(
       anchor_every: every so many steps the blocks take the back-propagated gradient (0: never).  Scores taken before
         such a step are the gradient's.
     """
-    start = {"step": jnp.zeros((), jnp.int32)} if anchor_every else {}
 
     def init(key, shapes):
-        return EstState({"b": direct_feedback(key, shapes.depth, shapes)}, start)
+        steps = {"step": jnp.zeros((), jnp.int32)} if anchor_every else {}
+        return EstState({"b": direct_feedback(key, shapes.depth, shapes)}, steps)
 
     def credit(state, ctx, env, key):
         a_LxBxD = jnp.einsum("bc,lcd->lbd", ctx.error_BxC, state.params["b"])

@@ -80,7 +80,7 @@ def _linear_field(tangent_map: TangentMap) -> _Field:
 def _losses(field: _Field, state: EstState, ctx: Context, env: Env, key, how: _Effects) -> tuple[Array, Array]:
     """Regression of <a, v> on measured effects, every sample at its own random layer or at all; terminal gradient."""
     layer_key, v_key, shuffle_key = jax.random.split(key, 3)
-    batch, depth = ctx.target_B.shape[0], ctx.trace.h_KxBxD.shape[0] - 1
+    batch = ctx.target_B.shape[0]
     probe = random_layers(layer_key, ctx) if how.layers == "one" else all_layers(ctx)
     v_MxNxD = jax.random.normal(v_key, (how.directions, *probe.h_BxD.shape), probe.h_BxD.dtype)
     g_MxN = jax.lax.stop_gradient(measure(env, probe, v_MxNxD, how.scheme, how.epsilon))
@@ -91,7 +91,7 @@ def _losses(field: _Field, state: EstState, ctx: Context, env: Env, key, how: _E
     else:
         a_KxBxD = field.credit(state, ctx, env)
         a_NxD, last_BxD = a_KxBxD[:-1].reshape(probe.h_BxD.shape), a_KxBxD[-1]
-    directional = directional_loss(a_NxD, v_MxNxD, g_MxN, probe.layer_B, depth)
+    directional = directional_loss(a_NxD, v_MxNxD, g_MxN, probe)
     return directional, terminal_gradient_loss(last_BxD, ctx.delta_BxD)
 
 

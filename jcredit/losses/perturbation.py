@@ -34,15 +34,15 @@ class Probe(NamedTuple):
     index_B: np.ndarray | Array
 
 
-def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: str, epsilon: Array | float) -> Array:
+def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: Scheme = "jvp", epsilon: Array | float = 1e-2) -> Array:
     """Effect of moving each sample's state at its own layer along M directions on its loss, by forward passes only.
 
     Args:
       env: the network's forward questions.
       probe: where each sample is perturbed.
       v_MxBxD: directions.
-      scheme: ``central``, ``one_sided``, or ``jvp`` (their exact limit, one forward tangent).
-      epsilon: size of a finite perturbation.
+      scheme: ``jvp`` (exact, one forward tangent), or the finite differences ``central`` and ``one_sided``.
+      epsilon: size of a finite perturbation; no part of ``jvp``.
 
     Returns:
       g_MxB, loss per unit of displacement.
@@ -105,28 +105,20 @@ def shuffled_order(key: Key, batch: int) -> Array:
     return (jnp.arange(batch) + jax.random.randint(key, (), 1, batch)) % batch
 
 
-def directional_loss(
-    a_BxD: Array, v_MxBxD: Array, g_MxB: Array, layer_B: Array | np.ndarray | None = None, depth: int | None = None
-) -> Array:
+def directional_loss(a_BxD: Array, v_MxBxD: Array, g_MxB: Array, probe: Probe | None = None) -> Array:
     """sum (<a, v> - g)^2 / sum g^2 at each layer, then the mean over layers: 1 for a = 0, 0 for the exact gradient.
 
     Args:
       a_BxD: credit where each sample was moved.
       v_MxBxD: the directions.
       g_MxB: their measured effects.
-      layer_B: each sample's layer; None takes all samples for those of one layer.  Layers met by no sample, or at which
+      probe: where they were moved; None takes all samples for those of one layer.  Layers met by no sample, or at which
         no effect was measured, do not count.
-      depth: number of layers L; wanted with ``layer_B``.
-
-    Raises:
-      ConfigError: layers without their number, or (where they are known, not traced) one that is not below it.
     """
-    if layer_B is None:
+    if probe is None:
         layer_B, depth = np.zeros(g_MxB.shape[1], np.int32), 1
-    if depth is None:
-        raise ConfigError("directional_loss: layer_B is given without depth, the number of layers L; give both")
-    if isinstance(layer_B, np.ndarray) and layer_B.size and not 0 <= layer_B.min() <= layer_B.max() < depth:
-        raise ConfigError(f"directional_loss: layers {layer_B.min()} to {layer_B.max()} with depth={depth}; give all L")
+    else:
+        layer_B, depth = probe.layer_B, probe.ctx.trace.h_KxBxD.shape[0] - 1
     errors_B = jnp.sum((jnp.sum(a_BxD[None] * v_MxBxD, axis=-1) - g_MxB) ** 2, axis=0)
     effects_B = jnp.sum(g_MxB**2, axis=0)
     at_layer = lambda x_B: jax.ops.segment_sum(x_B, layer_B, depth)  # noqa: E731

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jcredit.config import PARTS, Config, change, paths_of
+from jcredit.config import PARTS, Config, change, parts_first, paths_of
 from jcredit.report.lines import keep_lines
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
@@ -210,7 +210,7 @@ def _shown(value: Any) -> str:
 
 
 def _varied(label: str, config: Config, chosen: Iterable[tuple[str, Any]]) -> Config:
-    for name, value in chosen:
+    for name, value in parts_first(chosen):
         try:
             config = change(config, name, value)
         except ConfigError as error:

@@ -48,7 +48,7 @@ _DECODE_BATCH = 500
 _CACHE_FAULTS = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
-class DataError(RuntimeError):
+class DataError(ValueError):
     """Image data that can neither be found nor downloaded; one line that names the value and the fix."""
 
     def __init__(self, message: str):
@@ -326,7 +326,7 @@ def _read_cache(path: Path, name: str, counts: tuple[int, int]) -> ImageArrays |
     try:
         with np.load(path, allow_pickle=False) as stored:
             return _check(ImageArrays(**stored), name, counts)
-    except (*_CACHE_FAULTS, DataError) as error:
+    except _CACHE_FAULTS as error:
         set_aside(path, f"cached images are corrupt ({_cause(error)})", "they are decoded again")
         return None
 
