@@ -20,8 +20,8 @@ LINES = CONTROLS | named("dfa", "fa", "state_bridge", "tangent_mask", "tangent_c
 }  # fmt: skip
 QUICK = (*CONTROLS, "fa", "tangent_chain", "tangent_chain, shuffled")
 NETWORKS = {
-    "convolutions, L = 3": CIFAR10.replace(network=jc.networks.image_cnn()),
-    "patch mixer, L = 4": CIFAR10.replace(network=jc.networks.image_mixer()),
+    "convolutions, L = 3": CIFAR10.replace(network=jc.image_cnn()),
+    "patch mixer, L = 4": CIFAR10.replace(network=jc.image_mixer()),
 }
 
 

@@ -113,7 +113,7 @@ class Config:
         for name, setting in settings().items():
             value = getattr(self, name)
             if name == "network" and value is None and isinstance(self.task, Part):
-                value = getattr(self.task.factory, "usual_network", None)
+                value = self.task.factory.usual_network
             if name in PARTS and not (isinstance(value, Part) and value.kind == PARTS[name]):
                 kind = PARTS[name]
                 mend = (
@@ -223,14 +223,10 @@ def change(config: Config, name: str, value: Any) -> Config:
             new = change_part(getattr(config, head), rest, value)
         else:
             new = settings()[head].parsed(value) if isinstance(value, str) and head not in PARTS else value
-        fresh = {"network": None} if head == "task" and not rest and config.network == usual_network(config) else {}
+        gives_way = path == "task" and config.network == config.task.factory.usual_network
+        fresh = {"network": None} if gives_way else {}
         config = dataclasses.replace(config, **{head: new, **fresh})
     return config
-
-
-def usual_network(config: Config) -> Part | None:
-    """The network the task is usually given."""
-    return getattr(config.task.factory, "usual_network", None)
 
 
 # --- what identifies a run, and what decides its program --------------------------------------------------------------

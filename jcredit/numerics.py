@@ -59,12 +59,12 @@ def batch_normalise(a_BxD: Array) -> Array:
     return a_BxD / (jnp.sqrt(jnp.mean(a_BxD * a_BxD, axis=(-2, -1), keepdims=True)) + RMS_EPS)
 
 
-def _unit_scale(a: Array, axis: int | tuple[int, ...]) -> Array:
-    """``a`` divided by its largest magnitude along ``axis``, so that squares neither under- nor overflow.
+def _unit_scale(a: Array) -> Array:
+    """``a`` divided by its largest magnitude along the last axis, so that squares neither under- nor overflow.
 
     The scale is a constant of differentiation: what uses it does not depend on it.
     """
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=axis, keepdims=True))
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axis=-1, keepdims=True))
     return a / jnp.where(largest > 0, largest, 1.0)
 
 
@@ -96,7 +96,7 @@ def clamped_cosine(a_BxD: Array, b_BxD: Array, least: float) -> Array:
 
 def cosine(a_BxD: Array, b_BxD: Array) -> Array:
     """Cosine over the last axis, exact at any scale; 0 where either vector is zero.  Drops the last axis."""
-    a, b = _unit_scale(a_BxD, -1), _unit_scale(b_BxD, -1)
+    a, b = _unit_scale(a_BxD), _unit_scale(b_BxD)
     squares = jnp.sum(a * a, axis=-1) * jnp.sum(b * b, axis=-1)
     # Guarded before the root as well: at zero its derivative is infinite, and one solved sample would give nan.
     norms = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))

@@ -66,12 +66,12 @@ class Setup(NamedTuple):
     train_size: int
     steps: int
 
-    def built(self, hp: Hparams | None) -> Built:
-        """The parts with the numbers of ``hp``, or with the configuration's own."""
-        config, of = self.config, lambda name: None if hp is None else getattr(hp, name)
-        task: Task = config.task.build(self.data_dir, numbers=of("task"))
-        network = config.network.build(task.sizes, numbers=of("network"))
-        return Built(task, network, config.credit.build(numbers=of("credit")), config.rule.build(numbers=of("rule")))
+    def built(self, hp: Hparams) -> Built:
+        """The parts with the numbers of ``hp``."""
+        config = self.config
+        task: Task = config.task.build(self.data_dir, numbers=hp.task)
+        network = config.network.build(task.sizes, numbers=hp.network)
+        return Built(task, network, config.credit.build(numbers=hp.credit), config.rule.build(numbers=hp.rule))
 
     @property
     def trains_blocks(self) -> bool:

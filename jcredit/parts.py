@@ -65,11 +65,12 @@ class Factory:
       function: (what the run hands over, /, **settings) -> what the part is.
       settings: the declared settings by name.
       given: how many arguments the run hands over.
+      usual_network: of a task: the network it is given unless one is named.
     """
 
-    def __init__(self, kind: str, function: Callable):
+    def __init__(self, kind: str, function: Callable, usual_network: Part | None = None):
         functools.update_wrapper(self, function)
-        self.kind, self.function = kind, function
+        self.kind, self.function, self.usual_network = kind, function, usual_network
         self._file = None if self._is_ours else file_digest(function.__module__)
         hints = typing.get_type_hints(function, include_extras=True)
         docs = argument_docs(function.__doc__)
@@ -336,13 +337,7 @@ def trunk(function: Callable) -> Factory:
 
 def task(usual_network: Part) -> Callable[[Callable], Factory]:
     """Declares a factory of a ``Task``: (**settings) -> Task, and the network it is given unless one is named."""
-
-    def declare(function: Callable) -> Factory:
-        factory = Factory("task", function)
-        factory.usual_network = usual_network  # type: ignore[attr-defined]
-        return factory
-
-    return declare
+    return lambda function: Factory("task", function, usual_network)
 
 
 def as_numbers(tree: Any) -> Any:

@@ -112,9 +112,15 @@ def _same_bits(a: Any, b: Any) -> bool:
     )
 
 
-def _begin(run: Run, config: Config, seed: int = 0):
-    hp, key = run.hparams(config), jax.random.key(seed)
+def _begin(run: Run, config: Config):
+    hp, key = run.hparams(config), jax.random.key(0)
     return run.init(key, hp), hp, run.data(key, hp)
+
+
+def _tried_on(network: Part | None, task: Part | None, **parts: Part) -> Config:
+    """A tiny configuration with these parts, on this network and task where they are given."""
+    given = {name: part for name, part in (("network", network), ("task", task)) if part is not None}
+    return tiny_config(**parts, **given)
 
 
 def _check_step(config: Config, name: str) -> tuple[TrainState, TrainState]:
@@ -173,8 +179,7 @@ def check_estimator(estimator: Factory | Part, *, network: Part | None = None, t
       CheckFailed: what is wrong, in one line.
     """
     part = _part(estimator, "estimator")
-    given = {name: value for name, value in (("network", network), ("task", task)) if value is not None}
-    config = _guarded(lambda: tiny_config(credit=part, **given), part.name)
+    config = _guarded(lambda: _tried_on(network, task, credit=part), part.name)
     built = _guarded(part.build, part.name)
     _check_init(built, config, part.name)
     _guarded(lambda: check_no_hidden_backprop(config), part.name)
@@ -196,11 +201,13 @@ def _check_init(estimator: Estimator, config: Config, name: str) -> None:
         raise CheckFailed(f"{name}: init returns a {type(found).__name__}; return jc.EstState(params=..., extra=...)")
 
 
-def check_rule(rule: Factory | Part) -> None:
+def check_rule(rule: Factory | Part, *, network: Part | None = None, task: Part | None = None) -> None:
     """Checks a local rule: shapes, finite numbers, a mean over the batch, and all that a training step asks.
 
     Args:
       rule: its factory (settings at their defaults), or what it returned.
+      network: the network to try it on (None: a tiny residual MLP).
+      task: the task to try it on (None: a tiny teacher).
 
     Raises:
       CheckFailed: what is wrong, in one line.
@@ -216,7 +223,7 @@ def check_rule(rule: Factory | Part) -> None:
     twice = signal(*(jnp.concatenate([x, x]) for x in (h, after, a)))
     if not _close(twice[:BATCH] * 2, found, 1e-4):
         raise CheckFailed(f"{part.name}: the objective is no mean over the batch: samples met twice change its size")
-    _check_step(tiny_config(credit=broadcast(), rule=part), part.name)
+    _check_step(_guarded(lambda: _tried_on(network, task, credit=broadcast(), rule=part), part.name), part.name)
 
 
 def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
@@ -230,9 +237,7 @@ def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
       CheckFailed: what is wrong, in one line.
     """
     part = _part(network, "network")
-    config = _guarded(
-        lambda: tiny_config(network=part, credit=bp(), **({} if task is None else {"task": task})), part.name
-    )
+    config = _guarded(lambda: _tried_on(part, task, credit=bp()), part.name)
     own_task: Task = config.task.build(None)
     built: Network = _guarded(lambda: part.build(own_task.sizes), part.name)
     params = _guarded(lambda: built.init(jax.random.key(0)), part.name)

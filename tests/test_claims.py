@@ -8,10 +8,8 @@ import pytest
 from made_rows import SIX, made_up
 
 from jcredit.study import claims as ledger
-from jcredit.study.early_claims import CODES as BOUNDARY
-from jcredit.study.early_claims import LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
-from jcredit.study.late_claims import NET
-from jcredit.study.late_claims import ONLINE as FIELDS_ONLINE
+from jcredit.study.early_claims import CODES as BOUNDARY, LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
+from jcredit.study.late_claims import NET, ONLINE as FIELDS_ONLINE
 from jcredit.study.predicates import key_of
 
 ROOT = Path(__file__).parent.parent

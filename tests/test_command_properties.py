@@ -7,8 +7,7 @@ from unittest import mock
 
 import pytest
 from drawn import EXPERIMENT, PRESET, admits, good, says_one_line
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from jcredit.config import static_key
 from jcredit.settings import Setting

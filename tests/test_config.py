@@ -85,9 +85,9 @@ def test_no_factory_is_forgotten():
         local_losses,
         mirrors,
         tangents,
+        trunk as trunks,
         wrappers,
     )  # fmt: skip
-    from jcredit.estimators import trunk as trunks
     from jcredit.tasks import classification, images, ladder, linear_quadratic
 
     modules = (networks, rules, aligned, bridges, controls, feedback, fields, local_losses, mirrors, tangents, wrappers)

@@ -11,8 +11,7 @@ from collections import Counter
 
 import pytest
 from drawn import ARRAYS, BASE, BY_KIND, EXPERIMENT, PLAIN, WRAPPERS, admits, configs, good, says_one_line
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import jcredit as jc
 from jcredit import config as configuration

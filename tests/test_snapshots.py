@@ -17,8 +17,7 @@ import jcredit as jc
 from jcredit.config import config_hash
 from jcredit.files import read_sealed
 from jcredit.settings import ConfigError
-from jcredit.sweeps import program, snapshots
-from jcredit.sweeps import run as sweeping
+from jcredit.sweeps import program, run as sweeping, snapshots
 from jcredit.sweeps.variants import Folder, Followup, Snapshot, Variant, snapshot_request
 from jcredit.training import make_run
 

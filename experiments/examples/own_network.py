@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import jcredit as jc
-from jcredit.numerics import layer_norm
 
 
 def convolve(x, kernel):
@@ -24,7 +23,7 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
     (height, width, inputs), flat = sizes.inputs, lambda x: x.reshape(x.shape[0], -1)
     image = lambda h: h.reshape(h.shape[0], height, width, -1)  # noqa: E731
     kernel = lambda key, i, o: (9 * i) ** -0.5 * jax.random.normal(key, (3, 3, i, o))  # noqa: E731
-    inside = lambda w, h: convolve(image(layer_norm(h)), w["u"])  # noqa: E731
+    inside = lambda w, h: convolve(image(jc.layer_norm(h)), w["u"])  # noqa: E731
 
     def weights(key, scale: jax.Array | float = 1.0):
         u, v = jax.random.split(key)
@@ -36,7 +35,7 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
         return jc.NetParams(kernel(embed, inputs, channels), jax.vmap(weights)(jax.random.split(blocks, depth)), out)
 
     def push(w, m, h, tangent):
-        return flat(convolve(convolve(image(jax.jvp(layer_norm, (h,), (tangent,))[1]), w["u"]) * image(m), w["v"]))
+        return flat(convolve(convolve(image(jax.jvp(jc.layer_norm, (h,), (tangent,))[1]), w["u"]) * image(m), w["v"]))
 
     embed, block = lambda w, x: flat(convolve(x, w)), lambda w, h: h + flat(convolve(jnp.tanh(inside(w, h)), w["v"]))
     branch = jc.Branch(
@@ -46,7 +45,7 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
         push=push,
         pull=lambda w, m, h, a: jax.vjp(lambda t: push(w, m, h, t), a)[1](a)[0],
     )
-    return jc.Network(init, embed, block, lambda w, h: layer_norm(h) @ w, layer_norm, branch)
+    return jc.Network(init, embed, block, lambda w, h: jc.layer_norm(h) @ w, jc.layer_norm, branch)
 
 
 x, y = (np.asarray(a) for a in load_digits(return_X_y=True))

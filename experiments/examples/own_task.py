@@ -31,13 +31,10 @@ def parity(inputs: jc.Count = 20, bits: jc.Count = 2, tests: jc.Count = 512) -> 
         x = jax.random.rademacher(key, (samples, inputs), jnp.float32)
         return x, (jnp.prod(x[:, :bits], axis=1) < 0).astype(jnp.int32)
 
-    def cross_entropy(outputs, target):
-        return -jnp.take_along_axis(jax.nn.log_softmax(outputs), target[:, None], axis=1)[:, 0]
-
     return jc.Task(
         sizes=jc.Sizes((inputs,), 2),
-        loss=cross_entropy,
-        accuracy=lambda outputs, target: (outputs.argmax(1) == target).astype(outputs.dtype),
+        loss=jc.tasks.cross_entropy,
+        accuracy=jc.tasks.correct,
         data=lambda key, network: jc.Data(*draw(key, 1), *draw(jax.random.fold_in(key, 1), tests)),
         batch=lambda data, index, key: draw(key, index.shape[0]),
         prepare=lambda x: x,

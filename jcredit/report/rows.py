@@ -181,6 +181,9 @@ class Rows(Sequence[Row]):
         Args:
           path: the PNG.
           title: its heading; "": experiment and preset, as in the table.
+
+        Raises:
+          FileError: another kind of file, or one that cannot be written.
         """
         from jcredit.report import plots  # matplotlib loads where a figure is drawn
 

@@ -132,14 +132,14 @@ def default_figure(title: str, metrics: Sequence[str] = ("test_accuracy", "gamma
     return lambda rows, path: plots.overview(rows, path, title, metrics, curve)
 
 
-def gains_figure(title: str, curve: str = "test_accuracy"):
+def gains_figure(title: str):
     """S1 and S2 beside the accuracy: a dot for the difference to DFA at each seed."""
     gains = {"S1 (Gamma above DFA's)": "metrics.gamma", "S2 (rho above DFA's)": "metrics.rho"}
 
     def figure(rows: Sequence[Row], path: Path) -> None:
         for name, metric in gains.items():
             rows = [_marked(row, name[:2], name) for row in with_reference(rows, metric, "dfa", name)]
-        plots.overview(rows, path, title, ("test_accuracy", *gains), curve)
+        plots.overview(rows, path, title, ("test_accuracy", *gains))
 
     return figure
 

@@ -30,7 +30,7 @@ from jcredit.study import experiment as study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, preset_name, write_report
 from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
-from jcredit.sweeps.record import rows_elsewhere
+from jcredit.sweeps.record import rows_under
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
@@ -179,7 +179,7 @@ class Left(NamedTuple):
 
 def all_finished(results_dir: Path) -> Keys:
     """Runs that have a row anywhere under a results directory; unreadable files are named in a warning."""
-    return finished(rows_elsewhere(Folder(results_dir, ".", ".")))  # no experiment: everybody's rows
+    return finished(rows_under(results_dir))
 
 
 def what_is_left(items: Sequence[Item], done: Keys, only: Sequence[str] | None = None) -> list[Left]:

@@ -75,8 +75,6 @@ def over(a: str, b: str, by: float = 0.0, metric: str = "gamma") -> Check:
     return above(mean_of(a, metric), mean_of(b, metric), by)
 
 
-def gamma_rho(
-    line: str, gamma: float | tuple[float, float], rho: float | tuple[float, float], tolerance: float = TOL
-) -> tuple[Check, Check]:
+def gamma_rho(line: str, gamma: float | tuple[float, float], rho: float | tuple[float, float]) -> tuple[Check, Check]:
     """Whether Gamma and rho of a line are near the study's."""
-    return near(mean_of(line), gamma, tolerance), near(mean_of(line, "rho"), rho, tolerance)
+    return near(mean_of(line), gamma, TOL), near(mean_of(line, "rho"), rho, TOL)

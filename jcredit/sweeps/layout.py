@@ -65,10 +65,14 @@ _looked_through: set[Path] = set()
 def keep_compiled_programs() -> None:
     """Keeps compiled programs below the cache directory, so that a sweep compiles once per machine.
 
-    Raises:
-      FileError: the folder is not the user's alone: compiled programs are run as they lie there.
+    Where the folder cannot be used or is not the user's alone, there is a warning and nothing is kept: compiled
+    programs are run as they lie there.
     """
-    directory = private_directory(cache_directory() / "xla")
+    try:
+        directory = private_directory(cache_directory() / "xla")
+    except FileError as error:
+        log.warning("compiled programs are not kept: %s", error)
+        return
     with contextlib.suppress(OSError):  # one that cannot be read or written: JAX warns, and compiles
         trim(directory)
         if directory not in _looked_through:  # once: a loop of short sweeps would spend its time on this
@@ -84,16 +88,13 @@ def programs_kept() -> Iterator[None]:
     """As ``keep_compiled_programs`` while the block runs, in a process that is its user's: afterwards JAX is as before.
 
     Nothing is changed where JAX keeps programs in a folder of the user's, or is to keep none
-    (``jax_enable_compilation_cache``); where the cache directory cannot be used, there is a warning.
+    (``jax_enable_compilation_cache``).
     """
     if getattr(jax.config, _CACHE) or not getattr(jax.config, _KEEPS):
         yield
         return
     least = getattr(jax.config, _LEAST_SECONDS)
-    try:
-        keep_compiled_programs()
-    except FileError as error:
-        log.warning("compiled programs are not kept: %s", error)
+    keep_compiled_programs()
     try:
         yield
     finally:

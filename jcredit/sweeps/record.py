@@ -163,12 +163,12 @@ def _origin(variant: Variant) -> dict[str, Any]:
     return origin
 
 
-def rows_elsewhere(folder: Folder) -> list[Row]:
-    """The rows of all other experiments and presets; files that cannot be read are named in one warning."""
+def rows_under(results_dir: Path, but: Path | None = None) -> list[Row]:
+    """The rows of all experiments and presets, but those of one file; what cannot be read is named in one warning."""
     rows: list[Row] = []
     unread: list[ResultsError] = []
-    for path in sorted(Path(folder.results_dir).glob("*/*/rows.jsonl")):
-        if path == folder.rows:
+    for path in sorted(Path(results_dir).glob("*/*/rows.jsonl")):
+        if path == but:
             continue
         try:
             rows += read_rows(path)

@@ -27,9 +27,8 @@ from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.forecast import Bar, Work
 from jcredit.sweeps.layout import choose_layout
-from jcredit.sweeps.program import Session, composition, forget, what_is_run
-from jcredit.sweeps.program import Stopped as Stopped
-from jcredit.sweeps.record import copied_row, git_commit, rows_elsewhere
+from jcredit.sweeps.program import Session, Stopped as Stopped, composition, forget, what_is_run
+from jcredit.sweeps.record import copied_row, git_commit, rows_under
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
 from jcredit.training import Run, check_run, make_run
 
@@ -148,7 +147,7 @@ def _sort_out(
     missing = {r.key: r for r in wanted if r.key not in done}
     copied = []
     if missing:
-        elsewhere = {(row["config_hash"], row["seed"]): row for row in rows_elsewhere(folder)}
+        elsewhere = {(row["config_hash"], row["seed"]): row for row in rows_under(folder.results_dir, but=folder.rows)}
         copied = [copied_row(elsewhere[key], request, folder) for key, request in missing.items() if key in elsewhere]
     done = finished(copied)
     return rows, copied, [r for key, r in missing.items() if key not in done]

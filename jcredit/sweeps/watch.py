@@ -42,12 +42,11 @@ class View(NamedTuple):
     now: float
 
 
-def look(directory: Path, now: float | None = None) -> View:
+def look(directory: Path) -> View:
     """Reads what there is.
 
     Args:
       directory: a results directory, or <results-dir>/<experiment> or <results-dir>/<experiment>/<preset>.
-      now: seconds since the epoch; None: the time.
 
     Raises:
       ConfigError: no such directory.
@@ -63,7 +62,7 @@ def look(directory: Path, now: float | None = None) -> View:
     return View(
         [row for path in sorted(directory.rglob("rows.jsonl")) for row in _rows(path)],
         sorted(mine, key=lambda s: s["began"]),
-        [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time() if now is None else now,
+        [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time(),
     )  # fmt: skip
 
 

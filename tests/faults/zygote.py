@@ -32,8 +32,7 @@ import orbax.checkpoint
 import sweep
 from distributed import Scheduler, Worker
 
-from jcredit.sweeps import batch, program
-from jcredit.sweeps import run as sweeps_run
+from jcredit.sweeps import batch, program, run as sweeps_run
 from jcredit.sweeps.record import git_commit
 
 KINDS = ("compile", "epoch", "checkpoint", "kept network", "row", "rename", "fsync", "compile cache", "any file")
