@@ -27,6 +27,8 @@ LINES = {
     "scalar_bridge": {"credit": BRIDGE},
     "scalar_bridge tgw=0": {"credit": BRIDGE.replace(terminal_weight=0.0)},
     "vector_field": {"credit": jc.vector_field(trunk=TRUNK)},
+    "state_bridge, no code": {"credit": jc.state_bridge(trunk=TRUNK.replace(code="none"))},
+    "scalar_bridge, no code": {"credit": BRIDGE.replace(trunk=TRUNK.replace(code="none"))},
 }
 STUDY = {
     "dfa": {"Gamma": ".001±.003", "rho": ".001±.007", "nudge": ".000±.001"},

@@ -84,6 +84,7 @@ VARIANTS: dict[str, Part] = {
     "fa": jc.fa(),
     "state_bridge": small(jc.state_bridge),
     "state_bridge-raw": small(jc.state_bridge, state_loss="raw", trunk=trunk(code="deltaL_hL")),
+    "state_bridge-no-code": small(jc.state_bridge, trunk=trunk(code="none")),
     "scalar_bridge": small(jc.scalar_bridge),
     "scalar_bridge-present": small(jc.scalar_bridge, noise_at="present", target="softmin"),
     "scalar_bridge-paired": jc.exact_terminal(small(jc.scalar_bridge, noise_at="paired")),

@@ -126,7 +126,7 @@ def test_the_oracle_flag_goes_through_wrappers():
 # --- conditioning codes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["eT", "deltaL", "eT_hL", "deltaL_hL"])
+@pytest.mark.parametrize("code", ["eT", "deltaL", "eT_hL", "deltaL_hL", "none"])
 def test_codes_by_formula(code):
     scene = make_scene("image")
     ctx, net = scene.ctx, trunk(code=code).build()
@@ -134,11 +134,12 @@ def test_codes_by_formula(code):
     assert relative(ctx.error_BxC, error) < 1e-6
     assert relative(ctx.delta_BxD, scene.delta_KxBxD[-1]) < 1e-5
     params, fixed = net.init(KEY, shapes_of(scene), 5)
-    pieces = [error if code.startswith("eT") else scene.delta_KxBxD[-1]]
+    pieces = [{"eT": error, "deltaL": scene.delta_KxBxD[-1], "none": error[:, :0]}[code.partition("_")[0]]]
     pieces += [ctx.trace.h_KxBxD[-1] @ fixed["projection"]] if code.endswith("hL") else []
     found = net.code(fixed, ctx)
-    assert relative(found, jnp.concatenate(pieces, axis=-1)) < 1e-5
-    assert found.shape == (8, (4 if code.startswith("eT") else 12) + (4 if code.endswith("hL") else 0))
+    assert relative(found, jnp.concatenate(pieces, axis=-1)) < 1e-5 or code == "none"
+    widths = {"eT": 4, "deltaL": 12, "eT_hL": 4 + 4, "deltaL_hL": 12 + 4, "none": 0}
+    assert found.shape == (8, widths[code])
     assert params["params"]["Dense_0"]["kernel"].shape == (12 + 9 + found.shape[1], 16)
 
 

@@ -81,7 +81,7 @@ class _Mlp(nn.Module):
 def mlp(
     hidden: Count = 256,
     hidden_layers: Count = 2,
-    code: Literal["eT", "deltaL", "eT_hL", "deltaL_hL"] = "eT",
+    code: Literal["eT", "deltaL", "eT_hL", "deltaL_hL", "none"] = "eT",
     projection_dim: Count = 32,
     projection_scale: Literal["unit", "fan_in"] = "fan_in",
 ) -> Trunk:
@@ -90,14 +90,16 @@ def mlp(
     Args:
       hidden: width of its hidden layers.
       hidden_layers: how many there are.
-      code: conditioning code s: e_T or delta_L, alone or with a fixed random projection of h_L.
+      code: conditioning code s: e_T or delta_L, alone or with a fixed random projection of h_L; or nothing at all.
       projection_dim: columns of that projection.
       projection_scale: its entries, N(0, 1) or N(0, 1/D); the study's is not known.
     """
-    with_state = code.endswith("hL")
+    of, _, state = code.partition("_")
+    with_state = state == "hL"
 
     def init(key, shapes, outputs):
-        code_width = (shapes.outputs if code.startswith("eT") else shapes.width) + projection_dim * with_state
+        base = {"eT": shapes.outputs, "deltaL": shapes.width, "none": 0}[of]
+        code_width = base + projection_dim * with_state
         inputs = (jnp.zeros((1, width), float_type()) for width in (shapes.width, TIME_FEATURES, code_width))
         params = _Mlp(hidden, hidden_layers, outputs).init(key, *inputs)
         if not with_state:
@@ -107,7 +109,7 @@ def mlp(
         return params, {"projection": scale * drawn}
 
     def code_of(fixed, ctx):
-        base_BxS = ctx.error_BxC if code.startswith("eT") else ctx.delta_BxD
+        base_BxS = {"eT": ctx.error_BxC, "deltaL": ctx.delta_BxD, "none": ctx.error_BxC[:, :0]}[of]
         return jnp.concatenate([base_BxS, ctx.trace.h_KxBxD[-1] @ fixed["projection"]], -1) if with_state else base_BxS
 
     def apply(params, env, h, t, code_BxS, outputs):

@@ -31,6 +31,7 @@ FIXED = {**CONTROLS, **named("dfa")}
 
 LEARNED = {
     "state_bridge eT": {"credit": state_bridge()},
+    "state_bridge, no code": {"credit": state_bridge(trunk=mlp(code="none"))},
     "scalar_bridge eT": {"credit": scalar_bridge()},
     "scalar_bridge deltaL": {"credit": scalar_bridge(trunk=mlp(code="deltaL"))},
     **{f"vector_field M={m}": {"credit": vector_field(directions=m)} for m in (4, 8, 16)},

@@ -7,7 +7,7 @@ from typing import Any
 
 from jcredit import estimators
 from jcredit.config import Config, change, paths_of
-from jcredit.estimators import bp, exact_terminal, scalar_bridge, tangent_sweeps, vector_field
+from jcredit.estimators import bp, exact_terminal, mlp, scalar_bridge, state_bridge, tangent_sweeps, vector_field
 from jcredit.networks import image_mlp, ladder_mlp, lq_dynamics
 from jcredit.parts import Part
 from jcredit.sweeps.variants import Variant
@@ -126,6 +126,7 @@ def both_rules(study: Config, raw: Config, only: Sequence[str] = (), **fields) -
     }  # fmt: skip
     tangents = ("tangent_gate", "tangent_mask", "tangent_chain")
     raw_lines = CONTROLS | named("dfa", "fa", "state_bridge", "scalar_bridge") | {
+        "state_bridge, no code": {"credit": state_bridge(trunk=mlp(code="none"))},
         "vector_field, plain": {"credit": PLAIN_FIELD},
         "vector_field, mended": MENDED_FIELD,
         **named(*tangents),
