@@ -3,7 +3,7 @@
     python experiments/toy_lq.py --preset quick
 
 Linear dynamics h_{l+1} = h_l A_l + noise over 12 steps, readout y = h_L W, loss 0.5 ||y - y*||^2: the costate is
-lambda_l = A_l^T .. A_{L-1}^T W^T (y - y*).  Nothing is learned but the estimator; Gamma is its cosine to lambda_l on
+lambda_l = (y - y*) W^T A_{L-1}^T .. A_l^T.  Nothing is learned but the estimator; Gamma is its cosine to lambda_l on
 samples never trained on.  The study found that state and scalar credit bridge recover it (cosine .945, .944; DFA .001)
 and that without the terminal gradient loss the scalar bridge's gradients carry nothing (.03).  It states neither the
 dynamics nor the goals y*: four readings are shown.
@@ -88,9 +88,11 @@ EXPERIMENT = Experiment(
         (
             "Gamma is the cosine to the costate.",
             "The study ran 8,000 steps of batch 256 (preset full); quick runs 2,500 of batch 64.",
-            "frozen and broadcast are the controls: no credit, and delta_L = W^T (y - y*) at every layer.",
+            "frozen and broadcast are the controls: no credit, and delta_L = (y - y*) W^T at every layer.",
             "A_l is a random orthogonal matrix or the identity, plus N(0, .1^2 / D) or N(0, .13^2 / D) entries; with a"
             " y* for each sample e_T alone fixes the loss: values inform no gradient. The study states neither.",
+            "No code: the estimator sees no e_T. With one y* for all, e_T gives away the part of h_L that the loss"
+            " reads, and the best prediction of h_L from h_l and e_T has a credit of zero (docs/method.md 4).",
         ),
     ),
     figure=default_figure("Toy LQ: credit against the closed-form costate", ("gamma", "rho", "nudge"), "gamma"),

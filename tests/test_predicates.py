@@ -50,6 +50,8 @@ WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
         (above(X, Y, by=0.1), {"x": 0.65, "y": 0.5}, "yes"),
         (above(X, Y, by=0.1), {"x": 0.45, "y": 0.5}, "opposite"),
         (above(X, Y, by=0.1), {"x": [0.52, 0.47, 0.51, 0.48, 0.53, 0.49], "y": 0.5}, "no"),  # p > .05, surely < .1
+        # Significant, and its interval has what is asked for inside: neither as large as that nor surely smaller.
+        (above(X, Y, by=0.1), {"x": [0.55, 0.62, 0.56, 0.63, 0.57, 0.6], "y": 0.5}, "unknown"),
         (above(X, 0.3), {"x": 0.4}, "yes"),
         (above(X, 0.0), {"x": -0.4}, "opposite"),
         (negative(X), {"x": -0.4}, "yes"),
@@ -102,6 +104,21 @@ def test_pairs_are_made_at_equal_seeds():
     rows = made_up({"x": {"gamma": 0.9}}) | made_up({"y": {"gamma": 0.1}}, (456, 7, 8, 9, 10, 11))
     assert above(X, Y).judge(rows).lack == "n = 4; needs 6"
     assert set(paired("x", "y").at(rows)) == {456, 7, 8, 9}
+
+
+def test_means_that_are_ordered_are_of_the_same_seeds():
+    """A line with more seeds than another: those it has alone do not decide."""
+    rows = gammas(x=0.5, y=0.6, z=0.7)
+    alone = [{**row, "seed": row["seed"] + 1000, "metrics": {"gamma": 0.0}} for row in rows["", "z"]]
+    rows["", "z"] = [*rows["", "z"], *alone]
+    assert monotone([X, Y, Z]).judge(rows).answer == "yes"
+
+
+def test_a_ratio_to_zero_counts_for_no_seed():
+    rows = gammas(x=0.5, y=0.25)
+    rows["", "y"][0]["metrics"]["gamma"] = 0.0
+    assert set(ratio("x", "y").at(rows)) == set(SIX[1:])
+    assert near(ratio("x", "y"), 2.0, 0.1).judge(rows).n == 5
 
 
 def test_a_size_can_be_excluded_with_few_seeds_but_not_an_order():

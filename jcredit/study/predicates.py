@@ -8,6 +8,7 @@ blocks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -127,7 +128,8 @@ def ratio(a: str, b: str, metric: str = "gamma") -> Number:
 def _seedwise(x: Number, y: Number, of: Callable[[float, float], float]) -> Callable[[Lines], dict[int, float]]:
     def at(rows: Lines) -> dict[int, float]:
         left, right = x.at(rows), y.at(rows)
-        return {seed: of(left[seed], right[seed]) for seed in left if seed in right}
+        found = {seed: of(left[seed], right[seed]) for seed in left if seed in right}
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
 
     return at
 
@@ -174,8 +176,8 @@ def near(x: Number, figure: float | tuple[float, float], tolerance: float, *, su
 def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
     """Whether x exceeds y at equal seeds: exact sign-flip test, six seeds at least (the first 20 count), p <= .05.
 
-    ``by`` is the smallest difference that the claim can mean: a significant but smaller one is *no*, and so is, at any
-    number of seeds, a 95% interval that lies below it.  Where ``by`` is 0 that still takes six seeds.
+    ``by`` is the smallest difference that the claim can mean: a 95% interval that lies below it is *no*, at any number
+    of seeds (where ``by`` is 0 that still takes six), a mean below it whose interval reaches it *unknown*.
     """
     d = difference(x, y)
     other = f"{y:g}" if isinstance(y, float | int) else y.text
@@ -194,7 +196,9 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
         if s.mean < 0:
             return Outcome("opposite", f"{why}: the other way round", s.n)
         if s.mean < by:
-            return Outcome("no", f"{why}, less than {_num(by)}", s.n)
+            if s.high < by:
+                return Outcome("no", f"{why}, less than {_num(by)}", s.n)
+            return Outcome("unknown", f"{why}, about {_num(by)}", s.n, EDGE)
         return Outcome("yes", why, s.n)
 
     return Check(f"{x.text} > {other}" + (f" by {_num(by)} or more" if by else ""), d.lines, judge)
@@ -256,7 +260,9 @@ def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
         absent = [line for line in lines if not rows.get(key_of(line))]
         if absent:
             return _missing(lines, rows, 0, SEEDS_NEEDED)
-        means = [stats.mean(x.at(rows).values()) for x in numbers]
+        values = [x.at(rows) for x in numbers]
+        common = set.intersection(*map(set, values))
+        means = [stats.mean(at[seed] for seed in common) for at in values]
         why = f"means {' '.join(map(_num, means))}; ends: {outcome.why}"
         if outcome.answer == "yes" and any(step.judge(rows).answer == "opposite" for step in up):
             return Outcome("no", f"{why}; one step goes the other way", outcome.n)
