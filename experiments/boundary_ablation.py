@@ -14,7 +14,7 @@ from typing import Any
 from jcredit.report.tables import TableSpec
 from jcredit.study.boundary import CODES, FIGURES, WARMUP_LINES, WARMUPS, WEIGHT_LINES, WEIGHTS, bridge, cells
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import LADDER, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import LADDER, SMOKE, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 SCALES = ("unit", "fan_in")
@@ -51,8 +51,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("eT", "deltaL_hL fan_in", "tgw=0"), depth=2, width=16, hidden=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=2, diagnostic_samples=64),
+            grid(("eT", "deltaL_hL fan_in", "tgw=0"), depth=2, width=16, hidden=16, epochs=2, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(epochs=16), "6 minutes"),

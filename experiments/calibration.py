@@ -17,7 +17,7 @@ from jcredit.report.schema import Row, grouped
 from jcredit.report.tables import TableSpec, aligned
 from jcredit.study.boundary import CODES, FIGURES, WARMUP_LINES, WARMUPS, WEIGHT_LINES, WEIGHTS, bridge, cells
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import LADDER, lines, named
+from jcredit.study.settings import LADDER, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
@@ -111,8 +111,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("as the other experiments", "EMA .9"), (), depth=2, width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=2, diagnostic_samples=64),
+            grid(("as the other experiments", "EMA .9"), (), depth=2, width=16, hidden=16, epochs=2, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42,), grid(tuple(READINGS), HELD_OUT), "90 minutes"),

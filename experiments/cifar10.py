@@ -13,7 +13,7 @@ online_vector.
 
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, RAW_BLOCK, STUDY_BLOCK, WORSE_NOTE, both_rules
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, RAW_BLOCK, SMOKE, STUDY_BLOCK, WORSE_NOTE, both_rules
 from jcredit.sweeps.variants import Variant
 
 STUDY = {
@@ -38,8 +38,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "dfa", "tangent_chain"), depth=2, width=16, hidden=16, train_size=512, test_size=256,
-                 batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("frozen", "dfa", "tangent_chain"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(epochs=8), "20 minutes"),

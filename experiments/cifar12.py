@@ -12,7 +12,7 @@ Claims of the study (docs/method.md 10): CF1-CF3.
 import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10_DEEP, CONTROLS, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10_DEEP, CONTROLS, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 STUDY_RULE = "per-sample RMS credit, no clip"
@@ -45,8 +45,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "dfa"), depth=3, width=16, train_size=256, test_size=128, batch_size=64, epochs=1,
-                 diagnostic_samples=64),
+            grid(("frozen", "dfa"), depth=3, width=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42,), grid(train_size=12800, epochs=3), "15 minutes"),

@@ -11,7 +11,7 @@ Claims of the study (docs/method.md 10): DL1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
@@ -42,8 +42,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("scalar_bridge eT", "scalar_bridge deltaL"), depth=2, width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("scalar_bridge eT", "scalar_bridge deltaL"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(train_size=12800, epochs=4), "5 minutes"),

@@ -17,7 +17,7 @@ from jcredit.report import plots
 from jcredit.report.rows import Row
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 DEPTHS = (2, 4, 6, 8, 12)
@@ -75,8 +75,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid((2,), ("frozen", "dfa", "scalar_bridge"), width=16, hidden=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=1, diagnostic_samples=64),
+            grid((2,), ("frozen", "dfa", "scalar_bridge"), width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid((2, 4, 8), width=128, train_size=12800, epochs=8), "6 minutes"),

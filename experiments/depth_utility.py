@@ -9,7 +9,7 @@ frozen blocks and the broadcast, which learns nothing, say what more random or u
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10, CONTROLS, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 DEPTHS = (1, 2, 4, 8)
@@ -29,8 +29,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid((1, 2), ("frozen", "tangent_chain"), width=16, train_size=256, test_size=128, batch_size=64, epochs=1,
-                 diagnostic_samples=64),
+            grid((1, 2), ("frozen", "tangent_chain"), width=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid((1, 4), epochs=8), "15 minutes"),

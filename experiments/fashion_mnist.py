@@ -8,7 +8,7 @@ The study used Fashion-MNIST for its debug runs (``smoke_test``) and reported no
 
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import FASHION_MNIST, FASHION_MNIST_STUDY, both_rules
+from jcredit.study.settings import FASHION_MNIST, FASHION_MNIST_STUDY, SMOKE, both_rules
 from jcredit.sweeps.variants import Variant
 
 
@@ -25,8 +25,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "dfa"), depth=2, width=16, hidden=16, train_size=512, test_size=256, batch_size=64,
-                 epochs=1, diagnostic_samples=64),
+            grid(("frozen", "dfa"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(width=128, train_size=25600, epochs=6), "4 minutes"),

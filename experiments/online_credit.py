@@ -13,7 +13,7 @@ losses.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
-from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, CONTROLS, FASHION_MNIST, MENDED_FIELD, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, CONTROLS, FASHION_MNIST, MENDED_FIELD, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 TANGENTS = named("tangent_chain", "tangent_mask", "tangent_gate") | {
@@ -59,8 +59,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "tangent_chain", "grape"), depth=2, width=16, train_size=256, test_size=128, batch_size=64,
-                 epochs=1, diagnostic_samples=64),
+            grid(("frozen", "tangent_chain", "grape"), depth=2, width=16, epochs=1, **SMOKE),
             "30 seconds",
         ),
         "quick": Preset((42, 123), grid(epochs=8), "2 hours"),

@@ -19,7 +19,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, WARMUP, WORSE_NOTE, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, SMOKE, WARMUP, WORSE_NOTE, lines, named
 from jcredit.sweeps.variants import Variant
 
 WALK, ORACLE, ERRORS = (
@@ -115,8 +115,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("0 the study's field", "13 no pull", "frozen", "fixed 1"), depth=2, width=16,
-                 train_size=512, test_size=256, batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("0 the study's field", "13 no pull", "frozen", "fixed 1"), depth=2, width=16, epochs=1, **SMOKE),
             "30 seconds",
         ),
         "quick": Preset((42, 123, 456), grid(epochs=5), "50 minutes"),

@@ -11,7 +11,7 @@ same learning rates, which were tuned for none of them.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
-from jcredit.study.settings import CIFAR10, CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10, CONTROLS, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = CONTROLS | named("dfa", "fa", "state_bridge", "tangent_mask", "tangent_chain") | {
@@ -38,8 +38,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "tangent_chain"), depth=2, channels=4, train_size=256, test_size=128, batch_size=64,
-                 epochs=1, diagnostic_samples=64),
+            grid(("frozen", "tangent_chain"), depth=2, channels=4, epochs=1, **SMOKE),
             "30 seconds",
         ),
         "quick": Preset((42, 123), grid(QUICK, channels=24, epochs=5), "45 minutes"),

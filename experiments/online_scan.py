@@ -15,7 +15,7 @@ from typing import Any
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, SMOKE, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 WARMUPS, WEIGHTS = (0.0, 0.05, 0.2), (1.0, 4.0)
@@ -60,8 +60,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42, 123),
-            grid(("dfa", "cb_eT wr=0 tgw=1", "cb_eT wr=0.2 tgw=1"), depth=2, width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("dfa", "cb_eT wr=0 tgw=1", "cb_eT wr=0.2 tgw=1"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(warmups=(0.0, 0.2), train_size=12800, epochs=4), "6 minutes"),

@@ -11,7 +11,7 @@ the chain costs beyond back-propagation.  Everything that was tried stands here.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, MENDED_FIELD, lines, named
+from jcredit.study.settings import CIFAR10, MENDED_FIELD, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 METHODS = named("bp", "frozen", "broadcast", "dfa", "fa", "grape", "tangent_gate", "tangent_mask", "tangent_chain") | {
@@ -58,8 +58,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "tangent_chain"), (4, 32), depth=2, width=16, train_size=256, test_size=128, batch_size=64,
-                 epochs=1, diagnostic_samples=64),
+            grid(("frozen", "tangent_chain"), (4, 32), depth=2, width=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42,), grid(epochs=3), "20 minutes"),

@@ -12,7 +12,7 @@ Claims of the study (docs/method.md 10): OV1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, gain_columns, gains_figure, main
-from jcredit.study.settings import CIFAR10_STUDY, STUDY_CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10_STUDY, SMOKE, STUDY_CONTROLS, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
@@ -47,8 +47,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("dfa", "vec wr=0.2 tw=1", "vec wr=0.2 tw=0"), depth=2, width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("dfa", "vec wr=0.2 tw=1", "vec wr=0.2 tw=0"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid(train_size=32000, epochs=8), "10 minutes"),

@@ -16,7 +16,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CONTROLS, LADDER, lines, named
+from jcredit.study.settings import CIFAR10, CONTROLS, LADDER, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 RULES = {
@@ -69,8 +69,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("ladder, alpha = 1",), ("bp", "dfa"), depth=2, width=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("ladder, alpha = 1",), ("bp", "dfa"), depth=2, width=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), (*grid(("CIFAR-10",), epochs=8), *grid(("ladder, alpha = 1",), epochs=16)),

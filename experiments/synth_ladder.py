@@ -12,7 +12,7 @@ Claims of the study (docs/method.md 10): LD1-LD5.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main, ratio_columns
-from jcredit.study.settings import LADDER, ORACLE, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import LADDER, ORACLE, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 DEPTHS = (2, 4, 8, 12)
@@ -87,8 +87,8 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid((1.0,), (2,), (ORACLE, "frozen", "scalar_bridge", "vector_field"), width=16, hidden=16, train_size=256,
-                 test_size=128, batch_size=64, epochs=2, diagnostic_samples=64),
+            grid((1.0,), (2,), (ORACLE, "frozen", "scalar_bridge", "vector_field"), width=16, hidden=16, epochs=2,
+                 **SMOKE),
             "20 seconds",
         ),
         "tour": Preset((42, 123, 456), grid((1.0,), (4,), TOUR, epochs=6), "3 minutes"),

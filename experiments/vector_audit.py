@@ -16,7 +16,7 @@ from typing import Any
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, gain_columns, main
-from jcredit.study.settings import LADDER, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import LADDER, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 
@@ -61,8 +61,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid((2,), ("vector M=4", "shuffled", "no terminal"), width=16, hidden=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=2, diagnostic_samples=64),
+            grid((2,), ("vector M=4", "shuffled", "no terminal"), width=16, hidden=16, epochs=2, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42, 123), grid((4,), epochs=20), "5 minutes"),

@@ -12,7 +12,7 @@ Claims of the study (docs/method.md 10): VP1.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import LADDER, STUDY_CONTROLS, WARMUP, lines, named
+from jcredit.study.settings import LADDER, SMOKE, STUDY_CONTROLS, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 LINES = {
@@ -47,8 +47,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(2, ("dfa", "vector M=4", "vector M=8"), width=16, hidden=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=2, diagnostic_samples=64),
+            grid(2, ("dfa", "vector M=4", "vector M=8"), width=16, hidden=16, epochs=2, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset(

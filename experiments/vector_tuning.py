@@ -8,7 +8,7 @@ with and without lam h of 1e-4, one seed; the network's own rate stays at 1e-3 a
 
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, CONTROLS, MENDED_FIELD, lines
+from jcredit.study.settings import CIFAR10, CONTROLS, MENDED_FIELD, SMOKE, lines
 from jcredit.sweeps.variants import Variant
 
 RATES, PENALTIES = (3e-4, 1e-3, 3e-3), (0.0, 1e-4)
@@ -32,8 +32,7 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("frozen", "rate=0.001 lam=0"), depth=2, width=16, hidden=16, train_size=256, test_size=128,
-                 batch_size=64, epochs=1, diagnostic_samples=64),
+            grid(("frozen", "rate=0.001 lam=0"), depth=2, width=16, hidden=16, epochs=1, **SMOKE),
             "20 seconds",
         ),
         "quick": Preset((42,), grid(epochs=6), "6 minutes"),

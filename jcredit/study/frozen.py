@@ -12,14 +12,12 @@ from typing import Any
 from jcredit.estimators import mlp, scalar_bridge, state_bridge, vector_field
 from jcredit.report import plots
 from jcredit.report.rows import Row
-from jcredit.study.settings import CIFAR10, CONTROLS, lines, named
+from jcredit.study.settings import CIFAR10, CONTROLS, SMOKE, lines, named
 from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
 QUICK_NET = CIFAR10.replace(epochs=3)
 QUICK_FIT: dict[str, Any] = {"epochs": 5}
-SMOKE_NET = CIFAR10.replace(
-    depth=2, width=16, train_size=512, test_size=256, batch_size=64, epochs=2, diagnostic_samples=64
-)
+SMOKE_NET = CIFAR10.replace(depth=2, width=16, epochs=2, **SMOKE)
 SMOKE_FIT: dict[str, Any] = {"epochs": 1, "hidden": 16}
 """Networks and fits of the presets, the same in every script, so that each is trained once.
 

@@ -13,6 +13,9 @@ from jcredit.parts import Part
 from jcredit.sweeps.variants import Variant
 from jcredit.tasks import cifar10, fashion_mnist, lq, teacher
 
+SMOKE: dict[str, Any] = {"train_size": 256, "test_size": 128, "batch_size": 64, "diagnostic_samples": 64}
+"""Sizes with which a preset only shows that a script runs."""
+
 TOY_LQ = Config(
     task=lq(process_noise=0.03), network=lq_dynamics(depth=12), trains="nothing", batch_size=256, steps_per_epoch=400,
     epochs=20, diagnostic_samples=1024,
