@@ -17,13 +17,13 @@ from jcredit.losses.bridge import (
 )
 from jcredit.losses.perturbation import (
     Probe,
+    add_residual,
     all_layers,
     directional_loss,
     measure,
     random_layers,
     shuffled_order,
     take_samples,
-    unbiased_residual,
 )
 from jcredit.settings import ConfigError
 from jcredit.tasks.classification import correct, cross_entropy
@@ -158,7 +158,7 @@ def test_unbiased_residual_is_unbiased_for_a_wrong_credit():
     scene = make_scene("image", depth=2, batch=4)
     wrong = 0.5 * jnp.roll(scene.delta_KxBxD, 1, axis=1)  # another sample's gradient
     wrong = wrong.at[-1].set(scene.delta_KxBxD[-1])
-    corrected = jax.jit(lambda a, key: unbiased_residual(scene.env, scene.ctx, a, key, 40))
+    corrected = jax.jit(lambda a, key: add_residual(scene.env, scene.ctx, a, key, 40))
     draws = np.stack([corrected(wrong, jax.random.key(i)) for i in range(100)])
     off = lambda a: np.linalg.norm(a[:-1] - scene.delta_KxBxD[:-1])  # noqa: E731
     assert 0.5 < off(draws.mean(0)) / off(wrong) / expected_error(4000, 12) < 1.5

@@ -273,7 +273,7 @@ def test_the_unbiased_residual_is_the_formula(x64):
     scene, key = make_scene("image"), jax.random.key(8)
     reference = Reference(scene)
     a, directions = np.asarray(normal(7, 4, 8, 12)), 3
-    found = perturbation.unbiased_residual(scene.env, scene.ctx, jnp.asarray(a), key, directions)
+    found = perturbation.add_residual(scene.env, scene.ctx, jnp.asarray(a), key, directions)
     v = double(jax.random.normal(key, (directions, 3 * 8, 12), jnp.float64)).reshape(directions, 3, 8, 12)
     g = (reference.delta[None, :3] * v).sum(-1)
     missing = g - (a[None, :3] * v).sum(-1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.losses.perturbation import unbiased_residual
+from jcredit.losses.perturbation import add_residual
 from jcredit.numerics import float_type
 from jcredit.settings import Count, NonNegative, Positive
 from jcredit.types import Array, Context, Env, Estimator, EstState, adam, nothing_to_learn
@@ -76,7 +76,7 @@ def forward_gradient(
 
         def task_credit(state, ctx, env, key):
             nothing = jnp.zeros_like(ctx.trace.h_KxBxD).at[-1].set(ctx.delta_BxD)
-            return unbiased_residual(env, ctx, nothing, key, directions)
+            return add_residual(env, ctx, nothing, key, directions)
 
         return Estimator(nothing_to_learn, task_credit, tier="2: loss under perturbation", depth=1)
 

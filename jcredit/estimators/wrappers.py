@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit import parts
-from jcredit.losses.perturbation import unbiased_residual as measured_away
+from jcredit.losses.perturbation import add_residual
 from jcredit.parts import EstimatorPart
 from jcredit.settings import Count
 from jcredit.types import Estimator
@@ -41,7 +41,7 @@ def unbiased_residual(of: EstimatorPart, directions: Count = 2) -> Estimator:
     def credit(state, ctx, env, key):
         own_key, residual_key = jax.random.split(key)
         a_KxBxD = inner.credit(state, ctx, env, own_key)
-        return measured_away(env, ctx, a_KxBxD, residual_key, directions)
+        return add_residual(env, ctx, a_KxBxD, residual_key, directions)
 
     before = inner.depth
     after = (lambda blocks: before(blocks) + 1) if callable(before) else None if before is None else before + 1

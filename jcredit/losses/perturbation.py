@@ -127,7 +127,7 @@ def directional_loss(a_BxD: Array, v_MxBxD: Array, g_MxB: Array, probe: Probe | 
     return jnp.sum(met_L * error_L / jnp.where(effect_L > 0, effect_L, 1.0)) / jnp.maximum(jnp.sum(met_L), 1.0)
 
 
-def unbiased_residual(env: Env, ctx: Context, a_KxBxD: Array, key: Key, directions: int) -> Array:
+def add_residual(env: Env, ctx: Context, a_KxBxD: Array, key: Key, directions: int) -> Array:
     """a_l + mean_m (g_m - <a_l, v_m>) v_m over fresh v ~ N(0, I): its expectation is delta_l for any a.
 
     The field lowers the variance of the estimate, the residual removes the field's bias (docs/method.md 4).
