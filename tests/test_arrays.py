@@ -44,6 +44,12 @@ def test_arrays_are_a_task(shape, dtype):
     np.testing.assert_allclose(plain.prepare(jnp.asarray(data[0])), data[0].astype(np.float32), rtol=1e-6)
 
 
+def test_truth_values_are_two_classes():
+    x = np.random.default_rng(0).normal(size=(8, 3))
+    y = x[:, 0] > 0
+    assert jc.tasks.arrays(x, y, x, y) == jc.tasks.arrays(x, y.astype(int), x, y.astype(int))
+
+
 @pytest.mark.parametrize("value", [7.0, 0.0, 0.1, 1e5 + 1 / 3])
 def test_a_feature_that_is_constant_in_training_keeps_its_scale(value):
     x, y, x_test, y_test = my_arrays(5)

@@ -4,6 +4,10 @@ import dataclasses
 import gc
 import json
 import math
+import os
+import subprocess
+import sys
+import textwrap
 import weakref
 from typing import Any
 
@@ -265,6 +269,25 @@ def test_a_configuration_that_was_read_can_be_forgotten():
     del config
     gc.collect()
     assert gone() is None
+
+
+def test_describing_runs_leaves_jax_as_it_is():
+    """A device that is used while configurations are made could no longer be divided among the runs of a sweep."""
+    code = """
+        import jax, numpy as np, jcredit as jc
+        from jcredit import estimators
+        from jcredit.config import config_hash
+        x, y = np.ones((8, 2), np.float32), np.arange(8) > 3
+        tasks = [jc.tasks.teacher(), jc.tasks.cifar10(), jc.tasks.lq(), jc.tasks.arrays(x, y, x, y)]
+        of = {"exact_terminal": {"of": jc.dfa()}, "unbiased_residual": {"of": jc.dfa()}, "grape": {"anchor_every": 5}}
+        credits = [getattr(estimators, name)(**of.get(name, {})) for name in estimators.__all__ if name != "mlp"]
+        configs = [jc.Config(task=task, credit=credit) for task in tasks for credit in credits]
+        assert len({config_hash(config) for config in configs}) == len(configs) >= 80
+        jax.config.update("jax_num_cpu_devices", 3)
+        assert jax.local_device_count() == 3
+    """
+    here = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, env=here)
 
 
 def test_float64_is_another_run():

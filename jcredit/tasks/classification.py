@@ -80,7 +80,7 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
 
     Args:
       x: training inputs (N, features) or images (N, height, width, channels), floating or uint8.
-      y: their labels (N,), whole numbers from 0.
+      y: their labels (N,), whole numbers from 0, or truth values.
       x_test: evaluation inputs (T, ...).
       y_test: their labels (T,).
       normalise: whether inputs are scaled to mean 0 and deviation 1 over the training samples.
@@ -122,11 +122,11 @@ def _inputs(name: str, given: Any) -> np.ndarray:
 
 def _labels(name: str, given: Any) -> np.ndarray:
     found = _array(name, given)
-    if found.dtype.kind not in "iu" or found.ndim != 1 or not len(found) or found.min() < 0:
+    if found.dtype.kind not in "biu" or found.ndim != 1 or not len(found) or found.min() < 0:
         few = np.unique(found.astype(str))[:3].tolist()
         raise ConfigError(
             f"{name} has labels of type {found.dtype} and shape {found.shape}, such as {', '.join(few) or 'none'}; give"
-            " one whole number from 0 for each sample"
+            " one whole number from 0, or a truth value, for each sample"
         )
     if found.max() > MOST_CLASSES:
         raise ConfigError(f"{name} has a label {found.max()}; classes are 0, 1, ..., at most {MOST_CLASSES}")
