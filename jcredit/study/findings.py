@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from jcredit.report import dots, plots
 from jcredit.report.rows import read_rows
 from jcredit.report.schema import Row, number_at
-from jcredit.report.styles import ESTIMATORS, PALETTE
+from jcredit.report.styles import ESTIMATORS, OTHERS, PALETTE
 from jcredit.report.tables import with_study
 from jcredit.study.claims import PRESETS
 from jcredit.study.experiment import Experiment, grid_of, in_grid
@@ -197,6 +197,7 @@ def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 
 def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     lines = {name: ESTIMATORS[name][0] for name in ("state_bridge", "scalar_bridge", "broadcast")}
+    lines["state_bridge, no code"] = OTHERS[1][0]
     blocks = [block for block, _ in _blocks(rows)]
     for y, block in enumerate(blocks):
         for label, color in lines.items():
