@@ -1,0 +1,113 @@
+"""Settings by name: where a name leads, in what order changes are made, and what describing a run leaves alone."""
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import weakref
+
+import numpy as np
+import pytest
+from helpers import refused, small, tiny
+
+import jcredit as jc
+from jcredit.config import change, config_hash, paths_of, static_key
+from jcredit.settings import nearest
+
+
+def test_a_name_is_found_in_every_part_that_has_it():
+    config = tiny(jc.exact_terminal(of=small(jc.vector_field)))
+    assert paths_of(config, "hidden") == ["credit.of.trunk.hidden"]
+    assert paths_of(config, "depth") == ["network.depth"]
+    assert paths_of(config, "learning_rate") == ["learning_rate"]  # a field of Config comes first
+    assert paths_of(config, "credit.learning_rate") == ["credit.of.learning_rate"]
+    assert paths_of(config, "nothing") == []
+    twice = config.replace(task=jc.tasks.teacher(teacher_network=jc.ladder_mlp()))
+    assert paths_of(twice, "width") == ["task.teacher_network.width", "network.width"]
+    changed = twice.replace(width=9).replace(**{"network.width": 7})
+    assert changed.task.settings["teacher_network"].settings["width"] == 9
+    assert changed.network.settings["width"] == 7
+
+
+def test_texts_stand_for_their_values():
+    config = tiny(small(jc.vector_field))
+    for name, text, value in [
+        ("epochs", "7", 7), ("learning_rate", "1e-2", 0.01), ("trains", "readout", "readout"),
+        ("train_embedding", "false", False),
+    ]:  # fmt: skip
+        assert getattr(change(config, name, text), name) == value
+    parts = change(change(config, "shuffled", "true"), "credit.epsilon", "0.5").credit.settings
+    assert parts["shuffled"] is True and parts["epsilon"] == 0.5
+    for name, text, message in [
+        ("epochs", "7.5", "epochs='7.5' must be an integer"), ("epochs", "0", "epochs=0 must be positive"),
+        ("learning_rate", "fast", "learning_rate='fast' must be a number"),
+        ("learning_rate", "nan", "learning_rate=nan is not finite"),
+        ("shuffled", "yes", "shuffled='yes' must be true or false"),
+        ("layers", "rnadom", "layers='rnadom' is unknown"),
+        ("trunk", "mlp", "trunk='mlp' must be set from Python"),
+    ]:  # fmt: skip
+        refused(lambda name=name, text=text: change(config, name, text), message)
+
+
+def test_a_network_that_is_named_stays_whatever_the_order():
+    chosen = jc.ladder_mlp()  # the usual one of Config()'s own task
+    for changes in ({"network": chosen, "task": jc.tasks.cifar10()}, {"task": jc.tasks.cifar10(), "network": chosen}):
+        assert jc.Config().replace(**changes).network == chosen
+    assert jc.Config().replace(task=jc.tasks.cifar10()).network == jc.image_mlp()
+
+
+def test_a_part_does_not_undo_settings_that_are_named_before_it():
+    chain = jc.tangent_chain(shuffled=True)
+    assert jc.Config().replace(**{"credit.samples": 4, "credit": chain}).credit == jc.tangent_chain(4, shuffled=True)
+    field = {"trunk": jc.mlp(hidden=8), "credit": jc.vector_field()}
+    changes = {"credit.trunk.hidden_layers": 1, "hidden": 16, "directions": 2, **field, "task": jc.tasks.cifar10()}
+    for order in (changes, dict(reversed(changes.items()))):
+        config = jc.Config().replace(**order)
+        assert config.credit == jc.vector_field(directions=2, trunk=jc.mlp(hidden=16, hidden_layers=1))
+        assert config.network == jc.image_mlp()
+
+
+def test_a_configuration_that_was_read_can_be_forgotten():
+    """A user's own arrays are among its settings: folds of a cross-validation must not pile up."""
+    x = np.ones((8, 2), np.float32)
+    task = jc.tasks.arrays(x, np.arange(8) % 2, x, np.arange(8) % 2)
+    config = tiny(jc.dfa(), task=task, network=jc.image_mlp(depth=2, width=4))
+    config_hash(config), static_key(config), config.as_read
+    gone = weakref.ref(config)
+    del config
+    gc.collect()
+    assert gone() is None
+
+
+def test_describing_runs_leaves_jax_as_it_is():
+    """A device that is used while configurations are made could no longer be divided among the runs of a sweep."""
+    code = """
+        import jax, numpy as np, jcredit as jc
+        from jcredit import estimators
+        from jcredit.config import config_hash
+        x, y = np.ones((8, 2), np.float32), np.arange(8) > 3
+        tasks = [jc.tasks.teacher(), jc.tasks.cifar10(), jc.tasks.lq(), jc.tasks.arrays(x, y, x, y)]
+        of = {"exact_terminal": {"of": jc.dfa()}, "unbiased_residual": {"of": jc.dfa()}, "grape": {"anchor_every": 5}}
+        credits = [getattr(estimators, name)(**of.get(name, {})) for name in estimators.__all__ if name != "mlp"]
+        configs = [jc.Config(task=task, credit=credit) for task in tasks for credit in credits]
+        assert len({config_hash(config) for config in configs}) == len(configs) >= 80
+        jax.config.update("jax_num_cpu_devices", 3)
+        assert jax.local_device_count() == 3
+    """
+    here = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, env=here)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "found"),
+    [
+        ("learning_rat", ["epochs", "learning_rate"], "learning_rate"),
+        ("rang", ["trains", "credit.rank"], "credit.rank"),
+        ("credit.lr", ["credit.rank", "credit.learning_rate"], None),  # the head alone is alike
+        ("credit.learning_rat", ["network.learning_rate", "credit.learning_rate"], "credit.learning_rate"),
+        ("tgw=0.2", ["tgw=0.25", "dfa"], "tgw=0.25"),  # a label: its dot parts nothing
+    ],
+)
+def test_the_nearest_name(name, names, found):
+    assert nearest(name, names) == found
