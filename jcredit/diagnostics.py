@@ -92,7 +92,8 @@ def difference_noise(env: Env, ctx: Context, delta_BxD: Array, epsilon: Array | 
     """What rounding does to the study's rho: spacing of float numbers at the loss over the effect of a unit direction.
 
     Median over samples of (spacing / epsilon) / (||delta_l|| / sqrt(D)): a lower bound, since the pass to the loss
-    rounds too; above 1 a forward difference sees rounding alone, and a good part of it is rounding well below that.
+    rounds too; above 1 a forward difference sees mostly rounding.
+
     """
     loss_B = env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B)
     spacing_B = jnp.nextafter(loss_B, jnp.full_like(loss_B, jnp.inf)) - loss_B

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from jcredit.report import stats
 from jcredit.report.schema import Row, number_at
 
-X = TypeVar("X", bound=float)
+Abscissa = TypeVar("Abscissa", bound=float)
 OF_BLOCKS = ("weight_cosine",)
 """Profiles of the L blocks, each drawn at its output; those of states begin at h_0."""
 OF_FOLLOWUPS = "dl_"
@@ -74,7 +74,7 @@ def layer_points(row: Row, name: str) -> dict[int, float]:
     return dict(points_at(row, f"layers.{name}", range(first, first + length)))
 
 
-def points_at(row: Row, path: str, xs: Sequence[X]) -> Iterator[tuple[X, float]]:
+def points_at(row: Row, path: str, xs: Sequence[Abscissa]) -> Iterator[tuple[Abscissa, float]]:
     """(abscissa, number) of every number that is there in a list at a dotted path."""
     for i, x in enumerate(xs):
         if (value := number_at(row, f"{path}.{i}")) is not None:
