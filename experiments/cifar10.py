@@ -13,7 +13,7 @@ online_vector.
 
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, RAW_BLOCK, SMOKE, STUDY_BLOCK, WORSE_NOTE, both_rules
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, RAW_BLOCK, SMOKE, STUDY_BLOCK, both_rules
 from jcredit.sweeps.variants import Variant
 
 STUDY = {
@@ -59,7 +59,6 @@ EXPERIMENT = Experiment(
             "vector_field, plain: under the study's rule as the study describes it; raw as free as that, but measured"
             " exactly and with delta_L at h_L. Mended: the latter's output times the RMS of the sample's delta_L, plus"
             " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is broadcast.",
-            WORSE_NOTE,
         ),
     ),
     figure=default_figure("CIFAR-10, L = 4, D = 256", ("test_accuracy", "gamma", "h_rms_last")),

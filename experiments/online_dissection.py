@@ -19,7 +19,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, SMOKE, WARMUP, WORSE_NOTE, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, SMOKE, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 WALK, ORACLE, ERRORS = (
@@ -128,7 +128,6 @@ EXPERIMENT = Experiment(
             "At the last epoch (quick 5, full 20, cosine schedule over these but where the rate is constant).",
             "Each line of the first block keeps what the lines above it changed, until line 13 takes the pull (1e-4"
             " h_l, added to the credit of h_l) off again. No learning rate was tuned for any line.",
-            WORSE_NOTE,
             "fresh, fixed: the exact gradient plus an error of this size relative to its norm, drawn anew for every"
             " sample and step, or made by one random matrix per layer; Gamma is 1 / sqrt(1 + size^2) for"
             " fresh, and for fixed at the start.",

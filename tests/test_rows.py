@@ -76,10 +76,9 @@ def swept():
 
 def test_an_estimator_is_judged_on_evaluation_samples(tmp_path):
     for name in ("directional", "unexplained", "start_unexplained", "state_error"):
-        assert worse_than_nothing({name: 0.5, f"test_{name}": 1.01}) and worse_than_nothing({name: 1.01})
-        assert not worse_than_nothing({name: 1.5, f"test_{name}": 0.9}) and not worse_than_nothing({name: 1.0})
-        assert not worse_than_nothing({name: None})
-    assert not worse_than_nothing({"terminal_gradient": 5.0, "estimator_loss": 5.0})
+        assert worse_than_nothing({name: 0.5, f"test_{name}": 1.01}, {}) and worse_than_nothing({name: 1.01}, {})
+        assert not worse_than_nothing({name: 1.5, f"test_{name}": 0.9}, {}) and not worse_than_nothing({name: 1.0}, {})
+        assert not worse_than_nothing({name: None}, {})
     # Rows from before were flagged by their last epoch of training alone.
     overfitted, none = {"directional": 0.9, "test_directional": 1.8}, {"directional": 0.9}
     rows = [
@@ -91,6 +90,20 @@ def test_an_estimator_is_judged_on_evaluation_samples(tmp_path):
     append_rows(tmp_path / "rows.jsonl", rows)
     found = [row.get("flags", []) for row in read_rows(tmp_path / "rows.jsonl")]
     assert found == [["worse_than_nothing"], [], [], ["estimator_diverged", "worse_than_nothing"]]
+
+
+@pytest.mark.parametrize("estimator", [jc.scalar_bridge, jc.vector_field])
+def test_a_terminal_gradient_is_judged_where_the_estimator_is_fitted_to_it(estimator):
+    def config(credit):
+        return described(jc.Config(credit=credit))
+
+    wrong = {"test_terminal_gradient": 1.02, "test_estimator_loss": 5.0}
+    assert worse_than_nothing(wrong, config(estimator())) and worse_than_nothing(
+        wrong, config(estimator(terminal_weight=0.25))
+    )
+    assert not worse_than_nothing(wrong | {"test_terminal_gradient": 0.98}, config(estimator()))
+    assert not worse_than_nothing(wrong, config(estimator(terminal_weight=0.0)))
+    assert not worse_than_nothing(wrong, config(jc.exact_terminal(of=estimator()))), "delta_L stands in for it"
 
 
 def test_rows_are_an_immutable_sequence():

@@ -19,8 +19,10 @@ from jcredit.files import SEAL, FileError, locked, plain, sealed, unsealed, writ
 SCHEMA = 2
 RELATIVE_ERRORS = ("directional", "unexplained", "start_unexplained", "state_error")
 """Metrics of estimators that are 1 for a credit, correction or prediction of zero."""
+WEIGHED_ERRORS = {"terminal_gradient": "terminal_weight"}
+"""The same, but part of an estimator's loss only where this setting of the credit is not 0."""
 WORSE_THAN_NOTHING = "worse_than_nothing"
-"""The flag of a row whose estimator ends above 1 in one of them, on evaluation samples."""
+"""The flag of a row whose estimator ends above 1 in one of these, on evaluation samples."""
 
 Row = dict[str, Any]
 """One run.
@@ -81,17 +83,24 @@ def read_rows(path: str | Path, experiment: str | None = None, preset: str | Non
     return [_flagged(row) for _, row in rows]
 
 
-def worse_than_nothing(metrics: Mapping[str, Any]) -> bool:
+def worse_than_nothing(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether an estimator's relative error ends above that of predicting zero: on evaluation samples, as all scores
-    are; a row without these has the mean over the last epoch's steps alone."""
-    errors = [metrics.get(f"test_{name}", metrics.get(name)) for name in RELATIVE_ERRORS]
+    are; a row without these has the mean over the last epoch's steps alone.
+
+    Args:
+      metrics: of a run.
+      config: its settings.  What a wrapper of the credit replaces is not asked for.
+    """
+    credit = config.get("credit", {})
+    fitted = (*RELATIVE_ERRORS, *(name for name, weight in WEIGHED_ERRORS.items() if credit.get(weight)))
+    errors = [metrics.get(f"test_{name}", metrics.get(name)) for name in fitted]
     return any(error > 1 for error in errors if error is not None)
 
 
 def _flagged(row: Row) -> Row:
     """The row with the flag that rows from before had by their training samples only."""
     flags = row.get("flags", [])
-    if row["status"] != "ok" or WORSE_THAN_NOTHING in flags or not worse_than_nothing(row["metrics"]):
+    if row["status"] != "ok" or WORSE_THAN_NOTHING in flags or not worse_than_nothing(row["metrics"], row["config"]):
         return row
     return {**row, "flags": [*flags, WORSE_THAN_NOTHING]}
 

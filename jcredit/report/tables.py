@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jcredit.report import stats
-from jcredit.report.schema import ResultsError, Row, grouped, number_at, with_reference
+from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped, number_at, with_reference
 
 MISSING = "\N{EN DASH}"
 REFERENCE = "reference"
@@ -24,6 +24,10 @@ DEPTH_NOTE = (
     " forward pass is over."
 )
 RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says nothing."
+WORSE_NOTE = (
+    f"The flag {WORSE_THAN_NOTHING}: on evaluation samples a relative error that the estimator is fitted to ends above"
+    " that of predicting zero."
+)
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
 FIXED_POINT = re.compile(r"(\+?)\.(\d+)f")  # formats that lose decimals where the interval has none to spare
 
@@ -191,7 +195,7 @@ def _study_of(spec: TableSpec, block: str, labels: Iterable[str]) -> dict[str, M
 
 
 def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
-    """What ±, p and ratios are, each where the tables have it."""
+    """What ±, p, ratios and a flag are, each where the tables have it."""
     text = "\n".join(cell.text for table in tables for line in table.lines for cell in line.cells)
     ratios = any(column.ratio for columns in _groups(spec).values() for column in columns)
     said = {
@@ -199,6 +203,7 @@ def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
         INTERVAL_NOTE: " ± " in text,
         P_NOTE: ", p=" in text or ", p<" in text,
         RATIO_NOTE: ratios,
+        WORSE_NOTE: WORSE_THAN_NOTHING in text,
     }
     return [note for note, needed in said.items() if needed]
 

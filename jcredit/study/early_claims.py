@@ -65,6 +65,7 @@ def phase1() -> Iterator[Claim]:
              *(near(mean_of(x, "gamma_clamped"), g, TOL) for x, g in ((cb, 0.056), (dfa, 0.030), (sb, 0.021))),
              *(near(mean_of(x, "rho"), 0.0, TOL) for x in (cb, dfa, sb))),
             each((bp, cb, dfa, sb), "gamma_clamped"), each((RAW12 + "broadcast",), "gamma_clamped")),
+        may_fail=("scalar_bridge",),
     )  # fmt: skip
     yield Claim(
         "CF3", "1", "SB predicts h_L and is the worst learner", "state error .0000, accuracy .185", "cifar12",
@@ -172,6 +173,7 @@ def phase3() -> Iterator[Claim]:
                 each((eT, deltaL, f"{CODES}eT_hL {scale}", f"{CODES}deltaL_hL {scale}")), broadcast)
             for scale in ("unit", "fan_in")
         },
+        may_fail=tuple(f"{code}_hL {scale}" for code in ("eT", "deltaL") for scale in ("unit", "fan_in")),
     )  # fmt: skip
     weights = (WEIGHTS + "tgw=0", WEIGHTS + "tgw=0.25", eT, WEIGHTS + "tgw=4")
     yield Claim(
@@ -200,6 +202,7 @@ def phase3() -> Iterator[Claim]:
         "DL1", "3", "CIFAR-10, D = 512: code deltaL fails", "accuracy .172, Gamma 0, rho 0", "cifar_delta_code",
         one((near(mean_of(line, ACC), 0.172, TOL), *gamma_rho(line, 0.0, 0.0)),
             metrics(line, ACC, "gamma", "rho"), (*each(("frozen", "broadcast"), ACC), mean_of("broadcast"))),
+        may_fail=(line,),
     )  # fmt: skip
 
 

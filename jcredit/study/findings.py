@@ -197,13 +197,15 @@ def _pinned(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 
 def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     lines = {name: ESTIMATORS[name][0] for name in ("state_bridge", "scalar_bridge", "broadcast")}
-    lines["state_bridge, no code"] = OTHERS[1][0]
+    lines |= {"state_bridge, no code": OTHERS[1][0], "scalar_bridge, no code": OTHERS[2][0]}
     blocks = [block for block, _ in _blocks(rows)]
-    for y, block in enumerate(blocks):
-        for label, color in lines.items():
-            values = dots.values_of(rows, "metrics.gamma", label, block)
-            below = 0.25 if label.endswith("no code") else 0.0  # it would hide the bridge with one
-            dots.draw(axes[0], y + below, values, color, label if y == 0 else None, half=0.12)
+    for label, color in lines.items():
+        below = 0.25 if label.endswith("no code") else 0.0  # it would hide the bridge with one
+        name = label
+        for y, block in enumerate(blocks):
+            if values := dots.values_of(rows, "metrics.gamma", label, block):
+                dots.draw(axes[0], y + below, values, color, name, half=0.12)
+                name = None
     axes[0].axvline(0.945, color="black", ls=":", lw=1, label="the study: both bridges")
     dots.name(axes[0], blocks, "Gamma")
     dots.legend(axes[0])

@@ -71,6 +71,7 @@ def phase4() -> Iterator[Claim]:
                 controls)
             for r in ("0", "0.2")
         },
+        may_fail=tuple(f"cb_deltaL wr={r} tgw={w}" for r in ("0", "0.2") for w in (1, 4)),
     )  # fmt: skip
     fields = {depth: f"L = {depth} | vector M=4" for depth in (4, 8)}
     yield Claim(

@@ -112,10 +112,6 @@ MENDED_FIELD: dict[str, Any] = {
 }  # fmt: skip
 """The vector field with the scale of each sample's delta_L, delta_L itself added, and a pull lam h on the states."""
 
-WORSE_NOTE = (
-    "The flag worse_than_nothing: on evaluation samples the estimator's relative error ends above that of predicting"
-    " zero."
-)
 STUDY_BLOCK = "the study's rule: per-sample RMS credit, clip 1"
 RAW_BLOCK = "jcredit's rule: raw credit"
 

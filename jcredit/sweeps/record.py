@@ -133,12 +133,13 @@ def make_row(
     bad = first_bad_epoch(curves["train_loss"], est_losses, curves["test_loss"])
     flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
     metrics = {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {}
-    flags += [WORSE_THAN_NOTHING] if worse_than_nothing(metrics) else []
+    config = described(variant.config)
+    flags += [WORSE_THAN_NOTHING] if worse_than_nothing(metrics, config) else []
     return plain({
         "schema": SCHEMA, "experiment": folder.experiment, "preset": folder.preset,
         "method": variant.config.credit.name, "label": variant.label, "block": variant.block, "tier": run.tier,
         **({} if (depth := credit_depth(variant.config)) is None else {"depth": depth}),
-        "config": described(variant.config), "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
+        "config": config, "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
         **({"data": progress.data} if progress.data else {}),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": metrics,
