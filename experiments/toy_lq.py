@@ -36,6 +36,7 @@ STUDY = {
     "scalar_bridge": {"Gamma": ".944±.001", "rho": ".930±.002", "nudge": "-.342±.019"},
     "scalar_bridge tgw=0": {"Gamma": ".03"},
 }
+STUDY |= {f"{line}, no code": STUDY[line] for line in ("state_bridge", "scalar_bridge")}  # it does not say which
 
 
 READINGS = {
