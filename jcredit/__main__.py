@@ -12,6 +12,7 @@ python -m jcredit watch results
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from jcredit.sweeps.cluster import dask_cluster
 from jcredit.sweeps.run import Stopped
 from jcredit.sweeps.watch import follow
 
-QUOTES = Path("docs/quotes.toml")
+QUOTES, RESULTS = Path("docs/quotes.toml"), Path("results")
 
 
 def _hours(text: str) -> float:
@@ -44,6 +45,8 @@ def _seconds(text: str) -> float:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m jcredit", description=__doc__.splitlines()[0] if __doc__ else "")
+    version = f"jcredit {importlib.metadata.version('jcredit')}"
+    parser.add_argument("--version", action="version", version=version, help="the version, and nothing else")
     commands = parser.add_subparsers(dest="command", required=True, metavar="list|reproduce|report|claims|watch")
     listing = commands.add_parser("list", help="every experiment: question, phase, runs and minutes of each preset")
     reproducing = commands.add_parser(
@@ -56,7 +59,7 @@ def _parser() -> Parser:
     judging = commands.add_parser("claims", help="judge every claim of the study by the rows: CLAIMS.md, claims.json")
     for command in (reproducing, rebuilding, judging):
         command.add_argument(
-            "--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows are"
+            "--results-dir", type=folder, default=RESULTS, metavar="DIR", help="where rows are (default: results)"
         )
     for command in (listing, reproducing, rebuilding, judging):
         command.add_argument(
@@ -87,7 +90,10 @@ def _parser() -> Parser:
         " needs jcredit[html]",
     )  # fmt: skip
     rebuilding.add_argument(
-        "--quotes", type=folder, metavar="FILE", help=f"numbers that pages quote (default: {QUOTES}, if it is there)"
+        "--quotes",
+        type=folder,
+        metavar="FILE",
+        help=f"numbers that pages quote (default: {QUOTES}, if it is there, for the rows in {RESULTS})",
     )
     watching = commands.add_parser("watch", help="follow running sweeps from outside: how far, how long, curves")
     watching.add_argument("directory", type=folder, nargs="?", default=Path("results"), metavar="DIR", help="results")
@@ -122,7 +128,8 @@ def _reproduce(args: argparse.Namespace, experiments: dict[str, Experiment]) -> 
 def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> bool:
     """The command ``report``; whether all went well."""
     if args.check:
-        quoted = args.quotes or (QUOTES if QUOTES.exists() else None)
+        of_the_pages = args.results_dir == RESULTS and QUOTES.exists()  # no page quotes the rows of another folder
+        quoted = args.quotes or (QUOTES if of_the_pages else None)
         outcomes = check(args.results_dir, experiments, quoted)
     else:
         outcomes = report(args.results_dir, experiments, args.only)
@@ -147,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.command == "watch":
             follow(args.directory, once=args.once, seconds=args.seconds, tensorboard=args.tensorboard)
             return
-        experiments = load_experiments(args.experiments)
+        experiments = load_experiments(args.experiments, needed=args.command != "report")
         if args.command == "list":
             print("\n\n".join([*map(description, experiments.values()), CLAIMS_NOTE]))
         elif args.command == "reproduce":

@@ -216,13 +216,13 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      FileError: it cannot be read, is no JSON, or is not what was written.
+      FileError: it is no file, no JSON, or not what was written.
+      OSError: it cannot be read now (too many open files, a stale handle of a network), which says nothing of what is
+        in it.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (IsADirectoryError, NotADirectoryError, ValueError, RecursionError) as error:
         raise FileError(f"not readable as JSON ({' '.join(str(error).split())[:100]})") from error
     return unsealed(value)
 

@@ -336,7 +336,15 @@ def trunk(function: Callable) -> Factory:
 
 
 def task(usual_network: Part) -> Callable[[Callable], Factory]:
-    """Declares a factory of a ``Task``: (**settings) -> Task, and the network it is given unless one is named."""
+    """Declares a factory of a ``Task``: (**settings) -> Task, and the network it is given unless one is named.
+
+    Raises:
+      TypeError: no network, as where the parentheses are left out.
+    """
+    if not isinstance(usual_network, Part) or usual_network.kind != "network":
+        raise TypeError(
+            f"@jc.task({brief(usual_network)}): name the network that it is usually given, as @jc.task(jc.image_mlp())"
+        )
     return lambda function: Factory("task", function, usual_network)
 
 

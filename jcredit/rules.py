@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jcredit import parts
 from jcredit.numerics import batch_normalise, cosine, rms_normalise
 from jcredit.passes import Pulls
-from jcredit.settings import Positive
+from jcredit.settings import ConfigError, Positive
 from jcredit.types import Array, LocalRule, Params, Trace
 
 Normalisation = Literal["raw", "rms", "batch"]
@@ -26,7 +26,23 @@ def normalise_credit(a_KxBxD: Array, how: Normalisation) -> Array:
 def local_gradient(rule: LocalRule, block: Callable, params: Params, h_BxD: Array, goal) -> Params:
     """The rule's gradient of one block's parameters at its input ``h_BxD`` (B, D); ``goal`` is from ``rule.goal``."""
     after_BxD, pull = jax.vjp(lambda p: block(p, h_BxD), params)
-    return pull(rule.signal(h_BxD, after_BxD, goal))[0]
+    return pull(_signal(rule, h_BxD, after_BxD, goal))[0]
+
+
+def _signal(rule: LocalRule, h_BxD: Array, after_BxD: Array, goal) -> Array:
+    """The rule's signal.
+
+    Raises:
+      ConfigError: it is of another shape or type than the block's output.
+    """
+    signal = rule.signal(h_BxD, after_BxD, goal)
+    found = (getattr(signal, "shape", None), getattr(signal, "dtype", type(signal).__name__))
+    if found != (after_BxD.shape, after_BxD.dtype):
+        raise ConfigError(
+            f"the local rule's signal has shape {found[0]} and type {found[1]}, not {after_BxD.shape} and"
+            f" {after_BxD.dtype}: it is a derivative by the block's output"
+        )
+    return signal
 
 
 def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_KxBxD: Array) -> tuple[Params, Params]:
@@ -40,10 +56,13 @@ def local_gradients(rule: LocalRule, trace: Trace, pulls: Pulls, a_KxBxD: Array)
 
     Returns:
       The embedding's gradient, and the blocks' with the L blocks on the leading axis of every leaf.
+
+    Raises:
+      ConfigError: a signal of another shape or type than the block's output.
     """
 
     def one(pull, h, after, a):
-        return pull(rule.signal(h, after, rule.goal(h, after, a)))[0]
+        return pull(_signal(rule, h, after, rule.goal(h, after, a)))[0]
 
     h_KxBxD = trace.h_KxBxD
     after_LxBxD = h_KxBxD[1:] if trace.noise_LxBxD is None else h_KxBxD[1:] - trace.noise_LxBxD

@@ -76,6 +76,14 @@ Size: TypeAlias = Annotated[int, Bound(0)]
 # --- what errors say --------------------------------------------------------------------------------------------------
 
 
+SHORT = {
+    "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "seed": "seeds", "estimator": "credit",
+    "n_layers": "depth", "layers": "depth", "dim": "width", "hidden_dim": "hidden", "model": "network",
+    "dataset": "task", "optim": "optimizer", "n_epochs": "epochs", "num_epochs": "epochs",
+}  # fmt: skip
+"""What settings are called elsewhere, for hints."""
+
+
 def brief(value: Any) -> str:
     """A value as an error shows it: on one line, and not without end."""
     try:
@@ -97,6 +105,7 @@ def known(what: str, name: str, names: Any) -> None:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like another, if any is; of dotted names the last parts are compared, and the rest is kept."""
     head, last = _dotted(name)
+    last = SHORT.get(last.lower(), last)
     parts = [(*_dotted(other), other) for other in names]
     pool = {tail: other for before, tail, other in parts if not head or before == head or before.endswith(f".{head}")}
     near = difflib.get_close_matches(last, pool, n=1, cutoff=0.7)

@@ -15,6 +15,7 @@ import itertools
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jcredit.settings import ConfigError, brief
 
 _Import = tuple[int, str, tuple[str, ...]]
 """Dots in front, the module after them, and the names taken from it."""
+INSTALLED = ("site-packages", "dist-packages")
 _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
 
 
@@ -42,10 +44,11 @@ def array_digest(arrays: Iterable[Any]) -> str:
 def source_hash(function: Callable) -> str:
     """Twelve hexadecimal digits over a function's source and what it uses, the same in every process.
 
-    Followed are the functions, classes and values of its own module and of modules in the same folder, and what it
-    closes over; a module of that folder which it uses as such, or imports where it runs, counts with its whole text
-    and with what of that folder it imports.  What comes from elsewhere is known by its name; an object of a class made
-    elsewhere by what pickle would make it from.
+    Followed are the functions, classes and values of its own module and of its neighbours, and what it closes over; a
+    neighbour which it uses as such, or imports where it runs, counts with its whole text and with what neighbours it
+    imports.  Neighbours lie in the same folder, or are found from where its own module is: in its package, or in
+    packages beside it.  What comes from elsewhere is known by its name; an object of a class made elsewhere by what
+    pickle would make it from.
 
     Raises:
       ConfigError: a value that nothing tells from another, such as a lock or an open file.
@@ -57,7 +60,7 @@ class _Identity:
     """What identifies values, as nested lists of text; ``home`` is the module whose code is followed."""
 
     def __init__(self, home: str):
-        self.home, self.folder = home, _folder_of(home)
+        self.home, self.folder, self.root = home, _folder_of(home), _root_of(home)
         self.met: dict[int, str] = {}  # functions, classes and objects already told, by id
         self.kept: list[Any] = []  # those objects, so that no other takes the id of one
         self.modules: set[Path] = set()  # files of modules already told
@@ -152,10 +155,13 @@ class _Identity:
         return [self._named(part) if type(part) is dict else self.of(part) for part in parts]
 
     def _is_ours(self, module: str) -> bool:
-        return module == self.home or (self.folder is not None and _folder_of(module) == self.folder)
+        if module == self.home:
+            return True
+        near = self.folder is not None and _folder_of(module) == self.folder
+        return near or (self.root is not None and _root_of(module) == self.root)
 
     def _module(self, name: str) -> Any:
-        """A module of the home's folder, by its text and those of that folder that it imports."""
+        """A neighbour of the home, by its text and those of its neighbours that it imports."""
         file = _file_of(name)
         if file is None or file in self.modules:
             return name
@@ -167,7 +173,7 @@ class _Identity:
         return [name, text, self._imported(_imports_in(text), package)]
 
     def _imported(self, imports: Iterable[_Import], package: str) -> list[Any]:
-        """The modules of the home's folder among imports; a name taken from a package may be one, too."""
+        """The home's neighbours among imports; a name taken from a package may be one, too."""
         found = []
         for level, module, names in imports:
             with contextlib.suppress(ImportError):  # relative, and of no package
@@ -191,22 +197,32 @@ class _Identity:
             return [name, _source(thing), self.of(thing.__bases__), self._named(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
         package = thing.__globals__.get("__package__") or ""
-        imported = self._imported(_imports_of(thing.__code__), package) if at_home else []
+        imports = [*_imports_of(thing.__code__), *_dotted_imports(thing.__globals__, used.values())] if at_home else []
+        imported = self._imported(imports, package)
         keywords = thing.__kwdefaults__ and self._named(thing.__kwdefaults__)
         told = [name, _source(thing), self.of(thing.__defaults__), keywords or repr(keywords), self._named(used)]
         return told + ([imported] if imported else [])
 
 
 def _file_of(module: str) -> Path | None:
-    """A module's file, whether it has been imported or not; None where it has none, or its package is not imported."""
-    file, parent = None, module.rpartition(".")[0]
+    """A module's file, whether it has been imported or not; None where it has none."""
     if module in sys.modules:
         file = getattr(sys.modules[module], "__file__", None)
-    elif not parent or parent in sys.modules:
-        with contextlib.suppress(ImportError, ValueError):  # no package, or one that was made by hand
-            spec = importlib.util.find_spec(module)
-            file = spec.origin if spec is not None and spec.has_location else None
+    else:
+        spec = _spec_of(module)
+        file = spec.origin if spec is not None and spec.has_location else None
     return Path(file).resolve() if file else None
+
+
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Where a module would be imported from, without importing the packages that it is in."""
+    package = module.rpartition(".")[0]
+    with contextlib.suppress(ImportError, ValueError, AttributeError):  # no package, or one that was made by hand
+        if not package or package in sys.modules:
+            return importlib.util.find_spec(module)
+        above = _spec_of(package)
+        return above and PathFinder.find_spec(module, above.submodule_search_locations)
+    return None
 
 
 def file_digest(module: str, file: Path | None = None) -> tuple[Path, str] | None:
@@ -220,7 +236,20 @@ def _folder_of(module: str) -> Path | None:
     file = _file_of(module)
     if file is None and module == "__main__":
         return Path.cwd()
-    return None if file is None or file.parent.name in ("site-packages", "dist-packages") else file.parent
+    return None if file is None or file.parent.name in INSTALLED else file.parent
+
+
+def _root_of(module: str) -> Path | None:
+    """The folder that a module's outermost package, or it itself, is found in; None for what is installed, for Python's
+    own and for jcredit."""
+    file, outermost = _file_of(module), module.partition(".")[0]
+    if outermost == __name__.partition(".")[0] or outermost in sys.stdlib_module_names:
+        return None
+    if file is None:
+        return Path.cwd() if module == "__main__" else None
+    above = module.count(".") + (file.name == "__init__.py")
+    root = file.parents[min(above, len(file.parents) - 1)]
+    return None if root.name in INSTALLED else root
 
 
 def _is_code(value: Any) -> bool:
@@ -280,6 +309,16 @@ def _imports_in(text: str) -> Iterator[_Import]:
             yield from ((0, alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.level, node.module or "", tuple(alias.name for alias in node.names)
+
+
+def _dotted_imports(scope: Mapping[str, Any], used: Iterable[Any]) -> list[_Import]:
+    """Of what a module's text imports as ``package.module``, by whose name the package alone is known, what is used."""
+    packages = {f"{value.__name__}." for value in used if isinstance(value, types.ModuleType)}
+    file = Path(scope.get("__file__") or "")
+    if not packages or file.suffix != ".py" or not file.is_file():
+        return []
+    imports = _imports_in(file.read_text(encoding="utf-8"))
+    return [found for found in imports if not found[2] and any(found[1].startswith(name) for name in packages)]
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:

@@ -12,12 +12,13 @@ import functools
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jcredit.checking import check_run
 from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.networks import image_mlp
@@ -28,7 +29,7 @@ from jcredit.passes import depth_of, forward
 from jcredit.poison import HiddenBackprop, check_no_hidden_backprop, poisoned
 from jcredit.settings import ConfigError
 from jcredit.tasks import teacher
-from jcredit.training import Run, check_run, make_run
+from jcredit.training import Run, make_run
 from jcredit.types import Branch, Data, Estimator, EstState, Network, Task, TrainState
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "tiny_config",
 ]  # fmt: skip
 BATCH = 32
+P = ParamSpec("P")
 # Programs here run once: what is compiled quickly is done quickly.
 _jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -69,6 +71,8 @@ def _guarded(call: Callable, name: str) -> Any:
     """What ``call`` returns; what it raises is said in one line."""
     try:
         return call()
+    except CheckFailed:
+        raise
     except ConfigError as error:
         raise CheckFailed(str(error)) from error
     except jax.errors.ConcretizationTypeError as error:
@@ -78,6 +82,16 @@ def _guarded(call: Callable, name: str) -> Any:
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0]
         raise CheckFailed(f"{name} does not run: {type(error).__name__}: {text[:200]}{_hint(error)}") from error
+
+
+def _one_line(check: Callable[P, None]) -> Callable[P, None]:
+    """A check that raises nothing else than ``CheckFailed``, wherever what it is given fails."""
+
+    @functools.wraps(check)
+    def checked(*args: P.args, **settings: P.kwargs) -> None:
+        _guarded(lambda: check(*args, **settings), getattr(args[0], "name", "the part") if args else "the part")
+
+    return checked
 
 
 def _hint(error: Exception) -> str:
@@ -167,6 +181,7 @@ def _check_mapped(run: Run, state: TrainState, hp: Hparams, data: Data, name: st
 # --- the four checks --------------------------------------------------------------------------------------------------
 
 
+@_one_line
 def check_estimator(estimator: Factory | Part, *, network: Part | None = None, task: Part | None = None) -> None:
     """Checks an estimator: shapes, finite numbers, vmap, no recompilation, and no hidden back-propagation.
 
@@ -201,6 +216,7 @@ def _check_init(estimator: Estimator, config: Config, name: str) -> None:
         raise CheckFailed(f"{name}: init returns a {type(found).__name__}; return jc.EstState(params=..., extra=...)")
 
 
+@_one_line
 def check_rule(rule: Factory | Part, *, network: Part | None = None, task: Part | None = None) -> None:
     """Checks a local rule: shapes, finite numbers, a mean over the batch, and all that a training step asks.
 
@@ -217,8 +233,11 @@ def check_rule(rule: Factory | Part, *, network: Part | None = None, task: Part 
     h, after, a = (jax.random.normal(jax.random.key(i), (BATCH, 16), float_type()) for i in range(3))
     signal = lambda *x: built.signal(*x[:2], built.goal(*x))  # noqa: E731
     found = _guarded(lambda: signal(h, after, a), part.name)
-    if jnp.shape(found) != after.shape:
-        raise CheckFailed(f"{part.name}: signal has shape {jnp.shape(found)}, not {after.shape} as the block's output")
+    if (found.shape, found.dtype) != (after.shape, after.dtype):
+        raise CheckFailed(
+            f"{part.name}: signal has shape {found.shape} and type {found.dtype}, not {after.shape} and {after.dtype}"
+            " as the block's output"
+        )
     _finite({"signal": found}, f"{part.name}: ")
     twice = signal(*(jnp.concatenate([x, x]) for x in (h, after, a)))
     if not _close(twice[:BATCH] * 2, found, 1e-4):
@@ -226,6 +245,7 @@ def check_rule(rule: Factory | Part, *, network: Part | None = None, task: Part 
     _check_step(_guarded(lambda: _tried_on(network, task, credit=broadcast(), rule=part), part.name), part.name)
 
 
+@_one_line
 def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
     """Checks a network: shapes, samples that do not mix, a branch whose pull transposes its push, and BP through it.
 
@@ -238,23 +258,18 @@ def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
     """
     part = _part(network, "network")
     config = _guarded(lambda: _tried_on(part, task, credit=bp()), part.name)
+    check_run(make_run(config))
     own_task: Task = config.task.build(None)
-    built: Network = _guarded(lambda: part.build(own_task.sizes), part.name)
-    params = _guarded(lambda: built.init(jax.random.key(0)), part.name)
-    if len({leaf.shape[:1] for leaf in jax.tree.leaves(params.blocks)}) != 1:
-        raise CheckFailed(f"{part.name}: parameters of the blocks do not share their leading axis, one entry a block")
+    built: Network = part.build(own_task.sizes)
+    params = built.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (BATCH, *own_task.sizes.inputs), float_type())
-    trace = _guarded(lambda: forward(built, params, x), part.name)
-    if trace.outputs_BxC.shape != (BATCH, own_task.sizes.outputs):
-        raise CheckFailed(
-            f"{part.name}: readout has shape {trace.outputs_BxC.shape}, not {(BATCH, own_task.sizes.outputs)}"
-        )
+    trace = forward(built, params, x)
     first = jax.tree.map(lambda p: p[0], params.blocks)
     h = trace.h_KxBxD[0]
     if not _close(built.block(first, h[:1]), built.block(first, h)[:1], 1e-4):
         raise CheckFailed(f"{part.name}: a block mixes the samples of a batch")
     if built.branch is not None:
-        _guarded(lambda: _check_branch(part.name, built.branch, first, h), part.name)  # type: ignore[arg-type]
+        _check_branch(part.name, built.branch, first, h)
     _check_gradient(config, part.name)
     _check_step(config, part.name)
 
@@ -287,6 +302,7 @@ def _check_gradient(config: Config, name: str) -> None:
         raise CheckFailed(f"{name}: BP credit through the shared step is not the gradient of the whole network")
 
 
+@_one_line
 def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
     """Checks a task: sizes against its data, losses of samples, and all that a training step asks.
 
@@ -312,8 +328,14 @@ def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
     width = shapes_of(network_, state.params, built).width
     outputs = forward(network_, state.params, x).outputs_BxC
     for what, fn in (("loss", built.loss), ("accuracy", built.accuracy or built.loss)):
-        if (shape := jnp.shape(_guarded(lambda: fn(outputs, y), part.name))) != (BATCH,):  # noqa: B023
-            raise CheckFailed(f"{part.name}: {what} has shape {shape}, not {(BATCH,)}: one number a sample")
+        found = fn(outputs, y)
+        if jnp.shape(found) != (BATCH,):
+            raise CheckFailed(f"{part.name}: {what} has shape {jnp.shape(found)}, not {(BATCH,)}: one number a sample")
+        if not _close(fn(outputs[:1], y[:1]), found[:1], 1e-3):
+            raise CheckFailed(
+                f"{part.name}: a sample's {what} depends on the others of its batch; outputs have shape"
+                f" {outputs.shape} and targets {jnp.shape(y)}, which may broadcast"
+            )
     if jnp.issubdtype(y.dtype, jnp.integer) and (int(y.min()) < 0 or int(y.max()) >= built.sizes.outputs):
         raise CheckFailed(
             f"{part.name}: labels run from {int(y.min())} to {int(y.max())}, outputs are {built.sizes.outputs}"

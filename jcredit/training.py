@@ -16,12 +16,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Jaxpr
 
 from jcredit.config import Config, ConfigError, Hparams, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
@@ -39,6 +38,7 @@ from jcredit.observing import (
     spent_credit,
 )
 from jcredit.rules import local_gradients
+from jcredit.settings import brief
 from jcredit.types import (
     Array,
     Context,
@@ -96,9 +96,11 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
       data_dir: folder with prepared image data (default: ``TFDS_DATA_DIR``, else tfds downloads).
 
     Raises:
-      ConfigError: sizes that do not fit the data.
+      ConfigError: no ``Config``, or sizes that do not fit the data.
       DataError: image data that can neither be found nor downloaded.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"make_run({brief(config)}): give a jc.Config, such as jc.Config(credit=jc.dfa())")
     config = config.as_read
     task: Task = config.task.build(data_dir)
     samples = config.batch_size * config.steps_per_epoch if task.train_size is None else task.train_size
@@ -141,42 +143,6 @@ def epoch_and_scores(run: Run) -> Callable[..., tuple[TrainState, Metrics]]:
         return state, {**metrics, **run.evaluate(state, hp, data)}
 
     return advance
-
-
-def check_run(run: Run) -> Jaxpr:
-    """Traces a run without compiling it, so that what cannot run is said at once.
-
-    Returns:
-      One step as a jaxpr.
-
-    Raises:
-      ConfigError: a part that does not fit, such as a credit of another shape than the states.
-    """
-    key, hp = jax.random.key(0), run.hparams(run.config)
-    state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
-    index = jax.ShapeDtypeStruct((run.config.batch_size,), jnp.int32)
-    step, (after, _) = jax.make_jaxpr(run.step, return_shape=True)(state, hp, data, index)
-    for name in TrainState._fields:
-        old, new = (jax.tree.structure(getattr(s, name)) for s in (state, after))
-        if old != new:
-            raise ConfigError(
-                f"{run.config.credit.name}: a step turns state.{name} from {_brief(old)} into {_brief(new)}; its fields"
-                " must stay"
-            )
-    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(after), strict=True):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
-            where = jax.tree_util.keystr(path)
-            raise ConfigError(
-                f"{run.config.credit.name}: a step turns state{where} from {old.dtype}{old.shape} into"
-                f" {new.dtype}{new.shape}; shapes and types must stay"
-            )
-    jax.eval_shape(run.diagnose, state, hp, data)
-    return step.jaxpr
-
-
-def _brief(structure: Any) -> str:
-    """A tree's structure without the name of its type."""
-    return str(structure).removeprefix("PyTreeDef(").removesuffix(")")
 
 
 # --- the start --------------------------------------------------------------------------------------------------------

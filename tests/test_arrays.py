@@ -80,6 +80,16 @@ def test_the_key_of_arrays_depends_on_their_contents():
     np.testing.assert_array_equal(task.settings["data"][0], kept)
 
 
+def test_what_is_odd_about_arrays_is_said(caplog):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3, 6, 6)), np.arange(8) % 2
+    jc.tasks.arrays(x, y, x[:2], y[:2])
+    jc.tasks.arrays(np.moveaxis(x, 1, -1), y, np.moveaxis(x, 1, -1)[:2], y[:2] + 1)
+    channels, classes = caplog.messages
+    assert "taken for 3 x 6 pixels of 6 channels" in channels and "np.moveaxis(x, 1, -1)" in channels
+    assert classes == "y_test has label 2, of which y has no sample: nothing can learn it"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

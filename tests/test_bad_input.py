@@ -9,6 +9,7 @@ from helpers import refused, small, tiny
 
 import jcredit as jc
 from jcredit import __main__ as command
+from jcredit.checking import check_run
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
 from jcredit.sweeps import plan, program
@@ -17,7 +18,7 @@ from jcredit.sweeps.engine import InProcess
 from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.sweeps.run import plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Followup, Variant
-from jcredit.training import check_run, epoch_and_scores, make_run
+from jcredit.training import epoch_and_scores, make_run
 
 TINY = tiny(jc.frozen(), depth=2, epochs=1)
 LONG = "9" * 400

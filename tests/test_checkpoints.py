@@ -1,10 +1,12 @@
 """A checkpoint gives back the same bits, and a kill at any instant leaves a complete one."""
 
+import errno
 import logging
 import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -177,6 +179,42 @@ def test_damage_is_named_and_set_aside_and_the_one_before_is_used(tmp_path, capl
     assert message in warning and str(newest) in warning and kept.name in warning and "\n" not in warning
     shutil.rmtree(tmp_path / "000000")
     assert checkpoints.restore(tmp_path, make_state()) is None  # nothing good is left: the run starts afresh
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, make_state(1), {"epoch": 1})
+
+    def busy(*args, **how):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for home, name in ((Path, "read_text"), (checkpoints, "digest_of")):
+        for ask in (lambda: checkpoints.restore(tmp_path, make_state()), lambda: checkpoints.fault(tmp_path)):
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+                patch.setattr(home, name, busy)
+                ask()
+
+    def cannot(*args, **how):
+        raise ValueError("RESOURCE_EXHAUSTED: Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp.StandardCheckpointer, "restore", cannot)
+        with pytest.raises(CheckpointError, match=r"Too many open files\); try again, or delete it"):
+            checkpoints.restore(tmp_path, make_state())
+    assert not aside(tmp_path) and checkpoints.restore(tmp_path, make_state())[1] == {"epoch": 1}
+
+
+def test_two_who_remove_one_checkpoint_do_not_stumble(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path / "run", make_state(1), {})
+    real = shutil.rmtree
+
+    def beaten(path, *args, **how):
+        real(path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(shutil, "rmtree", beaten)
+    checkpoints.remove(tmp_path / "run")
+    checkpoints.remove(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_flipped_bit_of_every_file_shows(tmp_path):

@@ -9,12 +9,12 @@ import pytest
 from drawn import EXPERIMENT, PRESET, admits, good, says_one_line
 from hypothesis import given, strategies as st
 
+from jcredit.checking import check_run
 from jcredit.config import static_key
 from jcredit.settings import Setting
 from jcredit.study.command import options_of
 from jcredit.study.experiment import main
 from jcredit.sweeps import plan, program, run
-from jcredit.training import check_run
 
 pytestmark = pytest.mark.faults
 

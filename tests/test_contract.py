@@ -207,14 +207,27 @@ def test_a_signal_of_another_shape():
     def mine():
         return jc.LocalRule(lambda h, after, a: a, lambda h, after, goal: goal[:, :3])
 
-    fails(check_rule, mine, r"signal has shape \(32, 3\), not \(32, 16\)")
+    fails(check_rule, mine, r"signal has shape \(32, 3\) and type float32, not \(32, 16\) and float32")
+
+    @jc.rule
+    def half():
+        return jc.LocalRule(lambda h, after, a: a, lambda h, after, goal: (goal / len(goal)).astype(jnp.float16))
+
+    fails(check_rule, half, r"signal has .* type float16, not .* and float32")
 
 
 NETWORKS = {
     "do not share their leading axis": lambda net: dict(
         init=lambda key: (p := net.init(key))._replace(blocks={**p.blocks, "more": jnp.zeros(5)})
     ),
-    r"readout has shape \(32, 3\), not \(32, 4\)": lambda net: dict(readout=lambda p, h: net.readout(p, h)[:, :3]),
+    r"readout gives each sample an array of shape \(3,\), and the task has 4 outputs; take": lambda net: dict(
+        readout=lambda p, h: net.readout(p, h)[:, :3]
+    ),
+    "init returns a dict; return jc.NetParams": lambda net: dict(init=lambda key: {"blocks": jnp.zeros(3)}),
+    r"a block turns states float32\(8,\) into float32\(7,\)": lambda net: dict(
+        block=lambda p, h: net.block(p, h)[:, 1:]
+    ),
+    "does not run: ZeroDivisionError": lambda net: dict(branch=net.branch._replace(pull=lambda w, m, h, a: 1 / 0)),
     r"push and pull have shapes \(32, 3\) and \(32, 8\)": lambda net: dict(
         branch=net.branch._replace(push=lambda w, m, h, v: net.branch.push(w, m, h, v)[:, :3])
     ),
@@ -250,6 +263,10 @@ TASKS = {
     r"accuracy has shape \(\), not \(32,\): one number a sample": lambda task: dict(
         accuracy=lambda outputs, y: jnp.mean(task.accuracy(outputs, y))
     ),
+    r"a sample's loss depends on the others of its batch; outputs have shape \(32, 3\)": lambda task: dict(
+        loss=lambda outputs, y: jnp.abs(outputs[:, :1] - y[None, :]).mean(-1)
+    ),
+    r"train_size=1000, but its data have \d+ training samples": lambda task: dict(train_size=1000),
     r"noise has shape \(1, 32, 8\), not \(2, 32, 8\)": lambda task: dict(
         noise=lambda key, shape: jnp.zeros((1, *shape[1:]))
     ),

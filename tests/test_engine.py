@@ -235,6 +235,15 @@ def test_rows_that_nobody_took_are_found_and_not_made_again(tmp_path, compiled):
     assert not list((tmp_path / "tiny/smoke/cache").iterdir())
 
 
+def test_rows_that_nobody_took_count_for_a_sweep_of_other_seeds(tmp_path, compiled):
+    with owners.present(tmp_path, "a sweep") as sweep:
+        made = run_batch(batch_of(tmp_path, group_of(line()), sweep.id))
+    found = sweep_into(tmp_path, [line()], (1, 2))
+    assert [row["seed"] for row in found] == [1, 2] and found[0] == made[1] and len(compiled) == 2
+    assert [row["seed"] for row in read_rows(tmp_path / "tiny/smoke/rows.jsonl")] == [0, 1, 2]
+    assert not list((tmp_path / "tiny/smoke/cache").iterdir())
+
+
 def test_rows_that_another_sweep_wrote_meanwhile_are_taken(tmp_path, compiled):
     with owners.present(tmp_path, "a sweep") as sweep:
         one = batch_of(tmp_path, group_of(line()), sweep.id)

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from made_rows import make_row
 
 from jcredit.__main__ import main
+from jcredit.report.rows import append_rows
 from jcredit.study.experiment import run
 from jcredit.study.scripts import load_experiment
 
@@ -111,6 +113,21 @@ def test_wrong_commands_are_one_line_and_status_2(capsys, argv, named):
         main(argv)
     text = capsys.readouterr()
     assert text.out == "" and len(text.err.strip().splitlines()) == 1 and all(word in text.err for word in named)
+
+
+def test_rows_of_ones_own_are_reported_where_there_is_no_script(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("mine/own/sweep/rows.jsonl")
+    append_rows(path, [make_row("dfa", seed, experiment="own", preset="sweep") for seed in (0, 1)])
+    main(["report", "--results-dir", "mine"])
+    assert "jc.sweep's table and figure rebuilt from 2 rows" in capsys.readouterr().out
+    Path("docs").mkdir()
+    Path("docs/quotes.toml").write_text("what is quoted of other rows")
+    main(["report", "--results-dir", "mine", "--check"])
+    assert "0 quoted numbers" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"jcredit \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_a_script_without_an_experiment_is_named(capsys, tmp_path, folder):

@@ -56,6 +56,44 @@ def test_modules_of_the_same_folder_are_followed(tmp_path, monkeypatch, use, edi
     assert one == same and (one != other) == used
 
 
+PACKAGED = {
+    "a package beside it": ("{name}_user", "from {name}.deep.ops import factor", "factor()"),
+    "as a module": ("{name}_user", "import {name}.deep.ops", "{name}.deep.ops.factor()"),
+    "where it runs": (
+        "{name}_user",
+        "def factor():\n    from {name}.deep import ops\n    return ops.factor()",
+        "factor()",
+    ),
+    "elsewhere in its own package": ("{name}.mine.user", "from ..deep.ops import factor", "factor()"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PACKAGED)
+def test_packages_beside_it_and_its_own_are_followed(tmp_path, monkeypatch, case):
+    def source(number, value):
+        name, folder = f"packaged_{next(COUNT)}", tmp_path / f"{number}"
+        user, imports, use = (text.format(name=name) for text in PACKAGED[case])
+        body = NEIGHBOUR.partition("@jc")[2].format(use=use)
+        files = {
+            f"{name}/__init__.py": "", f"{name}/deep/__init__.py": "", f"{name}/mine/__init__.py": "",
+            f"{name}/deep/ops.py": "from .more import one\n\ndef factor():\n    return one()\n",
+            f"{name}/deep/more.py": f"def one():\n    return {value}\n",
+            f"{user.replace('.', '/')}.py": f"import jcredit as jc\n{imports}\n\n@jc{body}",
+        }  # fmt: skip
+        for path, text in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        monkeypatch.syspath_prepend(str(folder))
+        own = importlib.import_module(user).own
+        told = repr(_Identity(user).of(own))
+        importlib.import_module(f"{name}.deep.ops")  # whether it has been imported or not
+        assert told == repr(_Identity(user).of(own))
+        return told.replace(name, "NAME")
+
+    one, same, other = (source(i, n) for i, n in enumerate((1, 1, 2)))
+    assert one == same != other
+
+
 def test_a_compiled_module_of_the_same_folder_counts_by_its_bytes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     native = tmp_path / f"native_{next(COUNT)}.so"

@@ -15,9 +15,10 @@ import pytest
 from helpers import first_batch, flat, randomised, relative, small, white
 
 import jcredit as jc
+from jcredit.checking import check_run
 from jcredit.config import Config
 from jcredit.testing import HiddenBackprop, poisoned
-from jcredit.training import check_run, make_run
+from jcredit.training import make_run
 
 
 def convolve(x_BxHxWxI, kernel_3x3xIxO):

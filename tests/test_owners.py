@@ -119,7 +119,28 @@ def test_a_sweep_asks_its_own_batches_to_stop_and_that_is_forgotten_with_it(tmp_
     with owners.present(tmp_path, "a sweep") as sweep, owners.present(tmp_path, "another") as other:
         owners.ask_to_stop(tmp_path, sweep.id)
         assert owners.asked_to_stop(tmp_path, sweep.id) and not owners.asked_to_stop(tmp_path, other.id)
-    assert not owners.asked_to_stop(tmp_path, sweep.id)
+    assert not list(owners.registry(tmp_path).iterdir())
+    assert owners.asked_to_stop(tmp_path, sweep.id)  # whoever sent a batch and is gone wants no more of it
+
+
+def test_a_full_disk_leaves_no_owner_that_others_stumble_over(tmp_path, monkeypatch):
+    real = owners._write
+
+    def torn(path, owner):
+        path.write_text("")
+        raise OSError(28, "No space left on device")
+
+    with owners.present(tmp_path, "a batch") as me:
+        monkeypatch.setattr(owners, "_write", torn)
+        with pytest.raises(OSError, match="No space"), owners.present(tmp_path, "another"):
+            pytest.fail("present")
+        with pytest.raises(OSError, match="No space"), owners.owned(tmp_path, me, ["a"], give_up):
+            pytest.fail("owned")
+        monkeypatch.setattr(owners, "_write", real)
+        assert owners.living(tmp_path) == []  # alive, and it owns nothing
+        with owners.present(tmp_path, "a third") as third, owners.owned(tmp_path, third, ["a"], give_up):
+            assert [owner.what for owner in owners.living(tmp_path)] == ["a third"]
+    assert not list(owners.registry(tmp_path).iterdir())
 
 
 def test_a_file_that_is_cleared_away_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):

@@ -243,6 +243,7 @@ def test_an_own_part_of_another_kind_is_refused():
         (lambda: jc.exact_terminal(of=jc.mlp()), r"of=mlp\(\) is no estimator but a part of kind trunk"),
         (lambda: jc.tasks.teacher(teacher_network=jc.dfa()), "teacher_network=dfa.* is no network"),
         (lambda: jc.vector_field(trunk=jc.mlp), "must be of type Part; call its factory"),
+        (lambda: make_run(jc.dfa()), r"make_run\(dfa\(\)\): give a jc.Config, such as jc.Config\(credit="),
     ],
 )
 def test_a_part_of_another_kind_is_refused_where_it_is_given(make, message):

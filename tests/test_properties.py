@@ -15,13 +15,14 @@ from hypothesis import given, strategies as st
 
 import jcredit as jc
 from jcredit import config as configuration
+from jcredit.checking import check_run
 from jcredit.config import PARTS, config_hash, described, digest
 from jcredit.parts import Part
 from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import plan
 from jcredit.tasks.classification import arrays_task
-from jcredit.training import check_run, make_run
+from jcredit.training import make_run
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,8 @@ import pytest
 from helpers import as_part, refused, small, tiny
 
 import jcredit as jc
-from jcredit.training import check_run, make_run
+from jcredit.checking import check_run
+from jcredit.training import make_run
 
 
 def test_batches_that_do_not_fit_the_data_are_refused():
@@ -111,6 +112,37 @@ def test_states_that_are_not_flat_are_refused():
     shaped = image._replace(embed=lambda params, x: image.embed(params, x).reshape(-1, 4, 4))
     config = tiny(network=as_part(jc.network, shaped))
     refused(lambda: checked(config), r"embed returned states of shape \(\d+, 4, 4\); .* flatten them")
+
+
+def test_a_task_without_its_usual_network_is_refused_when_it_is_declared():
+    with pytest.raises(TypeError, match=r"name the network that it is usually given, as @jc.task\(jc.image_mlp\(\)\)"):
+
+        @jc.task
+        def own():
+            """Never made."""
+
+
+def test_a_network_of_another_number_of_outputs_and_a_signal_of_another_shape_are_refused():
+    image = jc.image_mlp(depth=2, width=16).build(jc.Sizes((128,), 4))
+    wide = image._replace(readout=lambda params, h: jnp.tile(image.readout(params, h), 2))
+    config = tiny(network=as_part(jc.network, wide))
+    refused(lambda: checked(config), r"readout gives each sample an array of shape \(8,\), and the task has 4 outputs")
+    total = jc.LocalRule(lambda h, after, a: a, lambda h, after, goal: goal.sum(-1))
+    config = tiny(jc.dfa(), rule=as_part(jc.rule, total))
+    refused(
+        lambda: checked(config), r"local rule's signal has shape \(8,\) and type float32, not \(8, 16\) and float32"
+    )
+
+
+def test_more_samples_than_the_data_have_are_refused():
+    x, y = np.zeros((8, 3), np.float32), np.arange(8) % 2
+    task = jc.tasks.arrays(x, y, x, y).build(None)
+    for changes, said in (
+        (dict(train_size=16), "train_size=16, but its data have 8 training samples"),
+        (dict(data=task.data._replace(test_y=y[:5])), r"test_x has shape \(8, 3\) and test_y \(5,\); give as many of"),
+    ):
+        part = as_part(jc.task(jc.image_mlp(depth=2, width=16)), task._replace(**changes))
+        refused(lambda part=part: checked(tiny(task=part, batch_size=4)), said)
 
 
 def test_a_step_that_changes_the_states_type_is_refused():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from jcredit import __main__ as command
 from jcredit.report.rows import read_rows
 from jcredit.study import reproduce
 from jcredit.study.scripts import load_experiments
-from jcredit.sweeps import program
+from jcredit.sweeps import program, run
 from jcredit.sweeps.engine import InProcess
 
 pytest_plugins = ["sharing"]
@@ -132,6 +133,13 @@ def test_an_interrupt_is_130_or_143_with_a_checkpoint(capsys, scripts, monkeypat
         text = out(capsys, "--hours", "5", status=128 + number)
     assert "stopped at epoch 1 of 3" in text and list(Path("results").rglob("program.json"))
     assert "left: 0 of 3" in out(capsys)
+
+
+def test_time_that_is_up_after_an_interrupt_leaves_the_epoch_its_end():
+    with reproduce._alarm(0.01 / 3600) as alarm, run._stop_signal() as stop:
+        stop(signal.SIGINT, None)
+        time.sleep(0.1)  # a second signal would raise KeyboardInterrupt
+    assert stop.number == signal.SIGINT and not alarm.rang and alarm.is_over()
 
 
 def test_an_item_that_fails_is_named_and_the_rest_runs(capsys, scripts):

@@ -1,5 +1,6 @@
 """What rows answer: values by path, references at the same seed, and the table, frame and figure of ``Rows``."""
 
+import re
 import subprocess
 import sys
 
@@ -196,9 +197,46 @@ def test_where_chooses_by_field_and_by_setting():
     assert rows.where(credit="state_bridge") == rows[4:]
     hidden = rows[4]["config"]["credit"]["trunk"]["hidden"]
     assert rows.where(hidden=hidden) == rows.where(**{"credit.trunk.hidden": hidden}) == rows[4:]
-    assert len(rows.where(label="nobody")) == 0
+    assert rows.where(seed=[1], label="dfa") == rows[1:2] and rows.where(seed=[0, 1]) == rows
+    assert rows.where(learning_rate=np.float32(3e-3)) == rows[2:4] and not rows.where(status="diverged")
+    assert rows.where(config_hash=rows[0]["config_hash"]) == rows.where(label="dfa", learning_rate=1e-3)
+    for wrong, said in (
+        (dict(label="dfaa"), "label='dfaa' is in none of the rows; did you mean 'dfa'?"),
+        (dict(learning_rate=[1e-3, 7]), "learning_rate=7 is in none of the rows; there are 0.001, 0.003"),
+    ):
+        with pytest.raises(ResultsError, match=re.escape(said)):
+            rows.where(**wrong)
+    for show in (Rows().table, lambda: Rows().plot("figure.png")):
+        with pytest.raises(ResultsError, match="no rows to make a"):
+            show()
     with pytest.raises(ResultsError, match=r"'learning_rat' is in none of 6 rows; did you mean 'learning_rate'\?"):
         rows.where(learning_rat=1)
+
+
+def test_a_table_shows_the_metrics_that_are_asked_for():
+    rows = Rows([make_row("own", 0, mine=0.25, gamma=0.5), make_row("own", 1, mine=0.75, gamma=0.5)])
+    header, _, line = rows.table(metrics=["mine", "gamma"]).splitlines()[2:5]
+    assert [title.strip() for title in header.split("|")[-3:-1]] == ["mine", "gamma"] and "0.5 ±" in line
+    assert rows.table(metrics="mine") == rows.table(metrics=["mine"])
+    with pytest.raises(ResultsError, match="metric 'min' is in none of 2 rows; did you mean 'mine'"):
+        rows.table(metrics=["min"])
+
+
+def test_a_figure_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        swept().plot(tmp_path / "file" / "figure.png")
+
+
+def test_depth_utility_is_over_the_frozen_line_of_the_same_values():
+    accuracy = {"frozen": (0.2, 0.3), "dfa": (0.5, 0.9)}
+    rows = Rows(
+        make_row(f"{name} learning_rate={rate}", 0, test_accuracy=accuracy[name][i])
+        for name in accuracy
+        for i, rate in enumerate((0.001, 0.003))
+    )
+    table = rows.table()
+    assert "depth utility" in table and table.count("reference") == 2 and "+0.300" in table and "+0.600" in table
 
 
 def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):

@@ -3,6 +3,8 @@
 import importlib
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 
@@ -162,7 +164,10 @@ def test_only_a_commit_of_jcredit_itself_is_told(checkout, tmp_path):
     own = record.git_commit(checkout)
     assert own is not None and len(own) == 12
     (checkout / "jcredit/__init__.py").write_text("changed = True\n")
-    assert record.git_commit(checkout) == own + "+"
+    one = record.git_commit(checkout)
+    (checkout / "jcredit/__init__.py").write_text("changed = False\n")
+    other = record.git_commit(checkout)
+    assert one != other and {found[:13] for found in (one, other)} == {own + "+"}
     (checkout / "pyproject.toml").write_text('[project]\nname = "somebody"\n')
     assert record.git_commit(checkout) is None  # a copy of the package in somebody else's repository
     (checkout / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')
@@ -186,3 +191,18 @@ def test_a_commit_made_during_a_sweep_is_not_credited_with_its_runs(checkout, tm
     rows = sweep_into(tmp_path, [variant(epochs=1), variant("bp", jc.bp(), epochs=1)], (0,))
     assert [row["git_commit"] for row in rows] == [before, before]
     assert record.git_commit(checkout) != before
+
+
+def test_a_run_that_goes_on_elsewhere_names_both_places(tmp_path, monkeypatch, caplog):
+    real, here = program._one_epoch, record.versions()
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "_one_epoch", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args))
+        with pytest.raises(program.Stopped):
+            sweep_into(tmp_path, [variant(epochs=2)], (0,))
+    monkeypatch.setattr(record, "versions", lambda: {**here, "jax": "99.0"})
+    monkeypatch.setattr(record, "device", lambda: "gpu: another")
+    [row] = sweep_into(tmp_path, [variant(epochs=2)], (0,))
+    assert row["versions"] == {**here, "jax": f"{here['jax']}, 99.0"} and here["jcredit"]
+    assert row["device"].startswith("cpu: ") and row["device"].endswith(", gpu: another")
+    [warning] = caplog.messages
+    assert f"begun with jax {here['jax']}, here 99.0, device cpu" in warning

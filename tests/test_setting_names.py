@@ -104,7 +104,9 @@ def test_describing_runs_leaves_jax_as_it_is():
     [
         ("learning_rat", ["epochs", "learning_rate"], "learning_rate"),
         ("rang", ["trains", "credit.rank"], "credit.rank"),
-        ("credit.lr", ["credit.rank", "credit.learning_rate"], None),  # the head alone is alike
+        ("credit.xy", ["credit.rank", "credit.learning_rate"], None),  # the head alone is alike
+        ("credit.lr", ["credit.rank", "credit.learning_rate"], "credit.learning_rate"),  # as others call it
+        ("seed", ["configs", "seeds"], "seeds"),
         ("credit.learning_rat", ["network.learning_rate", "credit.learning_rate"], "credit.learning_rate"),
         ("tgw=0.2", ["tgw=0.25", "dfa"], "tgw=0.25"),  # a label: its dot parts nothing
     ],

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from helpers import small, tiny
 
 import jcredit as jc
 from jcredit.config import ConfigError
-from jcredit.sweeps import status, watch
+from jcredit.sweeps import program, status, watch
 from jcredit.sweeps.layout import Layout
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.run import run_sweep
@@ -60,8 +61,25 @@ def test_a_sweep_is_seen_at_every_epoch_and_leaves_only_rows(tmp_path, views):
     assert "train_loss" in middle and "compiling" in text_of(seen[0])
     assert not status.folder(tmp_path).exists()
     after = watch.look(tmp_path)
-    assert not after.programs and len(after.rows) == 2
+    assert not after.programs and not after.cut_off and len(after.rows) == 2
+    assert not any(view.cut_off for view in seen)
     assert "no sweep is under way" in text_of(after) and "bridge [x]" in text_of(after)
+
+
+def test_a_sweep_that_was_interrupted_is_seen_until_it_goes_on(tmp_path, monkeypatch):
+    real, cut = program._one_epoch, Folder(tmp_path, "mine", "smoke")
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "_one_epoch", lambda *args: os.kill(os.getpid(), signal.SIGINT) or real(*args))
+        with pytest.raises(program.Stopped):
+            run_sweep([BRIDGE], (0, 1), cut, progress=False)
+    for directory in (tmp_path, tmp_path / "mine", tmp_path / "mine/smoke"):
+        view = watch.look(directory)
+        [left] = view.cut_off
+        assert (left.where, left.runs) == ("mine/smoke", 2) and 0 <= view.now - left.saved < 600
+    text = text_of(view)
+    assert "no sweep is under way" in text and "the same command goes on with" in text and "mine/smoke" in text
+    run_sweep([BRIDGE], (0, 1), cut, progress=False)
+    assert not watch.look(tmp_path).cut_off
 
 
 def test_the_time_left_is_what_the_sweep_says_less_the_time_since():

@@ -6,10 +6,12 @@ What a single row is and how rows lie on disk is ``schema``, whose names can be 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from jcredit.files import FileError
 from jcredit.report import terminal
 from jcredit.report.lines import of_lines
 from jcredit.report.schema import (
@@ -24,7 +26,7 @@ from jcredit.report.schema import (
     with_reference,
 )
 from jcredit.report.series import epoch_points, layer_points
-from jcredit.report.tables import Tables, TableSpec, markdown, tables_of, usual_columns
+from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, usual_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -108,38 +110,55 @@ class Rows(Sequence[Row]):
         return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))
 
     def where(self, **fields: Any) -> Rows:
-        """The rows whose fields have these values.
+        """The rows whose fields have these values; of a list, any of its values.
 
         Args:
-          **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, or settings: ``learning_rate=1e-3``, ``sigma``
-            of any part, or by path, ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.
+          **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``config_hash``, or settings:
+            ``learning_rate=1e-3``, ``sigma`` of any part, or by path, ``**{"credit.sigma": 0.1}``.  Parts go by their
+            names: ``credit="dfa"``.  Numbers are alike where they agree to six digits.
 
         Raises:
-          ResultsError: a field that no row has; the message has the nearest one.
+          ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
+            the nearest one, or those that there are.
         """
-        described = [(row, _line(row) | _settings(row)) for row in self]
-        for name in fields if described else ():
-            if not any(_values(values, name) for _, values in described):
+        described = [(row, _line(row) | {"config_hash": row["config_hash"]} | _settings(row)) for row in self]
+        for name, wanted in fields.items() if described else ():
+            there = [value for _, values in described for value in _values(values, name)]
+            if not there:
                 names = sorted({path for _, values in described for path in values})
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"they have {', '.join(names)}"
-                raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {hint}")
-        return Rows(row for row, values in described if all(v in _values(values, n) for n, v in fields.items()))
+                raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {_hint(name, names)}")
+            nobodys = [
+                value for value in (wanted if isinstance(wanted, list) else [wanted]) if not _among(value, there)
+            ]
+            if nobodys and name != "status":
+                raise ResultsError(_nobodys(name, nobodys[0], there))
+        return Rows(row for row, values in described if all(_matches(v, _values(values, n)) for n, v in fields.items()))
 
-    def table(self, spec: TableSpec | None = None) -> str:
+    def table(self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None) -> str:
         """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
 
         Args:
           spec: what it shows; None: accuracy if there is any, depth utility if a line is called ``frozen``, Gamma, rho,
             RMS(h_L) and the loss.
+          metrics: names of ``row["metrics"]`` to show instead, those of one's own estimators too.
 
         Raises:
-          ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
+          ResultsError: no rows; a metric that none has; one label of one block stands for more than one configuration,
+            or has a seed twice.
         """
-        return markdown(tables_of(self._rows, spec or self._spec()))
+        if not self:
+            raise ResultsError("no rows to make a table of")
+        return markdown(tables_of(self._rows, spec or self._spec(metrics)))
 
-    def _spec(self) -> TableSpec:
-        return TableSpec(_title(self), usual_columns(self._rows))
+    def _spec(self, metrics: Sequence[str] | None = None) -> TableSpec:
+        if metrics is None:
+            return TableSpec(_title(self), usual_columns(self._rows))
+        names = sorted({name for row in self for name in row["metrics"]})
+        chosen = [metrics] if isinstance(metrics, str) else metrics
+        for name in chosen:
+            if name not in names:
+                raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {_hint(str(name), names)}")
+        return TableSpec(_title(self), tuple(Column(name, f"metrics.{name}", ".4g") for name in chosen))
 
     def frame(self, per: Per = "run") -> pandas.DataFrame:
         """A pandas data frame with one line per run, or per epoch or layer of each.
@@ -183,11 +202,17 @@ class Rows(Sequence[Row]):
           title: its heading; "": experiment and preset, as in the table.
 
         Raises:
+          ResultsError: no rows.
           FileError: another kind of file, or one that cannot be written.
         """
         from jcredit.report import plots  # matplotlib loads where a figure is drawn
 
-        plots.overview(self._rows, path, title or _title(self))
+        if not self:
+            raise ResultsError("no rows to make a figure of")
+        try:
+            plots.overview(self._rows, path, title or _title(self))
+        except OSError as error:
+            raise FileError(f"figure {str(path)!r} cannot be written ({error.strerror}); name another place") from error
 
 
 def _title(rows: Rows) -> str:
@@ -246,6 +271,38 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _varies(values: Iterable[Any]) -> bool:
     return len({repr(value) for value in values}) > 1
+
+
+def _matches(wanted: Any, there: Sequence[Any]) -> bool:
+    """Whether a value, or any of a list, is among others."""
+    return any(_among(value, there) for value in (wanted if isinstance(wanted, list) else [wanted]))
+
+
+def _among(value: Any, there: Sequence[Any]) -> bool:
+    """Whether a value is one of others, of which numbers may differ in what float32 does not hold."""
+    if isinstance(value, tuple):  # rows have lists
+        value = list(value)
+    is_number = (isinstance(value, int | float) and not isinstance(value, bool)) or hasattr(value, "dtype")
+    if not is_number:
+        return value in there
+    numbers = (v for v in there if isinstance(v, int | float) and not isinstance(v, bool))
+    return any(math.isclose(float(value), v, rel_tol=1e-6) for v in numbers)
+
+
+def _nobodys(name: str, value: Any, there: Sequence[Any]) -> str:
+    """That a field has a value nowhere, and those that it has."""
+    found = list({repr(v): v for v in there}.values())
+    texts = [v for v in found if isinstance(v, str)]
+    near = difflib.get_close_matches(value, texts, n=1) if isinstance(value, str) else []
+    shown = ", ".join(map(repr, found[:8])) + (", ..." if len(found) > 8 else "")
+    return f"{name}={value!r} is in none of the rows; " + (
+        f"did you mean {near[0]!r}?" if near else f"there are {shown}"
+    )
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"they have {', '.join(names)}"
 
 
 def _values(values: Mapping[str, Any], name: str) -> list[Any]:

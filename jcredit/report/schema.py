@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +131,8 @@ def append_rows(path: str | Path, rows: Iterable[Row], *, known: Literal["refuse
             if known == "leave":
                 there = finished(old)
                 new = [row for row in new if (row["config_hash"], row["seed"]) not in there]
+                if not new:
+                    return
             _check_together([(str(path), row) for row in old] + [(f"{path} new row", row) for row in new])
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             text += "\n" if text and not text.endswith("\n") else ""
@@ -221,6 +224,16 @@ def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     return groups
 
 
+VARIED = re.compile(r"( [\w.]+=.+)?")
+"""What ``jc.sweep`` adds to a label for the settings that it varies."""
+
+
+def varied(label: str, line: str) -> str | None:
+    """What varied settings have added to the label of a line; None: it is another line's."""
+    rest = label.removeprefix(line)
+    return rest if label.startswith(line) and VARIED.fullmatch(rest) else None
+
+
 def with_reference(
     rows: Sequence[Row], metric: str, reference_label: str, name: str, *, ratio: bool = False
 ) -> list[Row]:
@@ -232,23 +245,29 @@ def with_reference(
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
       reference_label: the variant that is subtracted; its row in the same block if there is one, else in a block of
-        the same task, network and length of training.
+        the same task, network and length of training.  Where settings are varied, each line has the reference of its
+        own values.
       name: metrics[name] holds the result; it is absent where either number is missing.
       ratio: divide by the reference's number instead; absent where that is zero.
 
     Returns:
       Copies of the rows, in order.
     """
-    alike: dict[tuple[str, int], float] = {}
-    in_block: dict[tuple[str, int], float] = {}
+    alike: dict[tuple[str, str, int], float] = {}
+    in_block: dict[tuple[str, str, int], float] = {}
     for row in rows:
-        if row["label"] == reference_label and (value := number_at(row, metric)) is not None:
-            alike.setdefault((_trained(row), row["seed"]), value)
-            in_block[row.get("block") or "", row["seed"]] = value
+        values = varied(row["label"], reference_label)
+        if values is not None and (value := number_at(row, metric)) is not None:
+            alike.setdefault((values, _trained(row), row["seed"]), value)
+            in_block[values, row.get("block") or "", row["seed"]] = value
+    suffixes = sorted({values for values, *_ in in_block}, key=len, reverse=True)
 
     def added(row: Row) -> Row:
         own = number_at(row, metric)
-        reference = in_block.get((row.get("block") or "", row["seed"]), alike.get((_trained(row), row["seed"])))
+        values = next((values for values in suffixes if row["label"].endswith(values)), "")
+        reference = in_block.get(
+            (values, row.get("block") or "", row["seed"]), alike.get((values, _trained(row), row["seed"]))
+        )
         if own is None or reference is None or (ratio and reference == 0):
             return dict(row)
         return {**row, "metrics": {**row["metrics"], name: own / reference if ratio else own - reference}}

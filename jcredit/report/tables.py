@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jcredit.report import stats
-from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped, number_at, with_reference
+from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped, number_at, varied, with_reference
 
 MISSING = "\N{EN DASH}"
 REFERENCE = "reference"
@@ -101,7 +101,7 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """What a table shows unless told: accuracy and depth utility where there are any, Gamma, rho, RMS(h_L), loss."""
     accuracy = "metrics.test_accuracy"
     has_accuracy = any(number_at(row, accuracy) is not None for row in rows)
-    has_frozen = any(row["label"] == "frozen" for row in rows)
+    has_frozen = any(varied(row["label"], "frozen") is not None for row in rows)
     return (
         *((Column("accuracy", accuracy),) if has_accuracy else ()),
         *((Column("depth utility", accuracy, "+.3f", paired_with="frozen"),) if has_accuracy and has_frozen else ()),
@@ -212,7 +212,10 @@ def _check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
     hashes = sorted({r["config_hash"] for r in rows})
     where = f"label {label!r}" + (f" of block {block!r}" if block else "")
     if len(hashes) > 1:
-        raise ResultsError(f"{where} stands for {len(hashes)} configs ({', '.join(hashes)}); leave out the stale rows")
+        raise ResultsError(
+            f"{where} stands for {len(hashes)} configs ({', '.join(hashes)}); choose one with"
+            " rows.where(config_hash=...)"
+        )
     seed, count = Counter(r["seed"] for r in rows).most_common(1)[0]
     if count > 1:
         raise ResultsError(f"{where} has {count} rows for seed {seed}; leave out the duplicates")
@@ -244,7 +247,8 @@ def _table(
             yield Cell(MISSING if depth is None else str(depth))
         yield Cell(str(len(rows)), len(rows))
         for column, path in columns:
-            yield Cell(REFERENCE) if label == column.paired_with else _cell(rows, column, path)
+            is_reference = column.paired_with is not None and varied(label, column.paired_with) is not None
+            yield Cell(REFERENCE) if is_reference else _cell(rows, column, path)
             if column.title in beside:
                 yield Cell(study[label].get(column.title, MISSING))
         if any(counted.values()):

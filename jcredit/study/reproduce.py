@@ -31,7 +31,7 @@ from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, 
 from jcredit.sweeps.batch import BatchError
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.record import rows_under
-from jcredit.sweeps.run import Stopped, run_sweep
+from jcredit.sweeps.run import Stopped, StopSignal, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 LIST = "reproduce.toml"
@@ -232,7 +232,8 @@ def walk(
 ) -> bool:
     """Runs what is left, item after item, and prints what has become of each; whether none of them failed.
 
-    An item that cannot run is named on stderr, and the walk goes on.  However short the time, an epoch is made.
+    An item that its settings, its data, its rows or a batch keep from running is named on stderr, and the walk goes on;
+    where the system fails, as on a full disk, it ends.  However short the time, an epoch is made.
 
     Args:
       items: the list.
@@ -327,13 +328,14 @@ class Alarm:
 @contextmanager
 def _alarm(hours: float | None) -> Iterator[Alarm]:
     """Sends the sweep that is under way when the time is up, or the next one that listens, the signal to stop."""
-    alarm, deaf = Alarm(hours), signal.getsignal(signal.SIGTERM)
+    alarm = Alarm(hours)
     if (seconds := alarm.seconds()) is None:
         yield alarm
         return
 
     def ring(number, frame):
-        if signal.getsignal(signal.SIGTERM) is not deaf:  # a sweep has put a handler of its own there
+        listening = signal.getsignal(signal.SIGTERM)
+        if isinstance(listening, StopSignal) and listening.number is None:  # a sweep that nobody has stopped yet
             signal.setitimer(signal.ITIMER_REAL, 0)
             alarm.rang = True
             signal.raise_signal(signal.SIGTERM)

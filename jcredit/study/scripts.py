@@ -28,18 +28,19 @@ def load_experiment(script: Path) -> Experiment:
         raise ConfigError(f"{script}: not a script with an EXPERIMENT ({type(error).__name__}: {error})") from error
 
 
-def load_experiments(folder: Path | None) -> dict[str, Experiment]:
+def load_experiments(folder: Path | None, *, needed: bool = True) -> dict[str, Experiment]:
     """The experiments of all scripts that lie in a folder, by name.
 
     Args:
       folder: the folder (None: ``experiments`` in the current directory).
+      needed: whether there must be scripts in the folder that is looked in where none is named.
 
     Raises:
       ConfigError: no scripts there, or one that defines no experiment.
     """
-    folder = folder or Path.cwd() / "experiments"
+    named, folder = folder is not None, folder or Path.cwd() / "experiments"
     scripts = sorted(folder.glob("*.py"))
-    if not scripts:
+    if not scripts and (needed or named):
         raise ConfigError(f"no experiments in {folder}; name the folder of their scripts with --experiments DIR")
     found = [load_experiment(script) for script in scripts]
     return {experiment.name: experiment for experiment in found}

@@ -17,7 +17,7 @@ import jax
 
 from jcredit.config import parts_of
 from jcredit.files import FileError, read_sealed, set_aside, write_sealed
-from jcredit.report.rows import Row, finished, read_rows
+from jcredit.report.rows import Row, append_rows, finished, read_rows
 from jcredit.sweeps import owners, plan, snapshots
 from jcredit.sweeps.forecast import Bar, Work
 from jcredit.sweeps.layout import (
@@ -31,6 +31,7 @@ from jcredit.sweeps.program import (
     Session,
     Stopped,
     advance,
+    clear,
     forget,
     in_flight,
     keep_composition,
@@ -147,7 +148,7 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     group, path = batch.group, in_flight(batch.group, batch.unfinished) / "rows.json"
     found = _stored(path)
     # In this order: whoever adds rows to the folder's file drops them here afterwards.
-    if found is None and all(r.key in finished(read_rows(folder.rows)) for r in group):
+    if found is None and {r.key for r in group} <= finished(read_rows(folder.rows)):
         found = []
     if found is not None:
         session.bar.done(*batch.whole)
@@ -157,6 +158,16 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     keep_composition(group, batch.unfinished, Layout(**rows[0]["layout"]))
     write_sealed(path, {"rows": rows})
     return rows
+
+
+def take_what_is_left(folder: Folder) -> bool:
+    """Writes the rows of finished batches that nobody has taken, because their sweep was killed; whether any were."""
+    paths = sorted(p for p in folder.unfinished.glob("*/rows.json") if owners.IN_FLIGHT.fullmatch(p.parent.name))
+    left = {path.parent: rows for path in paths if (rows := _stored(path)) is not None}
+    for cache, rows in left.items():
+        append_rows(folder.rows, rows, known="leave")
+        clear(cache)
+    return bool(left)
 
 
 def _stored(path: Path) -> list[Row] | None:

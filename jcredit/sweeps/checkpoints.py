@@ -87,21 +87,27 @@ def restore(directory: str | Path, like: Any, owner: str = "") -> tuple[Any, dic
       (state, meta), the state's arrays on the default device; None if there is no good checkpoint.
 
     Raises:
-      CheckpointError: the checkpoint is whole and does not fit ``like``.
+      CheckpointError: the checkpoint is whole, and does not fit ``like`` or cannot be loaded.
+      OSError: it cannot be read now; it stays where it is.
     """
     directory = Path(directory).resolve()
     for step in reversed(_complete(directory)):
         try:
             stored = _checked(step, owner)
-            _check_fit(directory, stored["leaves"], _layout(like))
-            return _loaded(step, like, stored["leaves"]), stored["meta"]
         except FileError as error:
             set_aside(step, str(error), "the one before it is used, or the run starts afresh")
+            continue
+        _check_fit(directory, stored["leaves"], _layout(like))
+        return _loaded(step, like, stored["leaves"]), stored["meta"]
     return None
 
 
 def fault(directory: str | Path, owner: str = "") -> str | None:
-    """What is wrong with the newest checkpoint, read but not loaded; None if it is good.  Sets nothing aside."""
+    """What is wrong with the newest checkpoint, read but not loaded; None if it is good.  Sets nothing aside.
+
+    Raises:
+      OSError: it cannot be read now.
+    """
     complete = _complete(Path(directory))
     if not complete:
         return f"{Path(directory).name} is missing"
@@ -123,9 +129,11 @@ def remove(directory: str | Path) -> None:
 
 def _steps(directory: Path) -> list[Path]:
     """All step directories, complete or not, oldest first."""
-    if not directory.is_dir():
+    try:
+        found = list(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((p for p in directory.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    return sorted((p for p in found if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
 
 
 def _complete(directory: Path) -> list[Path]:
@@ -143,6 +151,7 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
 
     Raises:
       FileError: it is damaged, another's, or of another schema; the message says which file.
+      OSError: it cannot be read now.
     """
     try:
         stored = read_sealed(step / "meta.json")
@@ -152,10 +161,7 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
         raise FileError(f"meta.json: schema is {stored.get('schema')!r}, not {SCHEMA}")
     if stored["owner"] != owner:
         raise FileError(f"meta.json: the state of {stored['owner']!r}, not of {owner!r}")
-    try:
-        found = _digests(step / "state")
-    except OSError as error:
-        raise FileError(f"state cannot be read ({_line(error)})") from error
+    found = _digests(step / "state")
     for name, digest in stored["files"].items():
         if found.get(name) != digest:
             raise FileError(f"state/{name} {'does not have its digest' if name in found else 'is missing'}")
@@ -163,15 +169,22 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
 
 
 def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
-    """The state of a step that has been checked."""
+    """The state of a step that has been checked.
+
+    Raises:
+      CheckpointError: orbax cannot make an array of it.
+    """
     leaves, treedef = jax.tree.flatten(like)
     hosted = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in leaves]
     ends = np.cumsum([math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in hosted])
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             packed = checkpointer.restore(step / "state", {"bytes": np.empty(ends[-1], np.uint8)})["bytes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"state cannot be read ({_line(error)})") from error
+    except (ValueError, KeyError, TypeError) as error:  # too many open files is a ValueError of tensorstore's
+        raise CheckpointError(
+            f"{step}: what was saved is there, but cannot be loaded ({_line(error)}); try again, or delete it to start"
+            " afresh"
+        ) from error
     arrays = [
         piece.copy().view(x.dtype).reshape(x.shape)  # a copy is aligned
         for piece, x in zip(np.split(packed, ends[:-1]), hosted, strict=True)
@@ -192,7 +205,9 @@ def _line(error: Exception) -> str:
 
 def _delete_step(step: Path) -> None:
     (step / "meta.json").unlink(missing_ok=True)  # first, so that a half-deleted step never looks complete
-    shutil.rmtree(step)
+    while step.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
+            shutil.rmtree(step)
 
 
 # Orbax is handed one array, the bytes of all leaves: what is stored is then independent of devices and of the state's

@@ -168,12 +168,13 @@ def _batches(
     workers: int,
 ) -> Iterator[tuple[Batch, Run]]:
     """Every program as one batch, or as several; one that was cut off goes on as it was."""
-    results_dir = session.results_dir.resolve()  # other processes may have another current directory
+    results_dir = session.results_dir.resolve()  # other processes may have another current directory, or home
+    data_dir = data_dir and Path(data_dir).expanduser().resolve()
     shares = -(-workers // len(programs))
     for group, run, folder, _ in programs:
         folder = folder and folder._replace(results_dir=results_dir)
         whole = Batch(
-            tuple(group), results_dir, folder, data_dir and Path(data_dir).resolve(), session.seeds_per_batch,
+            tuple(group), results_dir, folder, data_dir, session.seeds_per_batch,
             session.checkpoint_seconds, sweep, numerics(), compiled_programs_are_kept(),
         )  # fmt: skip
         most = batch_runs or -(-len(group) // shares)

@@ -78,8 +78,9 @@ def present(results_dir: Path, what: str, sweep: str = "") -> Iterator[Owner]:
         file = path.open("w", encoding="utf-8")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _ours.add(me.id)
-        _write(path, me)
     try:
+        with _registry_locked(results_dir):
+            _write(path, me)
         yield me
     finally:
         with _registry_locked(results_dir):
@@ -135,8 +136,8 @@ def ask_to_stop(results_dir: Path, sweep: str) -> None:
 
 
 def asked_to_stop(results_dir: Path, sweep: str) -> bool:
-    """Whether a sweep has asked its batches to stop."""
-    return _path(results_dir, sweep).with_suffix(".stop").exists()
+    """Whether a sweep has asked its batches to stop, or is gone without a word."""
+    return _path(results_dir, sweep).with_suffix(".stop").exists() or not exists(results_dir, sweep)
 
 
 # --- what killed processes left ---------------------------------------------------------------------------------------
@@ -211,8 +212,9 @@ def _living(results_dir: Path) -> list[Owner]:
         if path.stem not in _ours and _is_free(path):
             _remove(path)
         else:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Owner(**{**stored, "names": tuple(stored["names"])}))
+            with contextlib.suppress(ValueError):  # not yet written, or torn by a full disk: it owns nothing
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                found.append(Owner(**{**stored, "names": tuple(stored["names"])}))
     return found
 
 

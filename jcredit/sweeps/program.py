@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ from jcredit.sweeps.variants import Folder, Request, labels_of
 from jcredit.training import Run, epoch_and_scores
 
 CHECKPOINT_SECONDS = 60.0
+log = logging.getLogger("jcredit")
 
 
 class Stopped(RuntimeError):
@@ -154,12 +157,14 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     config, cache = group[0].variant.config, in_flight(group, unfinished)
     layout = _saved_layout(cache, len(group)) or choose_layout(len(group), session.seeds_per_batch)
     state, hp, data = _start(group, run, layout, session.results_dir, False)
-    progress = Progress(layout, session.git_commit, data=run.origin)
+    progress = Progress.begun(layout, session.git_commit, run.origin)
     if (restored := checkpoints.restore(cache / "checkpoint", state, cache.name)) is not None:
         saved_state, before = restored[0], Progress.from_json(restored[1])
         if (fault := _no_way_on(group, run, before, session.results_dir)) is not None:
             set_aside(cache, fault, "its runs start afresh")
             return advance(group, run, session, unfinished)
+        if elsewhere := before.begun_elsewhere():
+            log.warning("%s: begun with %s; it goes on, its rows name both", plan.shown(labels_of(group)), elsewhere)
         state = put(saved_state, layout, per_run=True)
         progress = before.continued_by(session.git_commit)._replace(layout=layout)
         session.bar.done(what_is_run(config), progress.epoch * len(group))
@@ -283,9 +288,14 @@ def _no_way_on(group: Sequence[Request], run: Run, progress: Progress, results_d
 
 def forget(group: Sequence[Request], unfinished: Path) -> None:
     """Removes a group's folder in flight, if there is one: its rows are written, or what it learned is kept."""
-    cache = in_flight(group, unfinished)
+    clear(in_flight(group, unfinished))
+
+
+def clear(cache: Path) -> None:
+    """Removes a folder in flight, if there is one."""
     checkpoints.remove(cache / "checkpoint")
-    for name in ("rows.json", "program.json"):
-        (cache / name).unlink(missing_ok=True)
-    if cache.exists() and not any(cache.iterdir()):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in ("rows.json", "program.json"):
+            (cache / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # gone, or it holds files that are not ours
         cache.rmdir()

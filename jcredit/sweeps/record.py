@@ -5,6 +5,7 @@ A row says what its numbers depend on: the code that trained it, versions, devic
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 import math
@@ -33,6 +34,9 @@ class Progress(NamedTuple):
     Attributes:
       layout: how they lie on the hardware.
       git_commit: the code that trains them, or several where it changed in between; None outside jcredit's checkout.
+      versions: of what their numbers depend on, and
+      device: what they are trained on: the same, several where a run went on elsewhere; empty where that was not
+        written down.
       history: for each epoch so far {metric: values}; scores of the credit only in some epochs.
       layers: the latest scores of the credit by layer, {name: values}.
       run_s: seconds they took so far, without compiling.
@@ -47,6 +51,8 @@ class Progress(NamedTuple):
     run_s: float = 0.0
     initial: dict[str, list[Any]] = {}  # noqa: RUF012
     data: str | None = None
+    versions: dict[str, str] = {}  # noqa: RUF012
+    device: str = ""
 
     @property
     def epoch(self) -> int:
@@ -58,10 +64,25 @@ class Progress(NamedTuple):
         history = (*self.history, metrics)
         return self._replace(history=history, layers=layers or self.layers, run_s=self.run_s + seconds)
 
+    @classmethod
+    def begun(cls, layout: Layout, git_commit: str | None, data: str) -> Progress:
+        """That of runs that this process begins."""
+        return cls(layout, git_commit, data=data, versions=versions(), device=device())
+
     def continued_by(self, git_commit: str | None) -> Progress:
-        """The same where this code goes on with it."""
+        """The same where this code goes on with it in this process."""
         before, now = self.git_commit or "unknown", git_commit or "unknown"
-        return self if before.split(", ")[-1] == now else self._replace(git_commit=f"{before}, {now}")
+        return self._replace(
+            git_commit=self.git_commit if _and(before, now) == before else _and(before, now),
+            versions={name: _and(self.versions.get(name, "unknown"), here) for name, here in versions().items()},
+            device=_and(self.device or "unknown", device()),
+        )
+
+    def begun_elsewhere(self) -> str:
+        """What of versions and device is another here than where they were last trained; empty where nothing is."""
+        last = {name: value.split(", ")[-1] for name, value in {**self.versions, "device": self.device}.items()}
+        here = {**versions(), "device": device()}
+        return ", ".join(f"{name} {was}, here {here[name]}" for name, was in last.items() if was and was != here[name])
 
     def of_run(self, i: int) -> Progress:
         """That of one run alone."""
@@ -82,6 +103,11 @@ class Progress(NamedTuple):
           KeyError, TypeError: another value than that.
         """
         return cls(**{**value, "layout": Layout(**value["layout"]), "history": tuple(value["history"])})
+
+
+def _and(before: str, now: str) -> str:
+    """What there was, and what there is now if it is another than was last."""
+    return before if before.split(", ")[-1] == now else f"{before}, {now}"
 
 
 # --- divergence -------------------------------------------------------------------------------------------------------
@@ -149,8 +175,8 @@ def make_row(
         "timing": {
             "compile_s": round(compile_s, 2), "run_s": round(progress.run_s, 2), "runs_in_program": runs_in_program,
         },
-        "layout": progress.layout._asdict(), "versions": versions(), "git_commit": progress.git_commit,
-        "device": f"{jax.devices()[0].platform}: {jax.devices()[0].device_kind}",
+        "layout": progress.layout._asdict(), "versions": progress.versions, "git_commit": progress.git_commit,
+        "device": progress.device,
     })  # fmt: skip
 
 
@@ -193,16 +219,22 @@ def copied_row(row: Row, request: Request, folder: Folder) -> Row:
     return {**as_line(row, request.variant), **home, "from": origin}
 
 
-# --- the code that ran ------------------------------------------------------------------------------------------------
+# --- the code that ran, and what it ran on ---------------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    return {name: importlib.metadata.version(name) for name in ("jcredit", "jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def device() -> str:
+    """Platform and kind of the first device."""
+    first = jax.devices()[0]
+    return f"{first.platform}: {first.device_kind}"
 
 
 def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
-    """The commit of jcredit's own checkout, with ``+`` behind it where the work tree differs.
+    """The commit of jcredit's own checkout; where the work tree differs, with ``+`` and six digits of how behind it.
 
     Args:
       checkout: the folder that holds the package.
@@ -218,7 +250,8 @@ def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
         if project != "jcredit" or not Path(git("rev-parse", "--show-toplevel")).samefile(checkout):
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "jcredit", "experiments")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+        changed = git("diff", "HEAD", "--binary", "--", "jcredit", "experiments")
+        mark = f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else ""
+        return git("rev-parse", "--short=12", "HEAD") + mark
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return None

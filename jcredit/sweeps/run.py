@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jcredit.checking import check_run
 from jcredit.config import Config, parts_of, static_key
 from jcredit.files import DAMAGED
 from jcredit.poison import check_no_hidden_backprop
 from jcredit.report.rows import Row, append_rows, finished, read_rows
 from jcredit.sweeps import copies, plan, program, snapshots, status
-from jcredit.sweeps.batch import Batch
+from jcredit.sweeps.batch import Batch, take_what_is_left
 from jcredit.sweeps.cost import flops_of_jaxpr
 from jcredit.sweeps.engine import Program, run_all
 from jcredit.sweeps.forecast import Bar, Work
@@ -30,7 +31,7 @@ from jcredit.sweeps.layout import choose_layout
 from jcredit.sweeps.program import Session, Stopped as Stopped, composition, forget, what_is_run
 from jcredit.sweeps.record import copied_row, git_commit, rows_under
 from jcredit.sweeps.variants import Folder, Request, Variant, labels_of
-from jcredit.training import Run, check_run, make_run
+from jcredit.training import Run, make_run
 
 
 def run_sweep(
@@ -71,6 +72,7 @@ def run_sweep(
     """
     commit = git_commit()
     wanted = _requests(variants, seeds)
+    there = None if take_what_is_left(folder) else there
     rows, copied, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
     fits = functools.partial(_check_fits, seeds_per_batch=seeds_per_batch, batch_runs=batch_runs)
@@ -259,34 +261,43 @@ def _session(
         same = work.get(what_is_run(config), Work(0, flops))  # with one followup and another
         work[what_is_run(config)] = same._replace(run_epochs=same.run_epochs + config.epochs * len(group))
     quiet = not progress or not work
-    with status.announced(results_dir, [group for group, *_ in programs]) as tell, _stop_flag() as stop:
+    with status.announced(results_dir, [group for group, *_ in programs]) as tell, _stop_signal() as stop:
         with Bar(work, at_once=at_once, tell=tell, disable=quiet) as bar:
-            stopped = lambda: bool(stop)  # noqa: E731
+            stopped = lambda: stop.number is not None  # noqa: E731
             try:
                 yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
             except Stopped as error:
-                error.signal = stop[0] if stop else error.signal
+                error.signal = stop.number or error.signal
                 raise
 
 
-@contextmanager
-def _stop_flag() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM makes non-empty; a second one interrupts at once."""
-    caught: list[int] = []
+class StopSignal:
+    """A handler of signals: the first asks the sweep under way to stop, a second one interrupts at once.
 
-    def handler(number, frame):
-        if caught:
+    Attributes:
+      number: of the first signal; None before there is one.
+    """
+
+    number: int | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """Takes a signal."""
+        if self.number is not None:
             raise KeyboardInterrupt
-        caught.append(number)
+        self.number = number
 
-    previous = {}
+
+@contextmanager
+def _stop_signal() -> Iterator[StopSignal]:
+    """The handler of SIGINT and SIGTERM while the block runs."""
+    handler, previous = StopSignal(), {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, handler)
     except ValueError:  # not in the main thread: signals are someone else's
         pass
     try:
-        yield caught
+        yield handler
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

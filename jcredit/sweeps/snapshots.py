@@ -66,10 +66,11 @@ def _checked(final: Path) -> Progress:
 
     Raises:
       FileError: it is damaged, of another run, or of another schema.
+      OSError: it cannot be read now.
     """
     try:
         stored = read_sealed(final / "meta.json")
-    except (OSError, FileError) as error:
+    except (FileNotFoundError, FileError) as error:
         reason = " is missing" if isinstance(error, FileNotFoundError) else f": {error}"
         raise FileError(f"meta.json{reason}") from error
     if stored.get("schema") != SCHEMA:

@@ -2,8 +2,8 @@
 
 On disk, outside git: ``<results-dir>/cache/status/sweep-<id>.json`` says how much a sweep has to do, ``<name>.json``
 beside it how far a program of it has come.  They are written whole, at most as often as costs 1% of the time, and go
-with their sweep, those of a killed one with the next; nobody but ``watch`` reads them, and a sweep runs on where they
-cannot be written.
+with their sweep, those of a killed one with the next on its machine; nobody but ``watch`` reads them, and a sweep runs
+on where they cannot be written.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from jcredit.sweeps.forecast import Forecast
 from jcredit.sweeps.record import Progress
 from jcredit.sweeps.variants import Request, labels_of
 
+STARTS = "networks to start from"
+"""Where the runs are of programs that leave no rows."""
 SHARE = 0.01
 """Of the time, at most, that is spent on writing."""
 
@@ -137,7 +139,7 @@ class Reporter:
         self._file, self._epochs = _Sparing(folder(results_dir) / f"{name}.json"), group[0].variant.config.epochs
         home = Path(unfinished).resolve().relative_to(Path(results_dir).resolve())
         self._about = {
-            "where": home.parent.as_posix() if home.name == "cache" else "networks to start from",
+            "where": home.parent.as_posix() if home.name == "cache" else STARTS,
             "labels": labels_of(group), "runs": len(group), "epochs": self._epochs, "began": time.time(), **_process(),
         }  # fmt: skip
 

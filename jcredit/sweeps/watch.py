@@ -1,14 +1,14 @@
 """A sweep seen from outside: what its programs are at, how much is left, and curves, from files that are only read.
 
-What is under way comes from ``status``, what is finished from rows.  Files that are replaced, gone or torn while they
-are read are left out until the next look.
+What is under way comes from ``status``, what is finished from rows, what was cut off from its checkpoint.  Files that
+are replaced, gone or torn while they are read are left out until the next look.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jcredit.config import ConfigError
 from jcredit.report.rows import Row, grouped
 from jcredit.sweeps import status
+from jcredit.sweeps.owners import IN_FLIGHT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +27,20 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
 
 
+class CutOff(NamedTuple):
+    """A program that nobody is at and that has a checkpoint to go on from.
+
+    Attributes:
+      where: <experiment>/<preset>, or that it trains networks for others to start from.
+      runs: how many runs share it.
+      saved: when the checkpoint was written, seconds since the epoch.
+    """
+
+    where: str
+    runs: int
+    saved: float
+
+
 class View(NamedTuple):
     """One look at a results directory.
 
@@ -34,12 +49,14 @@ class View(NamedTuple):
       programs: status of each program under way, the longest first.
       sweeps: what each sweep under way has to do.
       now: seconds since the epoch.
+      cut_off: what was interrupted or killed, and not begun again.
     """
 
     rows: list[Row]
     programs: list[dict[str, Any]]
     sweeps: list[dict[str, Any]]
     now: float
+    cut_off: list[CutOff] = []  # noqa: RUF012
 
 
 def look(directory: Path) -> View:
@@ -55,7 +72,8 @@ def look(directory: Path) -> View:
     if not directory.is_dir():
         raise ConfigError(f"results directory {str(directory)!r} does not exist; give the one that a sweep writes to")
     root = next((path for path in (directory, *directory.resolve().parents[:2]) if status.folder(path).is_dir()), None)
-    statuses = [said for _, said in status.objects(root)] if root is not None else []
+    named = dict(status.objects(root)) if root is not None else {}
+    statuses = list(named.values())
     below = directory.resolve().relative_to(root.resolve()).as_posix() if root is not None else "."
     programs = [s for s in statuses if _has(s, "where", "labels", "runs", "epoch", "epochs", "curves", "updated")]
     mine = [s for s in programs if below == "." or f"{s['where']}/".startswith(f"{below}/")]
@@ -63,7 +81,23 @@ def look(directory: Path) -> View:
         [row for path in sorted(directory.rglob("rows.jsonl")) for row in _rows(path)],
         sorted(mine, key=lambda s: s["began"]),
         [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time(),
+        list(_cut_off(directory, named)),
     )  # fmt: skip
+
+
+def _cut_off(directory: Path, under_way: Collection[str]) -> Iterator[CutOff]:
+    """What has a checkpoint below a directory, as deep in it as it may lie, and no status."""
+    for above in ("cache", "*/cache", "*/*/cache", "cache/unfinished"):
+        for path in sorted(directory.glob(f"{above}/*/program.json")):
+            if path.parent.name in under_way or not IN_FLIGHT.fullmatch(path.parent.name):
+                continue
+            try:
+                runs = len(json.loads(path.read_text(encoding="utf-8"))["runs"])
+                saved = max(meta.stat().st_mtime for meta in path.parent.glob("checkpoint/*/meta.json"))
+            except (OSError, ValueError, KeyError, TypeError):  # gone, torn, or nothing was saved
+                continue
+            *_, experiment, preset, cache, _, _ = path.resolve().parts
+            yield CutOff(f"{experiment}/{preset}" if cache == "cache" else status.STARTS, runs, saved)
 
 
 def _has(value: dict[str, Any], *names: str) -> bool:
@@ -119,6 +153,11 @@ def render(view: View) -> RenderableType:
         table = Table("program", "runs", "epoch", "updated", "curves", title="under way", title_justify="left")
         for program in view.programs:
             table.add_row(*map(Text, _cells(program, view.now)))
+        parts.append(table)
+    if view.cut_off:
+        table = Table("cut off", "runs", "saved", title="the same command goes on with", title_justify="left")
+        for left in view.cut_off:
+            table.add_row(Text(left.where), str(left.runs), f"{duration(view.now - left.saved)} ago")
         parts.append(table)
     if view.rows:
         table = Table("finished", "runs", "latest", title="finished", title_justify="left")

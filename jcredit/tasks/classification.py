@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Annotated, Any, TypeAlias
 
 import jax
@@ -18,6 +19,7 @@ from jcredit.types import Array, Data, Key, Sizes, Task
 
 Classes: TypeAlias = Annotated[int, Bound(2)]
 """A number of classes."""
+log = logging.getLogger("jcredit")
 MOST_CLASSES = 2**31 - 2
 """The largest label: the number of classes, one more, is an int32."""
 
@@ -97,6 +99,13 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
             raise ConfigError(f"labels of {name} have shape {labels.shape}; give one for each of {len(inputs)} samples")
     if (train_y == train_y[0]).all():
         raise ConfigError(f"y: all {len(train_y)} labels are {train_y[0]}; give samples of at least two classes")
+    if new := sorted({*np.unique(test_y).tolist()} - {*np.unique(train_y).tolist()}):
+        log.warning("y_test has label %d, of which y has no sample: nothing can learn it", new[0])
+    if train_x.ndim == 4 and train_x.shape[1] in (1, 3, 4) and train_x.shape[2] == train_x.shape[3]:
+        log.warning(
+            "x has shape %s, taken for %d x %d pixels of %d channels; where channels come first, give"
+            " np.moveaxis(x, 1, -1)", train_x.shape, *train_x.shape[1:],
+        )  # fmt: skip
     classes = int(max(train_y.max(), test_y.max())) + 1
     return arrays_task(data=Arrays((train_x, train_y, test_x, test_y)), classes=classes, normalise=normalise)
 

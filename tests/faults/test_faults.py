@@ -49,7 +49,7 @@ def slow_but(quick, every):
 
 def test_a_commit_meanwhile_changes_no_row(shop, references, tmp_path):
     """Rows are compared by their commit too, and the children of one zygote run the same code."""
-    assert shop.git_commit and shop.git_commit.endswith("+")
+    assert shop.git_commit and shop.git_commit[12] == "+"
     assert shop.command(tmp_path, ("dfa",)).status == 0
     references(("dfa",)).check(tmp_path)
     assert shop.git_commit in harness.rows_file(tmp_path).read_text()
