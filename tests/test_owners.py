@@ -119,8 +119,17 @@ def test_a_sweep_asks_its_own_batches_to_stop_and_that_is_forgotten_with_it(tmp_
     with owners.present(tmp_path, "a sweep") as sweep, owners.present(tmp_path, "another") as other:
         owners.ask_to_stop(tmp_path, sweep.id)
         assert owners.asked_to_stop(tmp_path, sweep.id) and not owners.asked_to_stop(tmp_path, other.id)
+    assert not owners.asked_to_stop(tmp_path, sweep.id)
+
+
+def test_a_batch_that_outlives_the_sweep_which_asked_it_to_stop_still_hears_that(tmp_path):
+    with owners.present(tmp_path, "a sweep") as sweep:
+        batch = owners.present(tmp_path, "a batch", sweep.id)
+        me = batch.__enter__()
+        owners.ask_to_stop(tmp_path, sweep.id)
+    assert owners.asked_to_stop(tmp_path, me.sweep) and owners.living(tmp_path) == [me]
+    batch.__exit__(None, None, None)
     assert not list(owners.registry(tmp_path).iterdir())
-    assert owners.asked_to_stop(tmp_path, sweep.id)  # whoever sent a batch and is gone wants no more of it
 
 
 def test_a_full_disk_leaves_no_owner_that_others_stumble_over(tmp_path, monkeypatch):

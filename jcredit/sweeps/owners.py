@@ -84,9 +84,10 @@ def present(results_dir: Path, what: str, sweep: str = "") -> Iterator[Owner]:
         yield me
     finally:
         with _registry_locked(results_dir):
-            _remove(path)
+            path.unlink(missing_ok=True)
             file.close()
             _ours.discard(me.id)
+            _forget_stops(results_dir)
 
 
 @contextlib.contextmanager
@@ -131,13 +132,13 @@ def living(results_dir: Path) -> list[Owner]:
 
 
 def ask_to_stop(results_dir: Path, sweep: str) -> None:
-    """Asks all batches of a sweep to stop after their epoch; forgotten with the sweep."""
+    """Asks all batches of a sweep to stop after their epoch; forgotten with the sweep and the last of them."""
     _path(results_dir, sweep).with_suffix(".stop").touch()
 
 
 def asked_to_stop(results_dir: Path, sweep: str) -> bool:
-    """Whether a sweep has asked its batches to stop, or is gone without a word."""
-    return _path(results_dir, sweep).with_suffix(".stop").exists() or not exists(results_dir, sweep)
+    """Whether a sweep has asked its batches to stop."""
+    return _path(results_dir, sweep).with_suffix(".stop").exists()
 
 
 # --- what killed processes left ---------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def _living(results_dir: Path) -> list[Owner]:
     found = []
     for path in sorted(registry(results_dir).glob("*.owner")):
         if path.stem not in _ours and _is_free(path):
-            _remove(path)
+            path.unlink(missing_ok=True)
         else:
             with contextlib.suppress(ValueError):  # not yet written, or torn by a full disk: it owns nothing
                 stored = json.loads(path.read_text(encoding="utf-8"))
@@ -239,9 +240,13 @@ def _write(path: Path, owner: Owner) -> None:
     path.write_text(json.dumps(owner._asdict()), encoding="utf-8")
 
 
-def _remove(path: Path) -> None:
-    path.with_suffix(".stop").unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+def _forget_stops(results_dir: Path) -> None:
+    """Forgets that sweeps asked to stop which are gone; a batch outlives its sweep where that is interrupted twice."""
+    living = _living(results_dir)
+    heard = {owner.sweep for owner in living} | {owner.id for owner in living}
+    for path in registry(results_dir).glob("*.stop"):
+        if path.stem not in heard:
+            path.unlink(missing_ok=True)
 
 
 def _now() -> str:
