@@ -214,9 +214,10 @@ def test_where_chooses_by_field_and_by_setting():
 
 
 def test_a_table_shows_the_metrics_that_are_asked_for():
-    rows = Rows([make_row("own", 0, mine=0.25, gamma=0.5), make_row("own", 1, mine=0.75, gamma=0.5)])
+    rows = Rows(make_row("own", seed, mine=0.25 + seed / 2, gamma=0.5, tiny=1e-5) for seed in (0, 1))
     header, _, line = rows.table(metrics=["mine", "gamma"]).splitlines()[2:5]
-    assert [title.strip() for title in header.split("|")[-3:-1]] == ["mine", "gamma"] and "0.5 ±" in line
+    assert [title.strip() for title in header.split("|")[-3:-1]] == ["mine", "gamma"] and "0.500 ±" in line
+    assert "1.00e-05 ±" in rows.table(metrics=["tiny"])
     assert rows.table(metrics="mine") == rows.table(metrics=["mine"])
     with pytest.raises(ResultsError, match="metric 'min' is in none of 2 rows; did you mean 'mine'"):
         rows.table(metrics=["min"])

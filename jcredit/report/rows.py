@@ -158,7 +158,14 @@ class Rows(Sequence[Row]):
         for name in chosen:
             if name not in names:
                 raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {_hint(str(name), names)}")
-        return TableSpec(_title(self), tuple(Column(name, f"metrics.{name}", ".4g") for name in chosen))
+        return TableSpec(
+            _title(self), tuple(Column(name, path := f"metrics.{name}", self._format(path)) for name in chosen)
+        )
+
+    def _format(self, path: str) -> str:
+        """Three decimals, but for numbers that have none of them."""
+        numbers = [abs(value) for row in self if (value := number_at(row, path))]
+        return ".3f" if not numbers or max(numbers) >= 0.01 else ".2e"
 
     def frame(self, per: Per = "run") -> pandas.DataFrame:
         """A pandas data frame with one line per run, or per epoch or layer of each.
