@@ -155,10 +155,14 @@ def test_a_frame_has_a_line_per_run_and_the_settings_that_differ():
 
 def test_a_frame_names_settings_of_parts_by_their_paths():
     credits_ = [jc.vector_field(directions=d, trunk=jc.mlp(hidden=h)) for d, h in ((2, 8), (4, 16))]
-    frame = Rows(make_row(f"v{i}", config=described(jc.Config(credit=c))) for i, c in enumerate(credits_)).frame()
+    rows = Rows(make_row(f"v{i}", config=described(jc.Config(credit=c))) for i, c in enumerate(credits_))
+    frame = rows.frame()
     assert frame["credit.directions"].tolist() == [2, 4]
     assert frame["credit.trunk.hidden"].tolist() == [8, 16]
     assert not {"credit", "credit.trunk", "credit.learning_rate"} & set(frame.columns)
+    whole = rows.frame(constants=True)
+    assert whole["credit.learning_rate"].nunique() == 1 and set(whole["credit"]) == {"vector_field"}
+    assert set(frame.columns) < set(whole.columns)
 
 
 def test_a_frame_has_a_line_per_epoch_or_per_layer_of_each_run():

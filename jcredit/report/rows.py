@@ -167,7 +167,7 @@ class Rows(Sequence[Row]):
         numbers = [abs(value) for row in self if (value := number_at(row, path))]
         return ".3f" if not numbers or max(numbers) >= 0.01 else ".2e"
 
-    def frame(self, per: Per = "run") -> pandas.DataFrame:
+    def frame(self, per: Per = "run", *, constants: bool = False) -> pandas.DataFrame:
         """A pandas data frame with one line per run, or per epoch or layer of each.
 
         Its columns are label, block, seed, status and tier; every setting that has more than one value among the runs
@@ -180,6 +180,8 @@ class Rows(Sequence[Row]):
 
         Args:
           per: what a line is of.
+          constants: whether settings that have the same value in all runs are columns too, for frames of several sweeps
+            that are put together.
 
         Raises:
           ImportError: pandas is not installed.
@@ -192,7 +194,10 @@ class Rows(Sequence[Row]):
         except ImportError as error:
             raise ImportError("Rows.frame needs pandas: pip install 'jcredit[frames]'") from error
         settings = [_settings(row) for row in self]
-        varied = [path for path in _names(settings) if _varies(values[path] for values in settings if path in values)]
+        varied = [
+            path for path in _names(settings)
+            if constants or _varies(values[path] for values in settings if path in values)
+        ]  # fmt: skip
         lines, place = [], [] if per == "run" else [per]
         for row, values in zip(self, settings, strict=True):
             run = {**_line(row), **{path: values.get(path) for path in varied}}
