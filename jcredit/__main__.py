@@ -12,7 +12,6 @@ python -m jcredit watch results
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import signal
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from jcredit.study.found import directories
 from jcredit.study.rebuilding import DRAWN_BY, LEDGER, PAGE, check, report, said, write_claims, write_page
 from jcredit.study.scripts import description, load_experiments
 from jcredit.sweeps.cluster import dask_cluster
+from jcredit.sweeps.record import version
 from jcredit.sweeps.run import Stopped
 from jcredit.sweeps.watch import follow
 
@@ -45,8 +45,9 @@ def _seconds(text: str) -> float:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m jcredit", description=__doc__.splitlines()[0] if __doc__ else "")
-    version = f"jcredit {importlib.metadata.version('jcredit')}"
-    parser.add_argument("--version", action="version", version=version, help="the version, and nothing else")
+    parser.add_argument(
+        "--version", action="version", version=f"jcredit {version('jcredit')}", help="the version, and nothing else"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="list|reproduce|report|claims|watch")
     listing = commands.add_parser("list", help="every experiment: question, phase, runs and minutes of each preset")
     reproducing = commands.add_parser(
@@ -128,7 +129,8 @@ def _reproduce(args: argparse.Namespace, experiments: dict[str, Experiment]) -> 
 def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> bool:
     """The command ``report``; whether all went well."""
     if args.check:
-        of_the_pages = args.results_dir == RESULTS and QUOTES.exists()  # no page quotes the rows of another folder
+        # No page quotes the rows of another folder.
+        of_the_pages = args.results_dir.resolve() == RESULTS.resolve() and QUOTES.exists()
         quoted = args.quotes or (QUOTES if of_the_pages else None)
         outcomes = check(args.results_dir, experiments, quoted)
     else:

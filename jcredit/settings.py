@@ -105,9 +105,10 @@ def known(what: str, name: str, names: Any) -> None:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like another, if any is; of dotted names the last parts are compared, and the rest is kept."""
     head, last = _dotted(name)
-    last = SHORT.get(last.lower(), last)
     parts = [(*_dotted(other), other) for other in names]
     pool = {tail: other for before, tail, other in parts if not head or before == head or before.endswith(f".{head}")}
+    if (usual := SHORT.get(last.lower())) in pool:
+        return pool[usual]
     near = difflib.get_close_matches(last, pool, n=1, cutoff=0.7)
     return pool[near[0]] if near else None
 

@@ -13,9 +13,10 @@ import importlib.util
 import inspect
 import itertools
 import sys
+import tokenize
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def source_hash(function: Callable) -> str:
     Followed are the functions, classes and values of its own module and of its neighbours, and what it closes over; a
     neighbour which it uses as such, or imports where it runs, counts with its whole text and with what neighbours it
     imports.  Neighbours lie in the same folder, or are found from where its own module is: in its package, or in
-    packages beside it.  What comes from elsewhere is known by its name; an object of a class made elsewhere by what
-    pickle would make it from.
+    packages beside it; of what is installed, in the same folder alone.  What comes from elsewhere is known by its name;
+    an object of a class made elsewhere by what pickle would make it from.
 
     Raises:
       ConfigError: a value that nothing tells from another, such as a lock or an open file.
@@ -168,9 +169,8 @@ class _Identity:
         self.modules.add(file)
         if file.suffix != ".py":  # compiled
             return [name, digest_of(file)]
-        text = file.read_text(encoding="utf-8")
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        return [name, text, self._imported(_imports_in(text), package)]
+        return [name, _text_of(file), self._imported(_imports_in(file), package)]
 
     def _imported(self, imports: Iterable[_Import], package: str) -> list[Any]:
         """The home's neighbours among imports; a name taken from a package may be one, too."""
@@ -206,22 +206,25 @@ class _Identity:
 
 def _file_of(module: str) -> Path | None:
     """A module's file, whether it has been imported or not; None where it has none."""
-    if module in sys.modules:
-        file = getattr(sys.modules[module], "__file__", None)
-    else:
-        spec = _spec_of(module)
-        file = spec.origin if spec is not None and spec.has_location else None
+    file = getattr(sys.modules[module], "__file__", None) if module in sys.modules else _unimported(module)
     return Path(file).resolve() if file else None
 
 
-def _spec_of(module: str) -> ModuleSpec | None:
-    """Where a module would be imported from, without importing the packages that it is in."""
-    package = module.rpartition(".")[0]
-    with contextlib.suppress(ImportError, ValueError, AttributeError):  # no package, or one that was made by hand
-        if not package or package in sys.modules:
-            return importlib.util.find_spec(module)
-        above = _spec_of(package)
-        return above and PathFinder.find_spec(module, above.submodule_search_locations)
+def _unimported(module: str) -> str | Path | None:
+    """The file that a module would be imported from, without importing the packages that it is in."""
+    outermost, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(outermost)
+    except (ImportError, ValueError):  # made by hand
+        return None
+    if spec is None or not inner:
+        return spec.origin if spec is not None and spec.has_location else None
+    *packages, last = inner
+    endings = (f"{last}/__init__.py", *(last + suffix for suffix in all_suffixes()))
+    for location in spec.submodule_search_locations or ():
+        folder = Path(location, *packages)
+        if found := next((folder / ending for ending in endings if (folder / ending).is_file()), None):
+            return found
     return None
 
 
@@ -242,7 +245,10 @@ def _folder_of(module: str) -> Path | None:
 def _root_of(module: str) -> Path | None:
     """The folder that a module's outermost package, or it itself, is found in; None for what is installed, for Python's
     own and for jcredit."""
-    file, outermost = _file_of(module), module.partition(".")[0]
+    file, spec = _file_of(module), getattr(sys.modules.get(module), "__spec__", None)
+    if module == "__main__" and file is not None and spec is not None:
+        module = spec.name  # of python -m
+    outermost = module.partition(".")[0]
     if outermost == __name__.partition(".")[0] or outermost in sys.stdlib_module_names:
         return None
     if file is None:
@@ -302,9 +308,15 @@ def _imports_of(code: types.CodeType) -> Iterator[_Import]:
                 yield level.argval, step.argval, names.argval or ()
 
 
-def _imports_in(text: str) -> Iterator[_Import]:
+def _text_of(file: Path) -> str:
+    """A module's text, in whatever encoding it says it has."""
+    with tokenize.open(file) as text:
+        return text.read()
+
+
+def _imports_in(file: Path) -> Iterator[_Import]:
     """What a module's text imports, at its start or in its functions."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(_text_of(file))):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -313,12 +325,11 @@ def _imports_in(text: str) -> Iterator[_Import]:
 
 def _dotted_imports(scope: Mapping[str, Any], used: Iterable[Any]) -> list[_Import]:
     """Of what a module's text imports as ``package.module``, by whose name the package alone is known, what is used."""
-    packages = {f"{value.__name__}." for value in used if isinstance(value, types.ModuleType)}
+    packages = tuple(f"{value.__name__}." for value in used if isinstance(value, types.ModuleType))
     file = Path(scope.get("__file__") or "")
     if not packages or file.suffix != ".py" or not file.is_file():
         return []
-    imports = _imports_in(file.read_text(encoding="utf-8"))
-    return [found for found in imports if not found[2] and any(found[1].startswith(name) for name in packages)]
+    return [found for found in _imports_in(file) if not found[2] and found[1].startswith(packages)]
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:

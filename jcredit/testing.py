@@ -9,6 +9,7 @@ a tiny network, in a few seconds.
 from __future__ import annotations
 
 import functools
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ def _one_line(check: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(check)
     def checked(*args: P.args, **settings: P.kwargs) -> None:
+        inspect.signature(check).bind(*args, **settings)  # the caller's own mistake is none of the part's
         _guarded(lambda: check(*args, **settings), getattr(args[0], "name", "the part") if args else "the part")
 
     return checked
@@ -324,6 +326,10 @@ def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
     for what, found in (("batch", x), ("prepare", stored)):
         if found.shape[1:] != tuple(built.sizes.inputs):
             raise CheckFailed(f"{part.name}: {what} gives samples {found.shape[1:]}, sizes say {built.sizes.inputs}")
+    if jnp.issubdtype(y.dtype, jnp.integer) and (int(y.min()) < 0 or int(y.max()) >= built.sizes.outputs):
+        raise CheckFailed(
+            f"{part.name}: labels run from {int(y.min())} to {int(y.max())}, outputs are {built.sizes.outputs}"
+        )
     network_ = run.built(hp).network
     width = shapes_of(network_, state.params, built).width
     outputs = forward(network_, state.params, x).outputs_BxC
@@ -331,15 +337,12 @@ def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
         found = fn(outputs, y)
         if jnp.shape(found) != (BATCH,):
             raise CheckFailed(f"{part.name}: {what} has shape {jnp.shape(found)}, not {(BATCH,)}: one number a sample")
+        _finite(found, f"{part.name}: {what}")
         if not _close(fn(outputs[:1], y[:1]), found[:1], 1e-3):
             raise CheckFailed(
                 f"{part.name}: a sample's {what} depends on the others of its batch; outputs have shape"
                 f" {outputs.shape} and targets {jnp.shape(y)}, which may broadcast"
             )
-    if jnp.issubdtype(y.dtype, jnp.integer) and (int(y.min()) < 0 or int(y.max()) >= built.sizes.outputs):
-        raise CheckFailed(
-            f"{part.name}: labels run from {int(y.min())} to {int(y.max())}, outputs are {built.sizes.outputs}"
-        )
     if built.noise is not None:
         shape = (depth_of(state.params), BATCH, width)
         if (found := built.noise(jax.random.key(0), shape).shape) != shape:

@@ -16,6 +16,7 @@ from helpers import tiny
 import jcredit as jc
 from jcredit import __main__ as command
 from jcredit.config import config_hash, described, settings
+from jcredit.files import write_sealed
 from jcredit.report.rows import read_rows
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import (
@@ -134,6 +135,17 @@ def test_a_run_writes_rows_table_figure_and_config(capsys, tmp_path):
     assert line["config_hash"] == rows[0]["config_hash"] == config_hash(TINY) and line["config"] == described(TINY)
     main(tiny_experiment(), ["--results-dir", str(tmp_path), "--no-progress"])
     assert "every run was there already" in capsys.readouterr().out
+
+
+def test_rows_that_a_killed_command_had_made_are_in_the_table(tmp_path):
+    options = ["--results-dir", str(tmp_path), "--no-progress"]
+    main(tiny_experiment(), [*options, "--seeds", "0"])
+    place = tmp_path / "tiny/quick"
+    write_sealed(place / "cache/0123456789ab/rows.json", {"rows": read_rows(place / "rows.jsonl")})
+    (place / "rows.jsonl").unlink()
+    main(tiny_experiment(), [*options, "--seeds", "1"])
+    assert [row["seed"] for row in read_rows(place / "rows.jsonl")] == [0, 1] and not list(place.glob("cache/*"))
+    assert re.search(r"\| frozen .*\| +2 \|", (place / "table.md").read_text())
 
 
 def test_rows_are_read_once_in_a_command(tmp_path, monkeypatch):

@@ -84,6 +84,8 @@ def fails(check, part, message):
 
 
 def test_a_plain_function_is_told_to_decorate_its_factory():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'netwrk'"):
+        check_estimator(jc.dfa, netwrk=1)  # type: ignore[call-arg]
     fails(check_estimator, lambda: None, "decorate its factory with @jc.estimator")
     fails(check_rule, jc.dfa(), "is no rule")
 
@@ -266,6 +268,7 @@ TASKS = {
     r"a sample's loss depends on the others of its batch; outputs have shape \(32, 3\)": lambda task: dict(
         loss=lambda outputs, y: jnp.abs(outputs[:, :1] - y[None, :]).mean(-1)
     ),
+    "loss is not finite": lambda task: dict(loss=lambda outputs, y: task.loss(outputs, y) / 0.0),
     r"train_size=1000, but its data have \d+ training samples": lambda task: dict(train_size=1000),
     r"noise has shape \(1, 32, 8\), not \(2, 32, 8\)": lambda task: dict(
         noise=lambda key, shape: jnp.zeros((1, *shape[1:]))

@@ -61,8 +61,11 @@ PACKAGED = {
     "as a module": ("{name}_user", "import {name}.deep.ops", "{name}.deep.ops.factor()"),
     "where it runs": (
         "{name}_user",
-        "def factor():\n    from {name}.deep import ops\n    return ops.factor()",
+        "def factor():\n    from {name}.deep.ops import factor as found\n    return found()",
         "factor()",
+    ),
+    "of folders that are no packages": (
+        "{name}_user", "def factor():\n    from {name}_ns.deep import ops\n    return ops.factor()", "factor()",
     ),
     "elsewhere in its own package": ("{name}.mine.user", "from ..deep.ops import factor", "factor()"),
 }  # fmt: skip
@@ -78,6 +81,8 @@ def test_packages_beside_it_and_its_own_are_followed(tmp_path, monkeypatch, case
             f"{name}/__init__.py": "", f"{name}/deep/__init__.py": "", f"{name}/mine/__init__.py": "",
             f"{name}/deep/ops.py": "from .more import one\n\ndef factor():\n    return one()\n",
             f"{name}/deep/more.py": f"def one():\n    return {value}\n",
+            f"{name}_ns/deep/ops.py": f"def factor():\n    return {value}\n",
+            "factor.py": "who is never imported",
             f"{user.replace('.', '/')}.py": f"import jcredit as jc\n{imports}\n\n@jc{body}",
         }  # fmt: skip
         for path, text in files.items():
@@ -86,12 +91,31 @@ def test_packages_beside_it_and_its_own_are_followed(tmp_path, monkeypatch, case
         monkeypatch.syspath_prepend(str(folder))
         own = importlib.import_module(user).own
         told = repr(_Identity(user).of(own))
-        importlib.import_module(f"{name}.deep.ops")  # whether it has been imported or not
+        for module in (f"{name}.deep.ops", f"{name}_ns.deep.ops"):  # whether it has been imported or not
+            importlib.import_module(module)
         assert told == repr(_Identity(user).of(own))
         return told.replace(name, "NAME")
 
     one, same, other = (source(i, n) for i, n in enumerate((1, 1, 2)))
     assert one == same != other
+
+
+def test_a_module_that_is_run_as_one_of_its_package_has_neighbours_there(tmp_path):
+    (tmp_path / "pkg/deep").mkdir(parents=True)
+    (tmp_path / "pkg/__init__.py").write_text("")
+    # With a mark of its bytes' order in front, as some editors write it.
+    (tmp_path / "pkg/run.py").write_text(
+        "\ufeffimport jax.numpy as jnp\nimport jcredit.sources\nfrom pkg.deep.ops import factor\n\n"
+        "def own():\n    return jnp.zeros(factor())\n\nprint(jcredit.sources.source_hash(own))\n",
+        encoding="utf-8",
+    )
+
+    def told(value):
+        (tmp_path / "pkg/deep/ops.py").write_text(f"def factor():\n    return {value}\n")
+        command = [sys.executable, "-B", "-m", "pkg.run"]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert told(1) != told(2)
 
 
 def test_a_compiled_module_of_the_same_folder_counts_by_its_bytes(tmp_path, monkeypatch):

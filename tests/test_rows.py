@@ -203,6 +203,12 @@ def test_where_chooses_by_field_and_by_setting():
     assert rows.where(hidden=hidden) == rows.where(**{"credit.trunk.hidden": hidden}) == rows[4:]
     assert rows.where(seed=[1], label="dfa") == rows[1:2] and rows.where(seed=[0, 1]) == rows
     assert rows.where(learning_rate=np.float32(3e-3)) == rows[2:4] and not rows.where(status="diverged")
+    assert rows.where(seed=range(2)) == rows.where(seed=np.arange(2)) == rows.where(seed={0, 1}) == rows
+    assert rows.where(label=np.str_("dfa")) == rows.where(label="dfa")
+    dated = Rows(make_row("dfa", seed) for seed in (20240101, 20240102))
+    assert dated.where(seed=20240101) == dated[:1]  # whole numbers are what they are
+    listed = Rows([make_row("fit", config={"etas": [0.1, 0.2]}), make_row("fit", 1, config={"etas": [0.3]})])
+    assert listed.where(etas=[0.1, 0.2]) == listed.where(etas=(0.1, 0.2)) == listed[:1]
     assert rows.where(config_hash=rows[0]["config_hash"]) == rows.where(label="dfa", learning_rate=1e-3)
     for wrong, said in (
         (dict(label="dfaa"), "label='dfaa' is in none of the rows; did you mean 'dfa'?"),
@@ -222,7 +228,11 @@ def test_a_table_shows_the_metrics_that_are_asked_for():
     header, _, line = rows.table(metrics=["mine", "gamma"]).splitlines()[2:5]
     assert [title.strip() for title in header.split("|")[-3:-1]] == ["mine", "gamma"] and "0.500 ±" in line
     assert "1.00e-05 ±" in rows.table(metrics=["tiny"])
-    assert rows.table(metrics="mine") == rows.table(metrics=["mine"])
+    assert rows.table(metrics="mine") == rows.table(metrics=["mine"]) == rows.table(metrics=iter(["mine"]))
+    with pytest.raises(ResultsError, match=r"metrics=\[\] shows nothing; the rows have gamma, mine"):
+        rows.table(metrics=[])
+    with pytest.raises(TypeError, match="spec or metrics"):
+        rows.table(TableSpec("", ()), metrics=["mine"])
     with pytest.raises(ResultsError, match="metric 'min' is in none of 2 rows; did you mean 'mine'"):
         rows.table(metrics=["min"])
 

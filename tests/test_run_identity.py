@@ -1,6 +1,7 @@
 """Who a run is: its key, its row in another experiment, and the code that it is credited to."""
 
 import importlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -177,6 +178,21 @@ def test_only_a_commit_of_jcredit_itself_is_told(checkout, tmp_path):
     (inside / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')
     assert record.git_commit(inside) is None
     assert record.git_commit(tmp_path) is None  # no repository at all
+
+
+def test_a_changed_tree_is_told_whatever_shows_its_changes(checkout, monkeypatch):
+    own = record.git_commit(checkout)
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "true")
+    (checkout / "jcredit/__init__.py").write_bytes(b"# \xff, not of UTF-8")
+    assert record.git_commit(checkout)[:13] == own + "+"
+
+
+def test_a_copy_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert set(record.versions().values()) == {"unknown"}
 
 
 def test_a_commit_made_during_a_sweep_is_not_credited_with_its_runs(checkout, tmp_path, monkeypatch):

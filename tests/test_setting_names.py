@@ -107,6 +107,7 @@ def test_describing_runs_leaves_jax_as_it_is():
         ("credit.xy", ["credit.rank", "credit.learning_rate"], None),  # the head alone is alike
         ("credit.lr", ["credit.rank", "credit.learning_rate"], "credit.learning_rate"),  # as others call it
         ("seed", ["configs", "seeds"], "seeds"),
+        ("model", ["models", "dfa"], "models"),  # what others call a network is a label here
         ("credit.learning_rat", ["network.learning_rate", "credit.learning_rate"], "credit.learning_rate"),
         ("tgw=0.2", ["tgw=0.25", "dfa"], "tgw=0.25"),  # a label: its dot parts nothing
     ],

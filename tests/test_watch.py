@@ -76,6 +76,12 @@ def test_a_sweep_that_was_interrupted_is_seen_until_it_goes_on(tmp_path, monkeyp
         view = watch.look(directory)
         [left] = view.cut_off
         assert (left.where, left.runs) == ("mine/smoke", 2) and 0 <= view.now - left.saved < 600
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = {"pid": gone.pid, "host": socket.gethostname()}  # killed, it would have left its status
+    [path] = (tmp_path / "mine/smoke/cache").glob("*/program.json")
+    status._write(status.folder(tmp_path) / f"{path.parent.name}.json", dead)
+    assert watch.look(tmp_path).cut_off[0][:2] == ("mine/smoke", 2)
     text = text_of(view)
     assert "no sweep is under way" in text and "the same command goes on with" in text and "mine/smoke" in text
     run_sweep([BRIDGE], (0, 1), cut, progress=False)

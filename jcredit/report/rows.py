@@ -110,12 +110,12 @@ class Rows(Sequence[Row]):
         return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))
 
     def where(self, **fields: Any) -> Rows:
-        """The rows whose fields have these values; of a list, any of its values.
+        """The rows whose fields have these values; of a list (a range, a set, an array), any of its values.
 
         Args:
           **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``config_hash``, or settings:
             ``learning_rate=1e-3``, ``sigma`` of any part, or by path, ``**{"credit.sigma": 0.1}``.  Parts go by their
-            names: ``credit="dfa"``.  Numbers are alike where they agree to six digits.
+            names: ``credit="dfa"``.  Fractions are alike where they agree to six digits.
 
         Raises:
           ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
@@ -127,9 +127,7 @@ class Rows(Sequence[Row]):
             if not there:
                 names = sorted({path for _, values in described for path in values})
                 raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {_hint(name, names)}")
-            nobodys = [
-                value for value in (wanted if isinstance(wanted, list) else [wanted]) if not _among(value, there)
-            ]
+            nobodys = [value for value in _alternatives(wanted, there) if not _among(value, there)]
             if nobodys and name != "status":
                 raise ResultsError(_nobodys(name, nobodys[0], there))
         return Rows(row for row, values in described if all(_matches(v, _values(values, n)) for n, v in fields.items()))
@@ -143,9 +141,12 @@ class Rows(Sequence[Row]):
           metrics: names of ``row["metrics"]`` to show instead, those of one's own estimators too.
 
         Raises:
-          ResultsError: no rows; a metric that none has; one label of one block stands for more than one configuration,
-            or has a seed twice.
+          ResultsError: no rows; a metric that none has, or none at all; one label of one block stands for more than one
+            configuration, or has a seed twice.
+          TypeError: both are given.
         """
+        if spec is not None and metrics is not None:
+            raise TypeError("Rows.table takes spec or metrics, not both")
         if not self:
             raise ResultsError("no rows to make a table of")
         return markdown(tables_of(self._rows, spec or self._spec(metrics)))
@@ -153,8 +154,10 @@ class Rows(Sequence[Row]):
     def _spec(self, metrics: Sequence[str] | None = None) -> TableSpec:
         if metrics is None:
             return TableSpec(_title(self), usual_columns(self._rows))
-        names = sorted({name for row in self for name in row["metrics"]})
-        chosen = [metrics] if isinstance(metrics, str) else metrics
+        names = sorted({name for row in self for name in row["metrics"] if "." not in name})  # dots part paths
+        chosen = [metrics] if isinstance(metrics, str) else list(metrics)
+        if not chosen:
+            raise ResultsError(f"metrics=[] shows nothing; the rows have {', '.join(names)}")
         for name in chosen:
             if name not in names:
                 raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {_hint(str(name), names)}")
@@ -286,19 +289,27 @@ def _varies(values: Iterable[Any]) -> bool:
 
 
 def _matches(wanted: Any, there: Sequence[Any]) -> bool:
-    """Whether a value, or any of a list, is among others."""
-    return any(_among(value, there) for value in (wanted if isinstance(wanted, list) else [wanted]))
+    """Whether a value, or any of several, is among others."""
+    return any(_among(value, there) for value in _alternatives(wanted, there))
+
+
+def _alternatives(wanted: Any, there: Sequence[Any]) -> list[Any]:
+    """The values that are asked for, as Python's own; a list is one of them where rows have just that list."""
+    if hasattr(wanted, "tolist"):  # numpy's and jax's
+        wanted = wanted.tolist()
+    if isinstance(wanted, tuple) or (isinstance(wanted, list) and wanted in there):
+        return [list(wanted)]
+    if isinstance(wanted, list | range | set | frozenset):
+        return [value.tolist() if hasattr(value, "tolist") else value for value in wanted]
+    return [wanted]
 
 
 def _among(value: Any, there: Sequence[Any]) -> bool:
-    """Whether a value is one of others, of which numbers may differ in what float32 does not hold."""
-    if isinstance(value, tuple):  # rows have lists
-        value = list(value)
-    is_number = (isinstance(value, int | float) and not isinstance(value, bool)) or hasattr(value, "dtype")
-    if not is_number:
+    """Whether a value is one of others, of which fractions may differ in what float32 does not hold."""
+    if not isinstance(value, float):
         return value in there
     numbers = (v for v in there if isinstance(v, int | float) and not isinstance(v, bool))
-    return any(math.isclose(float(value), v, rel_tol=1e-6) for v in numbers)
+    return any(math.isclose(value, v, rel_tol=1e-6) for v in numbers)
 
 
 def _nobodys(name: str, value: Any, there: Sequence[Any]) -> str:

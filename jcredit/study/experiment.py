@@ -26,7 +26,7 @@ from jcredit.settings import known
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import FIELDS, Own, own_part
 from jcredit.sweeps import plan
-from jcredit.sweeps.batch import BatchError
+from jcredit.sweeps.batch import BatchError, take_what_is_left
 from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
@@ -275,6 +275,8 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     folder = Folder(args.results_dir, experiment.name, preset_name(args.preset, overrides, args.own))
     folder.check()
     _set_up(args)
+    if not args.plan:
+        take_what_is_left(folder)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:
         width = args.seeds_per_batch or (None if args.device_gib else plan.usual_width())

@@ -28,7 +28,7 @@ from jcredit.report.terminal import WIDTH
 from jcredit.settings import known
 from jcredit.study import experiment as study
 from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, preset_name, write_report
-from jcredit.sweeps.batch import BatchError
+from jcredit.sweeps.batch import BatchError, take_what_is_left
 from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
 from jcredit.sweeps.record import rows_under
 from jcredit.sweeps.run import Stopped, StopSignal, run_sweep
@@ -278,6 +278,7 @@ def walk(
 def _run(item: Item, results_dir: Path, **how: Any) -> bool:
     """Runs what is left of an item as ``run_sweep`` does, and says so; whether anything was to be done."""
     folder = item.folder(results_dir)
+    take_what_is_left(folder)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     missing = item.keys - finished(there)
     if not missing:

@@ -109,9 +109,12 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
       Stopped: the sweep is to stop; there is a checkpoint.
       ConfigError, DataError, CheckpointError, ResultsError: as in ``run_sweep``.
     """
-    set_up = contextlib.nullcontext() if session else _numerics_of(batch)
+    elsewhere = session is None
+    set_up = _numerics_of(batch) if elsewhere else contextlib.nullcontext()
     session = session or _session_elsewhere(batch)
     with set_up, owners.present(batch.results_dir, batch.name, batch.sweep) as me:
+        if elsewhere:  # from here on it hears when it is to stop
+            _check_sweep(batch)
         group = _not_kept(batch)
         while group:
             with owners.owned(batch.results_dir, me, _owned_by(batch, group), _waiting(session)):
@@ -160,14 +163,13 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     return rows
 
 
-def take_what_is_left(folder: Folder) -> bool:
-    """Writes the rows of finished batches that nobody has taken, because their sweep was killed; whether any were."""
+def take_what_is_left(folder: Folder) -> None:
+    """Writes the rows of finished batches that nobody has taken, because their sweep was killed."""
     paths = sorted(p for p in folder.unfinished.glob("*/rows.json") if owners.IN_FLIGHT.fullmatch(p.parent.name))
     left = {path.parent: rows for path in paths if (rows := _stored(path)) is not None}
     for cache, rows in left.items():
         append_rows(folder.rows, rows, known="leave")
         clear(cache)
-    return bool(left)
 
 
 def _stored(path: Path) -> list[Row] | None:
@@ -216,6 +218,15 @@ def _numerics_of(batch: Batch) -> Iterator[None]:
         yield
 
 
+def _check_sweep(batch: Batch) -> None:
+    """Raises BatchError where the results directory does not have the batch's sweep, or not any more."""
+    if not owners.exists(batch.results_dir, batch.sweep):
+        raise BatchError(
+            f"{batch.results_dir} on {owners.this_host()} does not have the sweep that sent this batch; give a results"
+            " directory on a file system that all workers share"
+        )
+
+
 _commit = functools.cache(git_commit)
 """Of the code of a worker, which goes on as it began whatever is committed meanwhile."""
 
@@ -226,11 +237,7 @@ def _session_elsewhere(batch: Batch) -> Session:
     Raises:
       BatchError: it does not see the results directory of the sweep, or the sweep is no more.
     """
-    if not owners.exists(batch.results_dir, batch.sweep):
-        raise BatchError(
-            f"{batch.results_dir} on {owners.this_host()} does not have the sweep that sent this batch; give a results"
-            " directory on a file system that all workers share"
-        )
+    _check_sweep(batch)  # before anything is written
     use_all_cores()
     if batch.compile_cache and not compiled_programs_are_kept():  # a folder of the worker's own stays
         keep_compiled_programs()

@@ -155,13 +155,16 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
     """
     try:
         stored = read_sealed(step / "meta.json")
-    except FileError as error:
-        raise FileError(f"meta.json: {error}") from error
+    except (FileError, FileNotFoundError) as error:
+        raise FileError(f"meta.json: {'it is missing' if isinstance(error, OSError) else error}") from error
     if stored.get("schema") != SCHEMA:
         raise FileError(f"meta.json: schema is {stored.get('schema')!r}, not {SCHEMA}")
     if stored["owner"] != owner:
         raise FileError(f"meta.json: the state of {stored['owner']!r}, not of {owner!r}")
-    found = _digests(step / "state")
+    try:
+        found = _digests(step / "state")
+    except FileNotFoundError as error:  # another process sets it aside, or removes it
+        raise FileError(f"state: {Path(error.filename).name} is missing") from error
     for name, digest in stored["files"].items():
         if found.get(name) != digest:
             raise FileError(f"state/{name} {'does not have its digest' if name in found else 'is missing'}")
@@ -205,9 +208,13 @@ def _line(error: Exception) -> str:
 
 def _delete_step(step: Path) -> None:
     (step / "meta.json").unlink(missing_ok=True)  # first, so that a half-deleted step never looks complete
-    while step.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
+    for _ in range(100):
+        try:
             shutil.rmtree(step)
+        except FileNotFoundError:  # another process deletes it, too
+            if not step.exists():
+                return
+    shutil.rmtree(step)
 
 
 # Orbax is handed one array, the bytes of all leaves: what is stored is then independent of devices and of the state's

@@ -73,21 +73,22 @@ def present(results_dir: Path, what: str, sweep: str = "") -> Iterator[Owner]:
       sweep: id of the sweep that it belongs to.
     """
     me = Owner(uuid.uuid4().hex[:12], this_host(), os.getpid(), _now(), what, sweep)
-    path = _path(results_dir, me.id)
-    with _registry_locked(results_dir):
-        file = path.open("w", encoding="utf-8")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _ours.add(me.id)
+    path, file = _path(results_dir, me.id), None
     try:
         with _registry_locked(results_dir):
+            file = path.open("w", encoding="utf-8")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _ours.add(me.id)
             _write(path, me)
         yield me
     finally:
         with _registry_locked(results_dir):
             path.unlink(missing_ok=True)
-            file.close()
+            if file is not None:
+                file.close()
             _ours.discard(me.id)
-            _forget_stops(results_dir)
+            with contextlib.suppress(OSError):  # the next one does it
+                _forget_stops(results_dir)
 
 
 @contextlib.contextmanager

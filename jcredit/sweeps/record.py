@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import logging
 import math
+import os
 import subprocess
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -74,7 +75,10 @@ class Progress(NamedTuple):
         before, now = self.git_commit or "unknown", git_commit or "unknown"
         return self._replace(
             git_commit=self.git_commit if _and(before, now) == before else _and(before, now),
-            versions={name: _and(self.versions.get(name, "unknown"), here) for name, here in versions().items()},
+            versions={
+                name: _and(self.versions.get(name, "unknown"), versions().get(name, "none"))
+                for name in {**self.versions, **versions()}
+            },
             device=_and(self.device or "unknown", device()),
         )
 
@@ -82,7 +86,11 @@ class Progress(NamedTuple):
         """What of versions and device is another here than where they were last trained; empty where nothing is."""
         last = {name: value.split(", ")[-1] for name, value in {**self.versions, "device": self.device}.items()}
         here = {**versions(), "device": device()}
-        return ", ".join(f"{name} {was}, here {here[name]}" for name, was in last.items() if was and was != here[name])
+        return ", ".join(
+            f"{name} {was}, here {here.get(name, 'none')}"
+            for name, was in last.items()
+            if was and was != here.get(name)
+        )
 
     def of_run(self, i: int) -> Progress:
         """That of one run alone."""
@@ -224,7 +232,15 @@ def copied_row(row: Row, request: Request, folder: Folder) -> Row:
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in ("jcredit", "jax", "jaxlib", "flax", "optax", "numpy")}
+    return {name: version(name) for name in ("jcredit", "jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def version(package: str) -> str:
+    """Of an installed package; "unknown" of a copy on the path."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def device() -> str:
@@ -243,15 +259,16 @@ def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
       None where that is no top of a repository with jcredit's pyproject: in somebody else's, or installed.
     """
 
-    def git(*args: str) -> str:
-        return subprocess.run(["git", *args], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+    def git(*args: str) -> bytes:
+        return subprocess.run(["git", *args], cwd=checkout, capture_output=True, check=True).stdout.strip()
 
     try:
         project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
-        if project != "jcredit" or not Path(git("rev-parse", "--show-toplevel")).samefile(checkout):
+        if project != "jcredit" or not Path(os.fsdecode(git("rev-parse", "--show-toplevel"))).samefile(checkout):
             return None
-        changed = git("diff", "HEAD", "--binary", "--", "jcredit", "experiments")
-        mark = f"+{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else ""
-        return git("rev-parse", "--short=12", "HEAD") + mark
+        plain = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+        changed = git("diff", "HEAD", *plain, "--", "jcredit", "experiments")
+        mark = f"+{hashlib.sha256(changed).hexdigest()[:6]}" if changed else ""
+        return git("rev-parse", "--short=12", "HEAD").decode() + mark
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return None

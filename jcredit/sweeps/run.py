@@ -59,7 +59,7 @@ def run_sweep(
       data_dir: folder with prepared image data.
       seeds_per_batch: vmap width (None: chosen for the hardware).
       progress: whether to show a progress bar.
-      there: the folder's rows, where they have been read already.
+      there: the folder's rows, where they have been read already, those that a killed sweep left among them.
       executor: where batches run, in processes that see ``results_dir`` (None: here, one after the other).
       batch_runs: runs of one program in a batch, at most (None: all, or an even share where there are more workers of
         a cluster than programs).
@@ -72,7 +72,8 @@ def run_sweep(
     """
     commit = git_commit()
     wanted = _requests(variants, seeds)
-    there = None if take_what_is_left(folder) else there
+    if there is None:
+        take_what_is_left(folder)
     rows, copied, pending = _sort_out(wanted, folder, there)
     # All programs are traced before the first one runs: what cannot run is said at once.
     fits = functools.partial(_check_fits, seeds_per_batch=seeds_per_batch, batch_runs=batch_runs)

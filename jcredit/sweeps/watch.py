@@ -81,12 +81,12 @@ def look(directory: Path) -> View:
         [row for path in sorted(directory.rglob("rows.jsonl")) for row in _rows(path)],
         sorted(mine, key=lambda s: s["began"]),
         [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time(),
-        list(_cut_off(directory, named)),
+        list(_cut_off(directory, {name for name, said in named.items() if "host" in said and status.alive(said)})),
     )  # fmt: skip
 
 
 def _cut_off(directory: Path, under_way: Collection[str]) -> Iterator[CutOff]:
-    """What has a checkpoint below a directory, as deep in it as it may lie, and no status."""
+    """What has a checkpoint below a directory, as deep in it as it may lie, and nobody at it."""
     for above in ("cache", "*/cache", "*/*/cache", "cache/unfinished"):
         for path in sorted(directory.glob(f"{above}/*/program.json")):
             if path.parent.name in under_way or not IN_FLIGHT.fullmatch(path.parent.name):
