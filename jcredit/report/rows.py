@@ -295,13 +295,17 @@ def _matches(wanted: Any, there: Sequence[Any]) -> bool:
 
 def _alternatives(wanted: Any, there: Sequence[Any]) -> list[Any]:
     """The values that are asked for, as Python's own; a list is one of them where rows have just that list."""
-    if hasattr(wanted, "tolist"):  # numpy's and jax's
-        wanted = wanted.tolist()
+    wanted = _own(wanted)
     if isinstance(wanted, tuple) or (isinstance(wanted, list) and wanted in there):
         return [list(wanted)]
     if isinstance(wanted, list | range | set | frozenset):
-        return [value.tolist() if hasattr(value, "tolist") else value for value in wanted]
+        return [_own(value) for value in wanted]
     return [wanted]
+
+
+def _own(value: Any) -> Any:
+    """Numpy's and jax's numbers, texts and arrays as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _among(value: Any, there: Sequence[Any]) -> bool:
