@@ -29,8 +29,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jcredit.modules import file_digest
 from jcredit.settings import ConfigError, Kind, Setting, argument_docs, brief, declared, known
-from jcredit.sources import array_digest, file_digest, source_hash
+from jcredit.sources import array_digest, source_hash
 
 
 class Arrays(tuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import copyreg
 import dataclasses
@@ -13,10 +12,8 @@ import importlib.util
 import inspect
 import itertools
 import sys
-import tokenize
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcredit.files import digest_of
+from jcredit.modules import Import, codes, dotted_imports, file_of, folder_of, imports_in, imports_of, root_of, text_of
 from jcredit.settings import ConfigError, brief
 
-_Import = tuple[int, str, tuple[str, ...]]
-"""Dots in front, the module after them, and the names taken from it."""
-INSTALLED = ("site-packages", "dist-packages")
 _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic | np.dtype | types.EllipsisType
 
 
@@ -61,7 +56,7 @@ class _Identity:
     """What identifies values, as nested lists of text; ``home`` is the module whose code is followed."""
 
     def __init__(self, home: str):
-        self.home, self.folder, self.root = home, _folder_of(home), _root_of(home)
+        self.home, self.folder, self.root = home, folder_of(home), root_of(home)
         self.met: dict[int, str] = {}  # functions, classes and objects already told, by id
         self.kept: list[Any] = []  # those objects, so that no other takes the id of one
         self.modules: set[Path] = set()  # files of modules already told
@@ -158,21 +153,21 @@ class _Identity:
     def _is_ours(self, module: str) -> bool:
         if module == self.home:
             return True
-        near = self.folder is not None and _folder_of(module) == self.folder
-        return near or (self.root is not None and _root_of(module) == self.root)
+        near = self.folder is not None and folder_of(module) == self.folder
+        return near or (self.root is not None and root_of(module) == self.root)
 
     def _module(self, name: str) -> Any:
         """A neighbour of the home, by its text and those of its neighbours that it imports."""
-        file = _file_of(name)
+        file = file_of(name)
         if file is None or file in self.modules:
             return name
         self.modules.add(file)
         if file.suffix != ".py":  # compiled
             return [name, digest_of(file)]
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        return [name, _text_of(file), self._imported(_imports_in(file), package)]
+        return [name, text_of(file), self._imported(imports_in(file), package)]
 
-    def _imported(self, imports: Iterable[_Import], package: str) -> list[Any]:
+    def _imported(self, imports: Iterable[Import], package: str) -> list[Any]:
         """The home's neighbours among imports; a name taken from a package may be one, too."""
         found = []
         for level, module, names in imports:
@@ -197,65 +192,11 @@ class _Identity:
             return [name, _source(thing), self.of(thing.__bases__), self._named(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
         package = thing.__globals__.get("__package__") or ""
-        imports = [*_imports_of(thing.__code__), *_dotted_imports(thing.__globals__, used.values())] if at_home else []
+        imports = [*imports_of(thing.__code__), *dotted_imports(thing.__globals__, used.values())] if at_home else []
         imported = self._imported(imports, package)
         keywords = thing.__kwdefaults__ and self._named(thing.__kwdefaults__)
         told = [name, _source(thing), self.of(thing.__defaults__), keywords or repr(keywords), self._named(used)]
         return told + ([imported] if imported else [])
-
-
-def _file_of(module: str) -> Path | None:
-    """A module's file, whether it has been imported or not; None where it has none."""
-    file = getattr(sys.modules[module], "__file__", None) if module in sys.modules else _unimported(module)
-    return Path(file).resolve() if file else None
-
-
-def _unimported(module: str) -> str | Path | None:
-    """The file that a module would be imported from, without importing the packages that it is in."""
-    outermost, *inner = module.split(".")
-    try:
-        spec = importlib.util.find_spec(outermost)
-    except (ImportError, ValueError):  # made by hand
-        return None
-    if spec is None or not inner:
-        return spec.origin if spec is not None and spec.has_location else None
-    *packages, last = inner
-    endings = (f"{last}/__init__.py", *(last + suffix for suffix in all_suffixes()))
-    for location in spec.submodule_search_locations or ():
-        folder = Path(location, *packages)
-        if found := next((folder / ending for ending in endings if (folder / ending).is_file()), None):
-            return found
-    return None
-
-
-def file_digest(module: str, file: Path | None = None) -> tuple[Path, str] | None:
-    """A module's file and its digest, now; None where it has none, as what is typed into an interpreter."""
-    file = file or _file_of(module)
-    return (file, digest_of(file)) if file is not None and file.is_file() else None
-
-
-def _folder_of(module: str) -> Path | None:
-    """Where a module's file lies, a notebook's is where it runs; None among installed packages, or without a file."""
-    file = _file_of(module)
-    if file is None and module == "__main__":
-        return Path.cwd()
-    return None if file is None or file.parent.name in INSTALLED else file.parent
-
-
-def _root_of(module: str) -> Path | None:
-    """The folder that a module's outermost package, or it itself, is found in; None for what is installed, for Python's
-    own and for jcredit."""
-    file, spec = _file_of(module), getattr(sys.modules.get(module), "__spec__", None)
-    if module == "__main__" and file is not None and spec is not None:
-        module = spec.name  # of python -m
-    outermost = module.partition(".")[0]
-    if outermost == __name__.partition(".")[0] or outermost in sys.stdlib_module_names:
-        return None
-    if file is None:
-        return Path.cwd() if module == "__main__" else None
-    above = module.count(".") + (file.name == "__init__.py")
-    root = file.parents[min(above, len(file.parents) - 1)]
-    return None if root.name in INSTALLED else root
 
 
 def _is_code(value: Any) -> bool:
@@ -289,47 +230,7 @@ def _source(thing: Any) -> str:
     except (OSError, TypeError):  # typed into an interpreter, or generated
         text = ""
     told = text and getattr(thing, "__name__", "") != "<lambda>"  # of several lambdas in a line each has the whole line
-    return text if told or not function else text + repr([_bytecode(code) for code in _codes(thing.__code__)])
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
-
-
-def _imports_of(code: types.CodeType) -> Iterator[_Import]:
-    """What a function imports while it runs."""
-    for part in _codes(code):
-        steps = [step for step in dis.get_instructions(part) if step.opname != "EXTENDED_ARG"]
-        for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
-            if step.opname == "IMPORT_NAME":
-                yield level.argval, step.argval, names.argval or ()
-
-
-def _text_of(file: Path) -> str:
-    """A module's text, in whatever encoding it says it has."""
-    with tokenize.open(file) as text:
-        return text.read()
-
-
-def _imports_in(file: Path) -> Iterator[_Import]:
-    """What a module's text imports, at its start or in its functions."""
-    for node in ast.walk(ast.parse(_text_of(file))):
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name, ()) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or "", tuple(alias.name for alias in node.names)
-
-
-def _dotted_imports(scope: Mapping[str, Any], used: Iterable[Any]) -> list[_Import]:
-    """Of what a module's text imports as ``package.module``, by whose name the package alone is known, what is used."""
-    packages = tuple(f"{value.__name__}." for value in used if isinstance(value, types.ModuleType))
-    file = Path(scope.get("__file__") or "")
-    if not packages or file.suffix != ".py" or not file.is_file():
-        return []
-    return [found for found in _imports_in(file) if not found[2] and found[1].startswith(packages)]
+    return text if told or not function else text + repr([_bytecode(code) for code in codes(thing.__code__)])
 
 
 def _bytecode(code: types.CodeType) -> list[Any]:
@@ -339,7 +240,7 @@ def _bytecode(code: types.CodeType) -> list[Any]:
 
 
 def _globals_of(function: Any) -> Iterator[tuple[str, Any]]:
-    for code in _codes(function.__code__):
+    for code in codes(function.__code__):
         for step in dis.get_instructions(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
                 yield step.argval, function.__globals__[step.argval]

@@ -5,14 +5,13 @@ What a single row is and how rows lie on disk is ``schema``, whose names can be 
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from jcredit.files import FileError
 from jcredit.report import terminal
+from jcredit.report.asked import check_asked, hint, matches, settings_of
 from jcredit.report.lines import of_lines
 from jcredit.report.schema import (
     SCHEMA,
@@ -45,7 +44,6 @@ __all__ = [
 ]
 
 Per = Literal["run", "epoch", "layer"]
-_KINDS = ("estimator", "rule", "network", "task", "trunk")
 _LINE = ("label", "block", "seed", "status", "tier")
 
 
@@ -121,16 +119,10 @@ class Rows(Sequence[Row]):
           ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
             the nearest one, or those that there are.
         """
-        described = [(row, _line(row) | {"config_hash": row["config_hash"]} | _settings(row)) for row in self]
+        described = [(row, _line(row) | {"config_hash": row["config_hash"]} | settings_of(row)) for row in self]
         for name, wanted in fields.items() if described else ():
-            there = [value for _, values in described for value in _values(values, name)]
-            if not there:
-                names = sorted({path for _, values in described for path in values})
-                raise ResultsError(f"field {name!r} is in none of {len(self)} rows; {_hint(name, names)}")
-            nobodys = [value for value in _alternatives(wanted, there) if not _among(value, there)]
-            if nobodys and name != "status":
-                raise ResultsError(_nobodys(name, nobodys[0], there))
-        return Rows(row for row, values in described if all(_matches(v, _values(values, n)) for n, v in fields.items()))
+            check_asked(name, wanted, [values for _, values in described])
+        return Rows(row for row, values in described if all(matches(values, n, v) for n, v in fields.items()))
 
     def table(self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None) -> str:
         """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
@@ -160,7 +152,7 @@ class Rows(Sequence[Row]):
             raise ResultsError(f"metrics=[] shows nothing; the rows have {', '.join(names)}")
         for name in chosen:
             if name not in names:
-                raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {_hint(str(name), names)}")
+                raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {hint(str(name), names)}")
         return TableSpec(
             _title(self), tuple(Column(name, path := f"metrics.{name}", self._format(path)) for name in chosen)
         )
@@ -196,7 +188,7 @@ class Rows(Sequence[Row]):
             import pandas
         except ImportError as error:
             raise ImportError("Rows.frame needs pandas: pip install 'jcredit[frames]'") from error
-        settings = [_settings(row) for row in self]
+        settings = [settings_of(row) for row in self]
         varied = [
             path for path in _names(settings)
             if constants or _varies(values[path] for values in settings if path in values)
@@ -267,71 +259,5 @@ def _by_place(place: str, field: str, points: Mapping[str, Mapping[int, float]])
 _NUMBERS: dict[str, Callable[[Row], list[dict[str, Any]]]] = {"run": _of_run, "epoch": _of_epochs, "layer": _of_layers}
 
 
-def _settings(row: Row) -> dict[str, Any]:
-    """{path: value} of a row's settings, of what it starts from and of what was measured on it."""
-    origin = {name: row[name] for name in ("start", "followup") if row.get(name)}
-    return dict(_flat("", {**row["config"], **origin}))
-
-
-def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """{"credit": {"estimator": "dfa", "scale": 1}} as credit="dfa" and credit.scale=1."""
-    if not isinstance(value, Mapping):
-        yield path, value
-        return
-    first = next(iter(value), None)
-    kind = first if path and first in _KINDS and isinstance(value[first], str) else None
-    for name, inner in value.items():
-        yield from _flat(path if name == kind else f"{path}.{name}".lstrip("."), inner)
-
-
 def _varies(values: Iterable[Any]) -> bool:
     return len({repr(value) for value in values}) > 1
-
-
-def _matches(wanted: Any, there: Sequence[Any]) -> bool:
-    """Whether a value, or any of several, is among others."""
-    return any(_among(value, there) for value in _alternatives(wanted, there))
-
-
-def _alternatives(wanted: Any, there: Sequence[Any]) -> list[Any]:
-    """The values that are asked for, as Python's own; a list is one of them where rows have just that list."""
-    wanted = _own(wanted)
-    if isinstance(wanted, tuple) or (isinstance(wanted, list) and wanted in there):
-        return [list(wanted)]
-    if isinstance(wanted, list | range | set | frozenset):
-        return [_own(value) for value in wanted]
-    return [wanted]
-
-
-def _own(value: Any) -> Any:
-    """Numpy's and jax's numbers, texts and arrays as Python's own."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _among(value: Any, there: Sequence[Any]) -> bool:
-    """Whether a value is one of others, of which fractions may differ in what float32 does not hold."""
-    if not isinstance(value, float):
-        return value in there
-    numbers = (v for v in there if isinstance(v, int | float) and not isinstance(v, bool))
-    return any(math.isclose(value, v, rel_tol=1e-6) for v in numbers)
-
-
-def _nobodys(name: str, value: Any, there: Sequence[Any]) -> str:
-    """That a field has a value nowhere, and those that it has."""
-    found = list({repr(v): v for v in there}.values())
-    texts = [v for v in found if isinstance(v, str)]
-    near = difflib.get_close_matches(value, texts, n=1) if isinstance(value, str) else []
-    shown = ", ".join(map(repr, found[:8])) + (", ..." if len(found) > 8 else "")
-    return f"{name}={value!r} is in none of the rows; " + (
-        f"did you mean {near[0]!r}?" if near else f"there are {shown}"
-    )
-
-
-def _hint(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"they have {', '.join(names)}"
-
-
-def _values(values: Mapping[str, Any], name: str) -> list[Any]:
-    """The values a name stands for: those of that path, else of that setting in any part."""
-    return [values[name]] if name in values else [v for path, v in values.items() if path.endswith(f".{name}")]
