@@ -258,8 +258,10 @@ def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):
     rows = [{**row, "experiment": name} for name, row in zip("ab", swept(), strict=False)]
     for row in rows:
         append_rows(tmp_path / row["experiment"] / "quick" / "rows.jsonl", [{**row, "preset": "quick"}])
+    append_rows(tmp_path / "fresh-1/a/quick/rows.jsonl", [{**rows[0], "preset": "quick"}])
     found = Rows.read(tmp_path)
-    assert [row["experiment"] for row in found] == ["a", "b"]
+    assert [row["experiment"] for row in found] == ["a", "b"] and found.table()
+    assert Rows.read(tmp_path / "fresh-1") == Rows.read(tmp_path / "a") == found.where(experiment="a") == found[:1]
     assert Rows.read(str(tmp_path / "b" / "quick" / "rows.jsonl")) == found[1:]
     for nothing in (tmp_path / "c", tmp_path / "a" / "quick" / "none.jsonl"):
         with pytest.raises(ResultsError, match=r"no rows.jsonl there; give one, or a folder"):

@@ -45,6 +45,7 @@ __all__ = [
 
 Per = Literal["run", "epoch", "layer"]
 _LINE = ("label", "block", "seed", "status", "tier")
+_PLACE = ("experiment", "preset", "config_hash")
 
 
 class Rows(Sequence[Row]):
@@ -91,7 +92,9 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def read(cls, path: str | Path) -> Rows:
-        """The rows on disk: all of a ``rows.jsonl``, or those below a folder, such as ``results_dir``.
+        """The rows on disk: those of a ``rows.jsonl``, or of all in a results folder, an experiment's or a preset's.
+
+        What ``--fresh`` has made anew is in results folders of its own, ``fresh-1`` and on.
 
         A label whose configuration has changed since, of an estimator that was edited, has the rows of the latest sweep
         in a folder; the file keeps those of before.
@@ -102,7 +105,7 @@ class Rows(Sequence[Row]):
         path = Path(path)
         if path.is_file():
             return cls(read_rows(path))
-        files = sorted(path.rglob("rows.jsonl"))
+        files = sorted(file for above in ("", "*/", "*/*/") for file in path.glob(f"{above}rows.jsonl"))
         if not files:
             raise ResultsError(f"{path}: no rows.jsonl there; give one, or a folder with results")
         return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))
@@ -111,15 +114,15 @@ class Rows(Sequence[Row]):
         """The rows whose fields have these values; of a list (a range, a set, an array), any of its values.
 
         Args:
-          **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``config_hash``, or settings:
-            ``learning_rate=1e-3``, ``sigma`` of any part, or by path, ``**{"credit.sigma": 0.1}``.  Parts go by their
-            names: ``credit="dfa"``.  Fractions are alike where they agree to six digits.
+          **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``experiment`` (a sweep's name), ``preset``,
+            ``config_hash``, or settings: ``learning_rate=1e-3``, ``sigma`` of any part, or by path,
+            ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.  Fractions are alike where they agree to six digits.
 
         Raises:
           ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
             the nearest one, or those that there are.
         """
-        described = [(row, _line(row) | {"config_hash": row["config_hash"]} | settings_of(row)) for row in self]
+        described = [(row, _line(row) | {name: row[name] for name in _PLACE} | settings_of(row)) for row in self]
         for name, wanted in fields.items() if described else ():
             check_asked(name, wanted, [values for _, values in described])
         return Rows(row for row, values in described if all(matches(values, n, v) for n, v in fields.items()))
