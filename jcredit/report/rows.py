@@ -116,7 +116,8 @@ class Rows(Sequence[Row]):
         Args:
           **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``experiment`` (a sweep's name), ``preset``,
             ``config_hash``, or settings: ``learning_rate=1e-3``, ``sigma`` of any part, or by path,
-            ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.  Fractions are alike where they agree to six digits.
+            ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.  Fractions are alike where they
+            agree to six digits.
 
         Raises:
           ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
