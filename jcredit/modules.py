@@ -9,7 +9,7 @@ import sys
 import tokenize
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import all_suffixes
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def _unimported(module: str) -> str | Path | None:
     if spec is None or not inner:
         return spec.origin if spec is not None and spec.has_location else None
     *packages, last = inner
-    endings = (f"{last}/__init__.py", *(last + suffix for suffix in all_suffixes()))
+    # In Python's order: what is compiled beside its source is imported first.
+    suffixes = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
+    endings = [name + suffix for name in (f"{last}/__init__", last) for suffix in suffixes]
     for location in spec.submodule_search_locations or ():
         folder = Path(location, *packages)
         if found := next((folder / ending for ending in endings if (folder / ending).is_file()), None):

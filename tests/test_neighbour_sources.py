@@ -1,14 +1,18 @@
 """What lies beside an own part's file, a script's or a notebook's, is part of its identity."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import itertools
 import subprocess
 import sys
 import textwrap
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import pytest
 
+from jcredit.modules import file_of
 from jcredit.sources import _Identity
 
 COUNT = itertools.count()
@@ -131,6 +135,17 @@ def test_a_compiled_module_of_the_same_folder_counts_by_its_bytes(tmp_path, monk
         return repr(_Identity(user.__name__).of(user.credit))
 
     assert told(b"\xff\x00") == told(b"\xff\x00") != told(b"\xff\x01")
+
+
+def test_of_a_source_and_what_it_was_compiled_to_the_latter_is_what_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / f"built_{next(COUNT)}"
+    package.mkdir()
+    native = package / f"ops{EXTENSION_SUFFIXES[0]}"
+    for file in (package / "__init__.py", package / "ops.py", native):
+        file.write_bytes(b"")
+    found = importlib.machinery.PathFinder.find_spec("ops", [str(package)])
+    assert file_of(f"{package.name}.ops") == native == Path(found.origin)
 
 
 def test_a_notebooks_neighbours_are_followed(tmp_path):

@@ -1,5 +1,6 @@
 """Who owns what in a results directory: one living owner each, whatever process; what the dead left is removed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -123,12 +124,11 @@ def test_a_sweep_asks_its_own_batches_to_stop_and_that_is_forgotten_with_it(tmp_
 
 
 def test_a_batch_that_outlives_the_sweep_which_asked_it_to_stop_still_hears_that(tmp_path):
-    with owners.present(tmp_path, "a sweep") as sweep:
-        batch = owners.present(tmp_path, "a batch", sweep.id)
-        me = batch.__enter__()
-        owners.ask_to_stop(tmp_path, sweep.id)
-    assert owners.asked_to_stop(tmp_path, me.sweep) and owners.living(tmp_path) == [me]
-    batch.__exit__(None, None, None)
+    with contextlib.ExitStack() as outlives:
+        with owners.present(tmp_path, "a sweep") as sweep:
+            me = outlives.enter_context(owners.present(tmp_path, "a batch", sweep.id))
+            owners.ask_to_stop(tmp_path, sweep.id)
+        assert owners.asked_to_stop(tmp_path, me.sweep) and owners.living(tmp_path) == [me]
     assert not list(owners.registry(tmp_path).iterdir())
 
 

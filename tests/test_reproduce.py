@@ -11,6 +11,7 @@ import pytest
 from made_rows import without_times
 
 from jcredit import __main__ as command
+from jcredit.files import write_sealed
 from jcredit.report.rows import read_rows
 from jcredit.study import reproduce
 from jcredit.study.scripts import load_experiments
@@ -133,6 +134,16 @@ def test_an_interrupt_is_130_or_143_with_a_checkpoint(capsys, scripts, monkeypat
         text = out(capsys, "--hours", "5", status=128 + number)
     assert "stopped at epoch 1 of 3" in text and list(Path("results").rglob("program.json"))
     assert "left: 0 of 3" in out(capsys)
+
+
+def test_rows_that_a_killed_walk_left_are_in_the_table(capsys, scripts):
+    out(capsys, "--only", "first")
+    place = Path("results/one/full")
+    write_sealed(place / "cache/0123456789ab/rows.json", {"rows": rows_of("one")})
+    for name in ("rows.jsonl", "table.md"):
+        (place / name).unlink()
+    assert "first: done, 2 runs" in out(capsys, "--only", "first")
+    assert "frozen" in (place / "table.md").read_text() and len(rows_of("one")) == 2
 
 
 def test_time_that_is_up_after_an_interrupt_leaves_the_epoch_its_end():

@@ -208,6 +208,9 @@ def test_where_chooses_by_field_and_by_setting():
     dated = Rows(make_row("dfa", seed) for seed in (20240101, 20240102))
     assert dated.where(seed=20240101) == dated[:1]  # whole numbers are what they are
     listed = Rows([make_row("fit", config={"etas": [0.1, 0.2]}), make_row("fit", 1, config={"etas": [0.3]})])
+    assert listed.where(etas=[(0.1, 0.2), (0.3,)]) == listed
+    flagged = Rows(make_row("x", seed, config={"flag": flag}) for seed, flag in enumerate((True, False, 1)))
+    assert flagged.where(flag=1) == flagged[2:] and flagged.where(flag=np.bool_(True)) == flagged[:1]
     assert listed.where(etas=[0.1, 0.2]) == listed.where(etas=(0.1, 0.2)) == listed[:1]
     assert rows.where(config_hash=rows[0]["config_hash"]) == rows.where(label="dfa", learning_rate=1e-3)
     for wrong, said in (
@@ -231,6 +234,8 @@ def test_a_table_shows_the_metrics_that_are_asked_for():
     assert rows.table(metrics="mine") == rows.table(metrics=["mine"]) == rows.table(metrics=iter(["mine"]))
     with pytest.raises(ResultsError, match=r"metrics=\[\] shows nothing; the rows have gamma, mine"):
         rows.table(metrics=[])
+    with pytest.raises(ResultsError, match=r"metric 'a\.b' cannot be a column"):
+        Rows([make_row(metrics={"a.b": 1.0})]).table(metrics=["a.b"])
     with pytest.raises(TypeError, match="spec or metrics"):
         rows.table(TableSpec("", ()), metrics=["mine"])
     with pytest.raises(ResultsError, match="metric 'min' is in none of 2 rows; did you mean 'mine'"):

@@ -16,6 +16,7 @@ from helpers import measured, sweep_into, variant
 import jcredit as jc
 from jcredit.report.rows import read_rows
 from jcredit.sweeps import program, record, run
+from jcredit.sweeps.layout import Layout
 
 pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -222,3 +223,7 @@ def test_a_run_that_goes_on_elsewhere_names_both_places(tmp_path, monkeypatch, c
     assert row["device"].startswith("cpu: ") and row["device"].endswith(", gpu: another")
     [warning] = caplog.messages
     assert f"begun with jax {here['jax']}, here 99.0, device cpu" in warning
+    older = record.Progress(Layout(1, 1), None, versions={"gone": "1.0"})  # a package that is asked for no more
+    assert older.begun_elsewhere() == "gone 1.0, here none"
+    went_on = older.continued_by(None)
+    assert went_on.versions["gone"] == "1.0, none" and went_on.begun_elsewhere() == ""

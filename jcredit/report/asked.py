@@ -29,12 +29,12 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(path if name == kind else f"{path}.{name}".lstrip("."), inner)
 
 
-def check_asked(name: str, wanted: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuses a field that no row has, and a value of it, but of a ``status``, that none has.
+def asked(name: str, wanted: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The values of a field that are asked for, each of which some row has, but of a ``status``.
 
     Args:
       name: of the field.
-      wanted: a value or several.
+      wanted: a value or several; a list is one value where a row has just that list.
       rows: the fields of each row by path.
 
     Raises:
@@ -44,7 +44,8 @@ def check_asked(name: str, wanted: Any, rows: Sequence[Mapping[str, Any]]) -> No
     if not there:
         names = sorted({path for row in rows for path in row})
         raise ResultsError(f"field {name!r} is in none of {len(rows)} rows; {hint(name, names)}")
-    for value in _alternatives(wanted, there):
+    values = _alternatives(wanted, there)
+    for value in values:
         if name != "status" and not _among(value, there):
             found = list({repr(v): v for v in there}.values())
             texts = [v for v in found if isinstance(v, str)]
@@ -52,12 +53,13 @@ def check_asked(name: str, wanted: Any, rows: Sequence[Mapping[str, Any]]) -> No
             shown = ", ".join(map(repr, found[:8])) + (", ..." if len(found) > 8 else "")
             told = f"did you mean {near[0]!r}?" if near else f"there are {shown}"
             raise ResultsError(f"{name}={value!r} is in none of the rows; {told}")
+    return values
 
 
-def matches(row: Mapping[str, Any], name: str, wanted: Any) -> bool:
-    """Whether a row's field has a value, or any of several; a name stands for that setting in any part."""
+def matches(row: Mapping[str, Any], name: str, values: Sequence[Any]) -> bool:
+    """Whether a row's field has one of these values; a name stands for that setting in any part."""
     there = _values(row, name)
-    return any(_among(value, there) for value in _alternatives(wanted, there))
+    return any(_among(value, there) for value in values)
 
 
 def hint(name: str, names: Sequence[str]) -> str:
@@ -72,23 +74,24 @@ def _values(row: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _alternatives(wanted: Any, there: Sequence[Any]) -> list[Any]:
-    """The values that are asked for, as Python's own; a list is one of them where rows have just that list."""
+    if isinstance(wanted, tuple):
+        return [_own(wanted)]
     wanted = _own(wanted)
-    if isinstance(wanted, tuple) or (isinstance(wanted, list) and wanted in there):
-        return [list(wanted)]
-    if isinstance(wanted, list | range | set | frozenset):
+    if isinstance(wanted, list | range | set | frozenset) and wanted not in there:
         return [_own(value) for value in wanted]
     return [wanted]
 
 
 def _own(value: Any) -> Any:
-    """Numpy's and jax's numbers, texts and arrays as Python's own."""
+    """Numpy's and jax's numbers, texts and arrays as Python's own, and a tuple as rows have it."""
+    if isinstance(value, tuple):
+        return list(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _among(value: Any, there: Sequence[Any]) -> bool:
     """Whether a value is one of others, of which fractions may differ in what float32 does not hold."""
-    if not isinstance(value, float):
-        return value in there
-    numbers = (v for v in there if isinstance(v, int | float) and not isinstance(v, bool))
-    return any(math.isclose(value, v, rel_tol=1e-6) for v in numbers)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value in [v for v in there if isinstance(v, bool) == isinstance(value, bool)]
+    numbers = [v for v in there if isinstance(v, int | float) and not isinstance(v, bool)]
+    return value in numbers if isinstance(value, int) else any(math.isclose(value, v, rel_tol=1e-6) for v in numbers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from jcredit.files import FileError
 from jcredit.report import terminal
-from jcredit.report.asked import check_asked, hint, matches, settings_of
+from jcredit.report.asked import asked, hint, matches, settings_of
 from jcredit.report.lines import of_lines
 from jcredit.report.schema import (
     SCHEMA,
@@ -124,9 +124,11 @@ class Rows(Sequence[Row]):
             the nearest one, or those that there are.
         """
         described = [(row, _line(row) | {name: row[name] for name in _PLACE} | settings_of(row)) for row in self]
-        for name, wanted in fields.items() if described else ():
-            check_asked(name, wanted, [values for _, values in described])
-        return Rows(row for row, values in described if all(matches(values, n, v) for n, v in fields.items()))
+        if not described:
+            return self
+        every = [values for _, values in described]
+        chosen = {name: asked(name, wanted, every) for name, wanted in fields.items()}
+        return Rows(row for row, values in described if all(matches(values, n, v) for n, v in chosen.items()))
 
     def table(self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None) -> str:
         """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
@@ -150,13 +152,15 @@ class Rows(Sequence[Row]):
     def _spec(self, metrics: Sequence[str] | None = None) -> TableSpec:
         if metrics is None:
             return TableSpec(_title(self), usual_columns(self._rows))
-        names = sorted({name for row in self for name in row["metrics"] if "." not in name})  # dots part paths
+        names = sorted({name for row in self for name in row["metrics"]})
         chosen = [metrics] if isinstance(metrics, str) else list(metrics)
         if not chosen:
             raise ResultsError(f"metrics=[] shows nothing; the rows have {', '.join(names)}")
         for name in chosen:
             if name not in names:
                 raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {hint(str(name), names)}")
+            if "." in name:
+                raise ResultsError(f"metric {name!r} cannot be a column: dots part paths; name it without")
         return TableSpec(
             _title(self), tuple(Column(name, path := f"metrics.{name}", self._format(path)) for name in chosen)
         )

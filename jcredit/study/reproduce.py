@@ -278,7 +278,8 @@ def walk(
 def _run(item: Item, results_dir: Path, **how: Any) -> bool:
     """Runs what is left of an item as ``run_sweep`` does, and says so; whether anything was to be done."""
     folder = item.folder(results_dir)
-    take_what_is_left(folder)
+    if take_what_is_left(folder):
+        _write(item, results_dir)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     missing = item.keys - finished(there)
     if not missing:

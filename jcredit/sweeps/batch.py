@@ -163,13 +163,14 @@ def _rows(batch: Batch, folder: Folder, run: Run, session: Session) -> list[Row]
     return rows
 
 
-def take_what_is_left(folder: Folder) -> None:
-    """Writes the rows of finished batches that nobody has taken, because their sweep was killed."""
+def take_what_is_left(folder: Folder) -> bool:
+    """Writes the rows of finished batches that nobody has taken, because their sweep was killed; whether any were."""
     paths = sorted(p for p in folder.unfinished.glob("*/rows.json") if owners.IN_FLIGHT.fullmatch(p.parent.name))
     left = {path.parent: rows for path in paths if (rows := _stored(path)) is not None}
     for cache, rows in left.items():
         append_rows(folder.rows, rows, known="leave")
         clear(cache)
+    return bool(left)
 
 
 def _stored(path: Path) -> list[Row] | None:

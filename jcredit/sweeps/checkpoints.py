@@ -94,6 +94,8 @@ def restore(directory: str | Path, like: Any, owner: str = "") -> tuple[Any, dic
     for step in reversed(_complete(directory)):
         try:
             stored = _checked(step, owner)
+        except FileNotFoundError:  # another process is removing it
+            continue
         except FileError as error:
             set_aside(step, str(error), "the one before it is used, or the run starts afresh")
             continue
@@ -113,6 +115,8 @@ def fault(directory: str | Path, owner: str = "") -> str | None:
         return f"{Path(directory).name} is missing"
     try:
         _checked(complete[-1], owner)
+    except FileNotFoundError:
+        return f"{Path(directory).name} is missing"
     except FileError as error:
         return f"{Path(directory).name}: {error}"
     return None
@@ -151,12 +155,13 @@ def _checked(step: Path, owner: str) -> dict[str, Any]:
 
     Raises:
       FileError: it is damaged, another's, or of another schema; the message says which file.
+      FileNotFoundError: it has no meta.json any more.
       OSError: it cannot be read now.
     """
     try:
         stored = read_sealed(step / "meta.json")
-    except (FileError, FileNotFoundError) as error:
-        raise FileError(f"meta.json: {'it is missing' if isinstance(error, OSError) else error}") from error
+    except FileError as error:
+        raise FileError(f"meta.json: {error}") from error
     if stored.get("schema") != SCHEMA:
         raise FileError(f"meta.json: schema is {stored.get('schema')!r}, not {SCHEMA}")
     if stored["owner"] != owner:

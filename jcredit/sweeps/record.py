@@ -89,7 +89,7 @@ class Progress(NamedTuple):
         return ", ".join(
             f"{name} {was}, here {here.get(name, 'none')}"
             for name, was in last.items()
-            if was and was != here.get(name)
+            if was and was != here.get(name, "none")
         )
 
     def of_run(self, i: int) -> Progress:

@@ -81,7 +81,7 @@ def look(directory: Path) -> View:
         [row for path in sorted(directory.rglob("rows.jsonl")) for row in _rows(path)],
         sorted(mine, key=lambda s: s["began"]),
         [s for s in statuses if _has(s, "run_epochs", "done", "left", "updated")], time.time(),
-        list(_cut_off(directory, {name for name, said in named.items() if "host" in said and status.alive(said)})),
+        list(_cut_off(directory, {name for name, said in named.items() if _has(said) and status.alive(said)})),
     )  # fmt: skip
 
 
