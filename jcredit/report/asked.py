@@ -74,6 +74,7 @@ def _values(row: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _alternatives(wanted: Any, there: Sequence[Any]) -> list[Any]:
+    """The values that are asked for, as Python's own; a tuple is one, and so is a list where rows have just that."""
     if isinstance(wanted, tuple):
         return [_own(wanted)]
     wanted = _own(wanted)

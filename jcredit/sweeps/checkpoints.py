@@ -214,11 +214,10 @@ def _line(error: Exception) -> str:
 def _delete_step(step: Path) -> None:
     (step / "meta.json").unlink(missing_ok=True)  # first, so that a half-deleted step never looks complete
     for _ in range(100):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another process deletes it, too
             shutil.rmtree(step)
-        except FileNotFoundError:  # another process deletes it, too
-            if not step.exists():
-                return
+        if not step.exists():
+            return
     shutil.rmtree(step)
 
 

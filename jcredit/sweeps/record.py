@@ -72,13 +72,14 @@ class Progress(NamedTuple):
 
     def continued_by(self, git_commit: str | None) -> Progress:
         """The same where this code goes on with it in this process."""
-        before, now = self.git_commit or "unknown", git_commit or "unknown"
+        before, here = self.git_commit or "unknown", versions()
+        commits = _and(before, git_commit or "unknown")
+        both = {
+            name: _and(self.versions.get(name, "unknown"), here.get(name, "none")) for name in {**self.versions, **here}
+        }
         return self._replace(
-            git_commit=self.git_commit if _and(before, now) == before else _and(before, now),
-            versions={
-                name: _and(self.versions.get(name, "unknown"), versions().get(name, "none"))
-                for name in {**self.versions, **versions()}
-            },
+            git_commit=self.git_commit if commits == before else commits,
+            versions=both,
             device=_and(self.device or "unknown", device()),
         )
 
