@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from jcredit.config import ConfigError
-from jcredit.files import FileError, check_writable
+from jcredit.files import FileError, check_writable, one_line
 from jcredit.settings import brief, known
 from jcredit.study import reproduce
 from jcredit.study.command import Parser, add_cluster_options, folder, number
@@ -150,8 +150,12 @@ def _report(args: argparse.Namespace, experiments: dict[str, Experiment]) -> boo
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; exits with 2 if anything could not be read or differs, after doing all the rest; with 1 if
     the system failed."""
-    args = _parser().parse_args(argv)
-    good = True
+    parser = _parser()
+    args, good = parser.parse_args(argv), True
+    if args.command == "report" and args.check and args.html is not None:
+        parser.error("report --check writes nothing; leave --html out")
+    if args.command == "report" and args.quotes is not None and not args.check:
+        parser.error("report --quotes is read by --check; give that too")
     try:
         if args.command == "watch":
             follow(args.directory, once=args.once, seconds=args.seconds, tensorboard=args.tensorboard)
@@ -171,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"python -m jcredit: {said(error)}", file=sys.stderr)
         sys.exit(2)
     except (Stopped, KeyboardInterrupt) as error:
-        print(f"python -m jcredit: {' '.join(str(error).split()) or 'interrupted'}", file=sys.stderr)
+        print(f"python -m jcredit: {one_line(error) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
     except OSError as error:
         print(f"python -m jcredit: {said(error)}; mend that and give the same command again", file=sys.stderr)

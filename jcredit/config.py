@@ -2,7 +2,8 @@
 
 A *run* is one ``Config`` and one seed.  The parts (task, network, credit, rule) own their settings; see ``parts`` for
 **swept numbers**, which reach the compiled program as traced scalars, and **static** settings, which decide it.
-``epochs`` is neither: it only sets how often the epoch program is called.
+``epochs`` and ``diagnose_every`` are neither: they only set how often the programs of an epoch and of the scores are
+called.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from jcredit.types import Estimator
 T = TypeVar("T")
 PARTS = {"task": "task", "network": "network", "credit": "estimator", "rule": "rule"}
 """Which field of a ``Config`` holds which kind of part."""
+BETWEEN_EPOCHS = ("epochs", "diagnose_every")
+"""The fields that no compiled program knows."""
 EXAMPLES = {
     "task": "jc.tasks.teacher()",
     "network": "jc.image_mlp()",
@@ -126,11 +129,9 @@ class Config:
         estimator = self.credit.build()
         if not isinstance(estimator, Estimator):
             raise ConfigError(f"credit={self.credit!r}: its factory must return a jc.Estimator")
-        tier, depth = estimator.tier, estimator.depth
-        if not isinstance(tier, str):
+        if not isinstance(tier := estimator.tier, str):
             raise ConfigError(f"credit={self.credit!r}: tier={tier!r} must be a text, which tables print")
-        if not (depth is None or callable(depth) or type(depth) is int):
-            raise ConfigError(f"credit={self.credit!r}: depth={depth!r} must be a whole number, or a function of L")
+        credit_depth(self)
 
     def replace(self, **changes: Any) -> Config:
         """The configuration with settings changed: own fields, or dotted paths such as ``{"credit.sigma": 0.1}``.
@@ -258,7 +259,7 @@ def config_hash(config: Config) -> str:
 
 def static_key(config: Config) -> str:
     """What decides the compiled program: runs with equal keys share one."""
-    return json.dumps({k: v for k, v in described(config.as_read, "static").items() if k != "epochs"})
+    return json.dumps({k: v for k, v in described(config.as_read, "static").items() if k not in BETWEEN_EPOCHS})
 
 
 def static_difference(one: Config, other: Config) -> str:
@@ -270,7 +271,7 @@ def _difference(one: Any, other: Any, path: str) -> str:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in [*one, *(name for name in other if name not in one)]:
             at = f"{path}.{name}" if path else name
-            if at != "epochs" and (found := _difference(one.get(name), other.get(name), at)):
+            if at not in BETWEEN_EPOCHS and (found := _difference(one.get(name), other.get(name), at)):
                 return found
         return ""
     return "" if one == other else f"{path}={brief(other)} where the run has {brief(one)}"
@@ -286,14 +287,22 @@ def credit_depth(config: Config) -> int | None:
 
     A network says its L by a setting called ``depth``, as all of ours do; where it has none, a depth that grows with L
     is not stated either.
+
+    Raises:
+      ConfigError: a depth that is no whole number.
     """
     estimator: Estimator = config.credit.build()
-    depth = estimator.depth
-    if not callable(depth):
+    depth, of_blocks = estimator.depth, ""
+    if callable(depth):
+        inside = (part.settings for _, part in config.network.walk("network"))
+        blocks = next((settings["depth"] for settings in inside if "depth" in settings), None)
+        depth, of_blocks = None if blocks is None else depth(blocks), f" for L = {blocks}"
+    if depth is None or type(depth) is int:
         return depth
-    inside = (part.settings for _, part in config.network.walk("network"))
-    found = [settings["depth"] for settings in inside if "depth" in settings]
-    return depth(found[0]) if found else None
+    raise ConfigError(
+        f"credit={config.credit!r}: depth={depth!r}{of_blocks} must be a whole number, or a function of L that gives"
+        " one"
+    )
 
 
 # --- the numbers a program is handed ----------------------------------------------------------------------------------

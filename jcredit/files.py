@@ -184,6 +184,21 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
 
 
+# --- errors on one line -----------------------------------------------------------------------------------------------
+
+
+def cause(error: BaseException) -> str:
+    """Type and first line of an error, to stand inside a line of ours; of a long one the middle is left out."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    short = line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, on one line."""
+    return " ".join(str(error).split())
+
+
 # --- damage that shows ------------------------------------------------------------------------------------------------
 
 

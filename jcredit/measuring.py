@@ -29,7 +29,10 @@ EVALUATION_BATCH = 1000
 
 
 def evaluate(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> Metrics:
-    """Mean loss (nats in classification) and, where the task has one, accuracy over all evaluation samples."""
+    """Mean loss (nats in classification) and, where the task has one, accuracy over all evaluation samples.
+
+    Without a task's process noise, which training steps and credit scores have.
+    """
     task, network, *_ = setup.built(hp)
     samples = data.test_x.shape[0]
     size = min(EVALUATION_BATCH, samples)

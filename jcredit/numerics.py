@@ -38,10 +38,7 @@ def layer_norm(h_BxD: Array) -> Array:
 
 
 def layer_norm_tangent(h_BxD: Array, v_BxD: Array) -> Array:
-    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (docs/method.md 1).
-
-    Leading axes of ``v`` beyond those of ``h`` broadcast only if they are given explicitly.
-    """
+    """Jacobian of ``layer_norm`` at ``h`` applied to ``v``; symmetric, so also its transpose (docs/method.md 1)."""
     centred = h_BxD - jnp.mean(h_BxD, axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + LAYER_NORM_EPS)
     unit = centred * scale

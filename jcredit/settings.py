@@ -171,7 +171,17 @@ class Setting(NamedTuple):
             raise ConfigError(f"{name}={brief(value)} must be of type {wanted}{'; call its factory' * callable(value)}")
         elif self.kind is not None and value is not None and value.kind != self.kind.name:
             raise ConfigError(f"{name}={value!r} is no {self.kind.name} but a part of kind {value.kind}")
-        return value
+        return self._inside(value) if type(value) is tuple else value
+
+    def _inside(self, value: Any) -> Any:
+        """What a tuple holds, as it can be hashed and written down."""
+        if type(value) is tuple:
+            return tuple(map(self._inside, value))
+        if isinstance(value, np.generic):
+            value = value.item()
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        raise ConfigError(f"{self.name} holds {brief(value)}; give a tuple of numbers, texts, None or such tuples")
 
     def _number(self, value: Any, text: str | None = None) -> int | float:
         """The number, checked; where it was typed, errors have the text."""
@@ -214,12 +224,15 @@ class Setting(NamedTuple):
                 raise ConfigError(f"{self.name}={brief(text)} must be true or false")
             return text.lower() == "true"
         try:
-            return self._number(self.type(text), text) if self.type in (int, float) else self.checked(self.type(text))
-        except ConfigError:
-            raise
-        except (ValueError, TypeError, OverflowError):
-            kind = {int: "an integer", float: "a number"}.get(self.type, "set from Python")
+            value = self.type(text) if self.type in (int, float) else text
+        except (ValueError, OverflowError):
+            kind = "an integer" if self.type is int else "a number"
             raise ConfigError(f"{self.name}={brief(text)} must be {kind}") from None
+        if self.type in (int, float):
+            return self._number(value, text)
+        if self.type is not str:
+            raise ConfigError(f"{self.name}={brief(text)} must be set from Python")
+        return self.checked(text)
 
 
 def declared(name: str, annotation: Any, default: Any, doc: str) -> Setting:

@@ -22,6 +22,7 @@ import numpy as np
 from jcredit.checking import check_run
 from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
+from jcredit.files import cause
 from jcredit.networks import image_mlp
 from jcredit.numerics import float_type
 from jcredit.observing import shapes_of
@@ -81,8 +82,7 @@ def _guarded(call: Callable, name: str) -> Any:
             f"{name} reads a traced number or array as a Python value; use jnp.where or make the setting static"
         ) from error
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0]
-        raise CheckFailed(f"{name} does not run: {type(error).__name__}: {text[:200]}{_hint(error)}") from error
+        raise CheckFailed(f"{name} does not run: {cause(error)}{_hint(error)}") from error
 
 
 def _one_line(check: Callable[P, None]) -> Callable[P, None]:

@@ -61,7 +61,7 @@ class Run(NamedTuple):
       init: (key, hp) -> TrainState.
       step: (state, hp, data, index_B) -> (state, metrics); metrics are scalars of this batch.
       epoch: (state, hp, data) -> (state, metrics averaged over the epoch), a scan over ``step``.
-      evaluate: (state, hp, data) -> test_loss (nats) and, for classification, test_accuracy.
+      evaluate: (state, hp, data) -> test_loss (nats) and, for classification, test_accuracy; without process noise.
       diagnose: (state, hp, data) -> {"metrics": scalars, "layers": arrays over layers}.
       credit: (state, hp, x_B as the network takes it, target_B, key) -> (Context, a_KxBxD), for followups.
       built: hp -> Built, the parts themselves.
@@ -101,7 +101,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"make_run({brief(config)}): give a jc.Config, such as jc.Config(credit=jc.dfa())")
-    config = config.as_read
+    config, data_dir = config.as_read, None if data_dir is None else Path(data_dir)
     task: Task = config.task.build(data_dir)
     samples = config.batch_size * config.steps_per_epoch if task.train_size is None else task.train_size
     steps = config.steps_per_epoch or samples // config.batch_size
@@ -115,7 +115,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
             f"batch_size={config.batch_size} with steps_per_epoch={config.steps_per_epoch} does not fit the"
             f" {samples} training samples; lower one of them"
         )
-    setup = Setup(config, None if data_dir is None else Path(data_dir), config.credit.build(), samples, steps)
+    setup = Setup(config, data_dir, config.credit.build(), samples, steps)
     bind = functools.partial
     return Run(
         hparams=bind(_hparams, setup),

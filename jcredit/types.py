@@ -46,7 +46,7 @@ class Branch(NamedTuple):
 
     Attributes:
       gates: (block's parameters, h_BxD) -> m_BxH, the block's activation derivatives.
-      random: (key, scale) -> weights, at ``scale`` times the initial size of the block's own.
+      random: (key, scale) -> weights, all at ``scale`` times the initial size of the block's first matrix.
       zero: (key) -> weights whose branch is zero, from which a learned map starts.
       push: (weights, m_BxH, h_BxD, v_BxD) -> the branch's tangent along v (B, D).
       pull: (weights, m_BxH, h_BxD, a_BxD) -> its transpose applied to a (B, D).
@@ -304,10 +304,11 @@ class Task(NamedTuple):
       loss: (outputs_BxC, target_B) -> loss_B.
       accuracy: (outputs_BxC, target_B) -> correct_B in {0, 1}; None for a regression.
       data: what all runs share, or (key, network) -> Data of one run.
-      batch: (Data, index_B, key) -> (x_B, target_B) for training, augmented.
+      batch: (Data, index_B, key) -> (x_B, target_B) for training: augmented, and as the network takes it.
       prepare: x_B as stored -> x_B as the network takes it.
       train_size: samples in an epoch; None where every step draws fresh ones.
-      noise: (key, shape (L, B, D)) -> noise added to h_1..h_L; None where there is none.
+      noise: (key, shape (L, B, D)) -> noise added to h_1..h_L in steps and credit scores, not in the evaluation of the
+        loss; None where there is none.
       origin: hash of samples that are read from outside, which settings do not tell; "" where settings tell all.
     """
 

@@ -254,7 +254,8 @@ def test_every_field_identifies_a_run_and_static_ones_alone_decide_the_program()
         value = others.get(setting.name) or other_value(setting, getattr(base, setting.name))
         other = dataclasses.replace(base, **{setting.name: value})
         hashes.add(config_hash(other))
-        assert (static_key(other) == static_key(base)) == (setting.swept or setting.name == "epochs"), setting.name
+        free = setting.swept or setting.name in ("epochs", "diagnose_every")
+        assert (static_key(other) == static_key(base)) == free, setting.name
     assert len(hashes) == 1 + len(OWN)
     swept = {s.name for s in OWN if s.swept}
     assert {s.name for s in OWN if isinstance(getattr(base, s.name), float)} == swept  # every real number is swept

@@ -16,7 +16,7 @@ import pytest
 from helpers import small, tiny
 
 import jcredit as jc
-from jcredit.report.lines import keep_lines, of_lines
+from jcredit.report.lines import Line, keep_lines, of_lines
 from jcredit.report.rows import read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import door, program
@@ -174,6 +174,10 @@ def test_every_label_has_its_row_and_equal_configurations_are_one_run(tmp_path, 
     assert [r["depth"] for r in rows] == [1, 1, 1, 1, 2, 2] and "| tier " in rows.table() and "| depth " in rows.table()
     renamed = jc.sweep({"other": same}, [0], results_dir=tmp_path, progress=False)
     assert [r["label"] for r in renamed] == ["other"] and len(compiled) == 2
+    jc.sweep(configs, [1, 0], results_dir=tmp_path, progress=False)
+    read = jc.Rows.read(tmp_path / "sweep/sweep")  # every label has its row there too, with its own settings
+    assert [r["label"] for r in read] == [*"aabbcc", "other", "other"]
+    assert sorted(map(repr, read[:6])) == sorted(map(repr, rows))
     elsewhere = jc.sweep({"a": same}, [0], results_dir=tmp_path, name="elsewhere", progress=False)
     assert elsewhere[0]["from"] == "sweep/sweep" and len(compiled) == 2
 
@@ -203,7 +207,7 @@ def test_a_report_leaves_out_rows_of_configurations_that_a_label_stood_for_befor
     renamed = tiny(jc.dfa(), learning_rate=1e-3, epochs=1)
     jc.sweep({"before": renamed}, [0], results_dir=tmp_path, progress=False)  # its row is there, as one of "mine"
     assert {r["label"] for r in found_in(folder, {}).rows} == {"before", "mine", "bp"}
-    keep_lines(folder, {"before": "new", "mine": "new", "bp": "new"})
+    keep_lines(folder, dict.fromkeys(("before", "mine", "bp"), Line("new")))
     with pytest.raises(jc.ConfigError, match="its 3 rows are of earlier configurations"):
         found_in(folder, {})
 
@@ -213,7 +217,7 @@ def test_lines_without_keys_order_their_rows_and_leave_none_out(tmp_path):
     (tmp_path / "lines.json").write_text('["b", "a", 3]')
     rows = [{"label": label, "config_hash": key} for label, key in (("a", "1"), ("b", "2"), ("a", "3"))]
     assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["2", "1", "3"]
-    keep_lines(tmp_path, {"a": "3"})
+    keep_lines(tmp_path, {"a": Line("3")})
     assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["3", "2"]
 
 

@@ -194,6 +194,16 @@ def test_a_batch_that_fails_is_named_while_others_finish_and_what_starts_from_it
     assert len(sweep_into(tmp_path, [line(), fit()], executor=pool)) == 4
 
 
+def test_what_is_the_users_to_mend_is_said_as_it_is_and_other_errors_name_their_batch(tmp_path, pool, monkeypatch):
+    for error, raised, said in (
+        (ValueError("numpy's own"), BatchError, r"^batch .*dfa.*: ValueError: numpy's own.*; finished runs have their"),
+        (jc.ConfigError("width=0 must be positive"), jc.ConfigError, r"^width=0 must be positive$"),
+    ):
+        monkeypatch.setattr(program, "_compile", lambda *args, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(raised, match=said):
+            sweep_into(tmp_path, [line()], executor=pool)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_takes_back_what_has_not_begun_and_leaves_checkpoints_of_the_rest(tmp_path, pool, monkeypatch, number):
     lines = [line(), line("bp", jc.bp()), line("fa", jc.fa()), line("broadcast", jc.broadcast())]

@@ -106,6 +106,8 @@ def test_report_says_which_rows_do_not_belong_and_leaves_them(capsys, tmp_path, 
         (["report", "--experiments", str(FOLDER), "--results-dir", "nowhere"], ["nowhere", "--results-dir"]),
         (["report", "--only", "toylq", "--results-dir", str(FOLDER.parent / "results")], ["toylq", "toy_lq"]),
         (["report", "--only", "toy_lq", "--check"], ["--only", "--check"]),
+        (["report", "--check", "--html"], ["--check", "--html"]),
+        (["report", "--quotes", "docs/quotes.toml"], ["--quotes", "--check"]),
     ],
 )
 def test_wrong_commands_are_one_line_and_status_2(capsys, argv, named):

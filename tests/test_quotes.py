@@ -8,6 +8,7 @@ import pytest
 
 from jcredit import __main__ as command
 from jcredit.report.rows import read_rows
+from jcredit.settings import ConfigError
 from jcredit.study import quotes, rebuilding
 from jcredit.study.experiment import main
 from jcredit.study.scripts import load_experiment, load_experiments
@@ -38,6 +39,12 @@ block = "second"
 metric = "layers.gamma.0"
 seeds = [1]
 """
+
+
+def test_quotes_that_are_no_tables_are_named(tmp_path):
+    (tmp_path / "quotes.toml").write_text('quote = ["The chain has {}"]')
+    with pytest.raises(ConfigError, match=r"quote 1: 'The chain has \{\}' must be a table"):
+        quotes.read_quotes(tmp_path / "quotes.toml")
 
 
 @pytest.fixture

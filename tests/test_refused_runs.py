@@ -168,10 +168,19 @@ def test_a_state_that_is_none_is_refused():
     refused(lambda: checked(config), r"own: init returns a dict; return jc\.EstState\(params")
 
 
+@pytest.mark.parametrize("depth", [2.0, True, lambda blocks: np.ceil(blocks / 2), lambda blocks: None])
+def test_a_depth_that_is_no_whole_number_is_refused_before_anything_runs(depth):
+    own = as_part(jc.estimator, jc.dfa().build()._replace(depth=depth))
+    if callable(depth) and depth(2) is None:
+        checked(tiny(own))  # it is not stated
+    else:
+        refused(lambda: tiny(own), r"own.*depth=.* must be a whole number, or a function of L that gives one")
+
+
 def test_hparams_of_another_static_shape_are_refused():
     config = tiny(small(jc.scalar_bridge))
     run = make_run(config)
-    free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7})
+    free = config.replace(**{"credit.sigma": 0.3, "learning_rate": 0.1, "epochs": 7, "diagnose_every": 3})
     assert float(run.hparams(free).total_steps) == 28 and float(run.hparams(free).credit["sigma"]) == np.float32(0.3)
     for changes, named in (
         ({"depth": 2}, "network.depth=2 where the run has 3"),

@@ -190,6 +190,12 @@ def test_what_a_list_names_wrongly_is_one_line_and_status_2(capsys, scripts, old
     assert not Path("results").exists()
 
 
+def test_items_that_are_no_tables_are_one_line_and_status_2(capsys, scripts):
+    (scripts / "reproduce.toml").write_text('item = ["first"]')
+    text = out(capsys, status=2)
+    assert len(text.strip().splitlines()) == 1 and "item 1: 'first' must be a table" in text
+
+
 def test_wrong_options_are_one_line_and_status_2(capsys, scripts):
     for argv, word in ((["--hours", "-1"], "-1"), (["--hours", "nan"], "nan"), (["--only", "frist"], "first")):
         text = out(capsys, *argv, status=2)

@@ -170,6 +170,10 @@ def test_only_a_commit_of_jcredit_itself_is_told(checkout, tmp_path):
     (checkout / "jcredit/__init__.py").write_text("changed = False\n")
     other = record.git_commit(checkout)
     assert one != other and {found[:13] for found in (one, other)} == {own + "+"}
+    (checkout / "jcredit/new.py").write_text("")
+    assert record.git_commit(checkout) not in (one, other)  # git's own diff knows no new files
+    (checkout / "jcredit/new.py").unlink()
+    assert record.git_commit(checkout) == other
     (checkout / "pyproject.toml").write_text('[project]\nname = "somebody"\n')
     assert record.git_commit(checkout) is None  # a copy of the package in somebody else's repository
     (checkout / "pyproject.toml").write_text('[project]\nname = "jcredit"\n')

@@ -1,6 +1,7 @@
 """Settings by name: where a name leads, in what order changes are made, and what describing a run leaves alone."""
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def test_texts_stand_for_their_values():
         ("trunk", "mlp", "trunk='mlp' must be set from Python"),
     ]:  # fmt: skip
         refused(lambda name=name, text=text: change(config, name, text), message)
+    drawn = jc.Config(task=jc.tasks.arrays(np.zeros((8, 2)), np.arange(8) % 2, np.zeros((8, 2)), np.arange(8) % 2))
+    refused(lambda: change(drawn, "task.data", "foo"), "data='foo' must be set from Python")
+
+
+def test_tuples_hold_what_can_be_written_down_and_do_not_come_from_texts():
+    @jc.trunk
+    def layered(layers: tuple = (1,)) -> object: ...
+
+    part = layered(layers=(np.int64(2), (np.float32(0.5), "a"), None))
+    assert part.settings["layers"] == (2, (0.5, "a"), None) and json.dumps(part.described())
+    for value, said in (
+        ((jc.dfa(),), r"layers holds .*dfa.*; give a tuple of numbers"),
+        ([1], "must be of type tuple"),
+    ):
+        refused(lambda value=value: layered(layers=value), said)
+    refused(lambda: layered.settings["layers"].parsed("1,2"), "layers='1,2' must be set from Python")
 
 
 def test_a_network_that_is_named_stays_whatever_the_order():

@@ -138,6 +138,8 @@ def test_blown_up_estimators_are_told_by_ten_times_their_own_minimum():
     assert not estimator_blew_up([12.0, 3.0, 29.9])
     assert estimator_blew_up([12.0, 3.0, 30.1])
     assert not estimator_blew_up([100.0, 1.0])  # falling is no divergence
+    assert not estimator_blew_up([-0.5, -0.6, -0.4])  # a negative cosine, say; ten times what is below 0 is nothing
+    assert not estimator_blew_up([1.0, 0.0, 0.5])
     assert first_bad_epoch([1.0, math.nan], [1.0, 1.0]) == 2
     assert first_bad_epoch([1.0, 1.0], [math.inf, 1.0]) == 1
     assert first_bad_epoch([1.0], [0.0]) is None

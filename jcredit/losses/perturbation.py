@@ -24,7 +24,7 @@ class Probe(NamedTuple):
     Attributes:
       ctx: the samples; a probe may hold those of a batch in another order, or several times.
       layer_B: their hidden layers, 0..L-1.
-      h_BxD: their states there.
+      h_BxD: their states there, those of the trace.
       index_B: which samples of the batch they are.
     """
 
@@ -42,10 +42,11 @@ def measure(env: Env, probe: Probe, v_MxBxD: Array, scheme: Scheme = "jvp", epsi
       probe: where each sample is perturbed.
       v_MxBxD: directions.
       scheme: ``jvp`` (exact, one forward tangent), or the finite differences ``central`` and ``one_sided``.
-      epsilon: size of a finite perturbation; no part of ``jvp``.
+      epsilon: factor of the directions in a finite difference; no part of ``jvp``.
 
     Returns:
-      g_MxB, loss per unit of displacement.
+      g_MxB, <delta_l, v>: the change of the loss per unit of the factor.  ``one_sided`` takes the loss before from the
+      trace, whose states ``probe.h_BxD`` must be.
 
     Raises:
       ConfigError: unknown scheme.
@@ -101,7 +102,10 @@ def shuffled_order(key: Key, batch: int) -> Array:
       ConfigError: a batch of one, which has no such order.
     """
     if batch < 2:
-        raise ConfigError(f"a shuffled control needs batch_size of at least 2, not {batch}: one sample keeps its place")
+        raise ConfigError(
+            f"a shuffled control needs batch_size and diagnostic_samples of at least 2, not {batch}: one sample keeps"
+            " its place"
+        )
     return (jnp.arange(batch) + jax.random.randint(key, (), 1, batch)) % batch
 
 

@@ -8,47 +8,71 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from jcredit.files import write_json
+from jcredit.files import locked, write_json
 from jcredit.report.schema import Row
 
 LINES = "lines.json"
-"""{label: key of its configuration} of a folder's lines, those of the latest sweep first: rows lie there in the order
-in which they ended, and beside them those of configurations that their labels stood for before.
+"""{label: what it stands for} of a folder's lines, those of the latest sweep first: rows lie there in the order in
+which they ended, and beside them those of configurations that their labels stood for before.
 """
 
 
-def keep_lines(directory: Path, lines: Mapping[str, str]) -> None:
-    """Writes the labels and keys of a sweep's lines down, in their order, before the other ones of earlier sweeps."""
-    before = _kept_lines(directory)
-    wanted = {**lines, **{label: key for label, key in before.items() if label not in lines}}
-    if list(wanted.items()) != list(before.items()):
-        write_json(directory / LINES, wanted)
+class Line(NamedTuple):
+    """What a label stands for.
+
+    Attributes:
+      key: of its configuration; None where an earlier version did not write it down.
+      config: the configuration, described; lines whose runs read the same have one key and settings of their own.
+    """
+
+    key: str | None
+    config: dict[str, Any] | None = None
+
+
+def keep_lines(directory: Path, lines: Mapping[str, Line]) -> None:
+    """Writes a sweep's lines down, in their order, before the other ones of earlier sweeps."""
+    with locked(directory / LINES):
+        before = _kept_lines(directory)
+        wanted = {**lines, **{label: line for label, line in before.items() if label not in lines}}
+        if list(wanted.items()) != list(before.items()):
+            write_json(directory / LINES, {label: line._asdict() for label, line in wanted.items()})
 
 
 def of_lines(directory: Path, rows: Sequence[Row]) -> list[Row]:
-    """Rows in the order of their lines, without those of configurations that no label stands for any more.
+    """Rows in the order of their lines, one for each label that stands for a row's configuration, with its settings.
 
-    A label whose key was not written down keeps all its rows.
+    Those of configurations that no label stands for any more are left out; a label whose key was not written down keeps
+    all its rows.
     """
     lines = _kept_lines(directory)
-    place, labels = {label: i for i, label in enumerate(lines)}, {key: label for label, key in lines.items() if key}
+    place, labels = {label: i for i, label in enumerate(lines)}, dict[str, list[str]]()
+    for label, line in lines.items():
+        labels.setdefault(line.key or "", []).append(label)
     found = []
     for row in rows:
-        key = row["config_hash"]
-        if lines.get(row["label"]) in (None, key):
+        named = labels.get(row["config_hash"], [])
+        if row["label"] not in named and lines.get(row["label"], Line(None)).key is None:
             found.append(row)
-        elif key in labels:  # its line is called something else now
-            found.append({**row, "label": labels[key]})
+        found += [{**row, "label": label, **_settings(lines[label])} for label in named]
     return sorted(found, key=lambda row: place.get(row["label"], len(place)))
 
 
-def _kept_lines(directory: Path) -> dict[str, str | None]:
+def _settings(line: Line) -> dict[str, Any]:
+    return {} if line.config is None else {"config": line.config}
+
+
+def _kept_lines(directory: Path) -> dict[str, Line]:
     try:
         found = json.loads((directory / LINES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # without it rows stand as they were written
         return {}
     if isinstance(found, list):  # labels alone, as they were written once
-        return {label: None for label in found if isinstance(label, str)}
-    lines = found.items() if isinstance(found, dict) else ()
-    return {label: key if isinstance(key, str) else None for label, key in lines}
+        return {label: Line(None) for label in found if isinstance(label, str)}
+    return {label: _line(value) for label, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _line(value: Any) -> Line:
+    key, config = (value.get("key"), value.get("config")) if isinstance(value, dict) else (value, None)
+    return Line(key if isinstance(key, str) else None, config if isinstance(config, dict) else None)

@@ -18,23 +18,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError, change, credit_depth, described, paths_of
-from jcredit.files import FileError, write_json, write_text
+from jcredit.files import one_line, write_json, write_text
 from jcredit.report import plots, terminal
-from jcredit.report.rows import ResultsError, Row, finished, read_rows, with_reference
+from jcredit.report.rows import Row, finished, read_rows, with_reference
 from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, with_study
 from jcredit.settings import known
 from jcredit.study.command import overrides_of, parser_of
 from jcredit.study.own import FIELDS, Own, own_part
 from jcredit.sweeps import plan
 from jcredit.sweeps.batch import BatchError, take_what_is_left
-from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.cluster import ClusterError, dask_cluster
-from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores
+from jcredit.sweeps.engine import MENDABLE
+from jcredit.sweeps.layout import keep_compiled_programs, use_all_cores, usual_width
 from jcredit.sweeps.run import Stopped, plan_sweep, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
-from jcredit.tasks.image_data import DataError
 
-USER_ERRORS = (ConfigError, DataError, ResultsError, CheckpointError, FileError, ClusterError)
+USER_ERRORS = (*MENDABLE, ClusterError)
 CLAIM = re.compile(r"\b[A-Z]{2}\d")
 LONGEST_NAME = 150  # of a preset's folder, in bytes; file systems take 255
 CLAIMS_NOTE = "What ids such as LD1 claim is in docs/method.md, section 10."
@@ -279,7 +278,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
         take_what_is_left(folder)
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     if args.plan:
-        width = args.seeds_per_batch or (None if args.device_gib else plan.usual_width())
+        width = args.seeds_per_batch or (None if args.device_gib else usual_width())
         programs = plan_sweep(wanted, args.seeds, folder, data_dir=args.data_dir, there=there, width=width)
         return plan.describe(programs, _device(args))
     try:
@@ -388,6 +387,6 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
 
 
 def _say(experiment: Experiment, error: BaseException, status: int) -> int:
-    text = " ".join(str(error).split()) or "interrupted"
+    text = one_line(error) or "interrupted"
     print(f"{experiment.name}.py: {'error: ' if status < 128 else ''}{text}", file=sys.stderr)
     return status

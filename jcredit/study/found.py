@@ -73,9 +73,10 @@ def _of_sweep(directory: Path) -> Found:
             f"its {len(there)} rows are of earlier configurations of their labels, and the present ones have none yet;"
             " run the sweep again"
         )
-    strangers = len(there) - len(rows)
+    runs = len({(row["config_hash"], row["seed"]) for row in rows})
+    strangers = len(there) - runs
     left_out = f"; {strangers} rows of earlier configurations of their labels are left out" if strangers else ""
-    return Found(None, rows, f"jc.sweep's table and figure rebuilt from {len(rows)} rows{left_out}")
+    return Found(None, rows, f"jc.sweep's table and figure rebuilt from {runs} rows{left_out}")
 
 
 def sections(results_dir: Path, experiments: Mapping[str, Experiment]) -> list[Section]:

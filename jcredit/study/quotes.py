@@ -84,7 +84,9 @@ def read_quotes(path: Path) -> list[Quote]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a list of quotes ({error})") from error
     quotes = []
-    for i, entry in enumerate(entries, 1):
+    for i, entry in enumerate(entries if isinstance(entries, list) else [entries], 1):
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: quote {i}: {entry!r} must be a table, [[quote]]")
         try:
             quotes.append(_quote(entry, path.absolute().parent.parent))
         except (ConfigError, TypeError) as error:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib
 
 from jcredit.config import ConfigError
-from jcredit.files import write_json, write_text
+from jcredit.files import one_line, write_json, write_text
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
 from jcredit.settings import known
@@ -76,7 +76,7 @@ def report(
 
 def said(error: Exception) -> str:
     """An error on one line."""
-    return f"error: {' '.join(str(error).split())}"
+    return f"error: {one_line(error)}"
 
 
 def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:

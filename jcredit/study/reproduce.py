@@ -103,6 +103,8 @@ def read_list(path: Path, experiments: Mapping[str, Experiment]) -> list[Item]:
         raise ConfigError(f"{path}: not a list of items ({error})") from error
     items: list[Item] = []
     for i, entry in enumerate(entries if isinstance(entries, list) else [], 1):
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: item {i}: {entry!r} must be a table, [[item]]")
         where = f"{path}: item {entry.get('name', i)!r}"
         try:
             _check_fields(entry, _FIELDS, _REQUIRED)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jcredit.files import FileError, digest_of, read_sealed, set_aside, write_sealed
+from jcredit.files import FileError, cause, digest_of, read_sealed, set_aside, write_sealed
 
 SCHEMA = 3
 _one_at_a_time = threading.Lock()
@@ -71,7 +71,7 @@ def save(directory: str | Path, state: Any, meta: dict[str, Any], owner: str = "
             step / "meta.json", {"schema": SCHEMA, "owner": owner, "leaves": layout, "files": files, "meta": meta}
         )
     except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
-        raise CheckpointError(f"{directory}: cannot write ({_line(error)}); free space or use another place") from error
+        raise CheckpointError(f"{directory}: cannot write ({cause(error)}); free space or use another place") from error
 
 
 def restore(directory: str | Path, like: Any, owner: str = "") -> tuple[Any, dict[str, Any]] | None:
@@ -190,7 +190,7 @@ def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
             packed = checkpointer.restore(step / "state", {"bytes": np.empty(ends[-1], np.uint8)})["bytes"]
     except (ValueError, KeyError, TypeError) as error:  # too many open files is a ValueError of tensorstore's
         raise CheckpointError(
-            f"{step}: what was saved is there, but cannot be loaded ({_line(error)}); try again, or delete it to start"
+            f"{step}: what was saved is there, but cannot be loaded ({cause(error)}); try again, or delete it to start"
             " afresh"
         ) from error
     arrays = [
@@ -203,12 +203,6 @@ def _loaded(step: Path, like: Any, saved: list[dict[str, Any]]) -> Any:
         for x, impl in zip(arrays, keys, strict=True)
     ]
     return jax.tree.unflatten(treedef, restored)
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, the middle of a long one left out: the cause stands at the end."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 200 else f"{line[:80]} ... {line[-115:]}"
 
 
 def _delete_step(step: Path) -> None:

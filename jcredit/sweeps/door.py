@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from jcredit.config import PARTS, Config, change, parts_first, paths_of
-from jcredit.report.lines import keep_lines
+from jcredit.config import Config, change, parts_first, parts_of, paths_of
+from jcredit.report.lines import Line, keep_lines
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.layout import programs_kept, use_all_cores
-from jcredit.sweeps.record import as_line
+from jcredit.sweeps.record import as_line, settings_of
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, as_python, checked_seeds
 
@@ -91,7 +91,7 @@ def sweep(
     variants, seeds = _lines(configs, vary or {}), checked_seeds(seeds)
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
-    for factory in {part.factory for v in variants for name in PARTS for _, part in getattr(v.config, name).walk(name)}:
+    for factory in {part.factory for v in variants for _, part in parts_of(v.config)}:
         factory.look_again()
     use_all_cores()
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
@@ -101,7 +101,7 @@ def sweep(
             folder = Folder(place, name, PRESET)
             if results_dir is not None:
                 folder.check()
-                keep_lines(folder.directory, {variant.label: variant.hash for variant in variants})
+                keep_lines(folder.directory, {v.label: Line(v.hash, settings_of(v)) for v in variants})
             return _labelled(run_sweep(variants, seeds, folder, **options), variants, seeds)
     except Stopped as error:
         stopped = str(error).partition(";")[0]

@@ -13,19 +13,25 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from pathlib import Path
 from typing import NamedTuple
 
-from jcredit.config import config_hash
+from jcredit.config import ConfigError, config_hash
+from jcredit.files import FileError, cause
 from jcredit.numerics import numerics
 from jcredit.report.rows import Row
+from jcredit.report.schema import ResultsError
 from jcredit.sweeps import owners, snapshots, status
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
+from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Session, Stopped, composition, in_flight
 from jcredit.sweeps.variants import Folder, Request
+from jcredit.tasks.image_data import DataError
 from jcredit.training import Run
 
 POLL_SECONDS = 0.5
 LOOK_SECONDS = 2.0
+MENDABLE = (ConfigError, DataError, ResultsError, CheckpointError, FileError)
+"""What users mend, said in one line; anything else that a batch raises is a failure of its own."""
 LOST = "the scheduler, or the pool that ran the batches, was lost"
 GOES_ON = "finished runs have their rows, and the same command goes on from the last checkpoints"
 log = logging.getLogger("jcredit")
@@ -226,7 +232,7 @@ def hand_out(
     Raises:
       Stopped: the sweep was to stop, and was not at its end.
       BatchError: the executor itself was lost; or a batch failed (where ``persistent``, after all others).
-      Exception: what a batch raised, if it is the user's to mend (a ``ValueError``) or not ``persistent``.
+      Exception: what a batch raised, if it is the user's to mend (``MENDABLE``) or not ``persistent``.
     """
     waiting, running = [_job(batch) for batch in batches], dict[Future, _Job]()
     failed: list[tuple[_Job, Exception]] = []
@@ -251,13 +257,13 @@ def hand_out(
                     if not persistent:
                         raise
                 except (CancelledError, BrokenExecutor) as error:
-                    raise BatchError(f"{LOST} ({_shown(error)}); {GOES_ON}") from error
+                    raise BatchError(f"{LOST} ({cause(error)}); {GOES_ON}") from error
                 except Exception as error:
                     failed.append((job, error))
                     if not persistent:
                         raise
                     others = "the sweep stops" if stopping() else "the other batches go on"
-                    log.warning("%s: %s; %s", job.batch.name, _shown(error), others)
+                    log.warning("%s: %s; %s", job.batch.name, cause(error), others)
     finally:
         for future in running:
             future.cancel()
@@ -284,15 +290,10 @@ def _taken_back(running: dict[Future, _Job], begun: set[str]) -> list[_Job]:
     return [running.pop(future) for future in futures]
 
 
-def _shown(error: BaseException) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
 def _raise(failed: Sequence[tuple[_Job, Exception]], blocked: int) -> None:
     job, error = failed[0]
-    if isinstance(error, ValueError):  # what users do wrong: one line that says so
+    if isinstance(error, MENDABLE):  # one line that says what users do wrong
         raise error
     others = f" (and {len(failed) - 1} other batches failed)" if len(failed) > 1 else ""
     rest = f"; {blocked} batches that start from its runs were not begun" if blocked else ""
-    raise BatchError(f"batch {job.batch.name}: {_shown(error)}{others}{rest}; {GOES_ON}") from error
+    raise BatchError(f"batch {job.batch.name}: {cause(error)}{others}{rest}; {GOES_ON}") from error

@@ -46,8 +46,10 @@ def use_all_cores() -> None:
 
     Has no effect where XLA is already running, or on other platforms.
     """
+    # What this process may use, where the system tells (Linux), else all there are.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
         return
     flag = "--xla_cpu_multi_thread_eigen=false"
@@ -108,6 +110,11 @@ def compiled_programs_are_kept() -> bool:
     return bool(getattr(jax.config, _CACHE))
 
 
+def usual_width() -> int | None:
+    """How many runs are at work together on a device of this machine where many lie; None: all of them."""
+    return 1 if jax.default_backend() == "cpu" else None
+
+
 def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
     """The layout for ``runs`` runs of one program.
 
@@ -119,7 +126,7 @@ def choose_layout(runs: int, seeds_per_batch: int | None = None) -> Layout:
     # there are several, even a single run takes two, so that its bits do not depend on its company.
     devices = min(jax.local_device_count(), max(runs, 2))
     share = -(-runs // devices)
-    width = seeds_per_batch or (1 if jax.default_backend() == "cpu" else share)
+    width = seeds_per_batch or usual_width() or share
     return Layout(devices, min(width, share))
 
 

@@ -169,11 +169,6 @@ def this_device() -> Device:
     return Device(device_memory(), products * 2 * size**3 / (time.perf_counter() - start), jax.local_device_count())
 
 
-def usual_width() -> int | None:
-    """How many runs are at work together on a device of this machine where many lie; None: all of them."""
-    return 1 if jax.default_backend() == "cpu" else None
-
-
 def cost_of(run: Run, labels: Sequence[str] = (), runs: int = 1, width: int | None = None) -> Cost:
     """Compiles an epoch of a run and its evaluation without running them, and reads their costs off the program.
 

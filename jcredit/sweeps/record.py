@@ -131,10 +131,10 @@ def first_bad_epoch(*curves: Iterable[float]) -> int | None:
 
 
 def estimator_blew_up(losses: Sequence[float]) -> bool:
-    """Whether an epoch-mean estimator loss ever exceeds ten times the smallest one before it."""
+    """Whether an epoch-mean estimator loss ever exceeds ten times the smallest one before it, where that is above 0."""
     smallest = math.inf
     for loss in losses:
-        if loss > BLOW_UP * smallest:
+        if loss > BLOW_UP * smallest > 0:
             return True
         smallest = min(smallest, loss)
     return False
@@ -218,7 +218,12 @@ def rows_under(results_dir: Path, but: Path | None = None) -> list[Row]:
 
 def as_line(row: Row, variant: Variant) -> Row:
     """The row of a run under the name and the settings of a line that stands for it; the run may have had others."""
-    return {**row, "label": variant.label, "block": variant.block, "config": plain(described(variant.config))}
+    return {**row, "label": variant.label, "block": variant.block, "config": settings_of(variant)}
+
+
+def settings_of(variant: Variant) -> dict[str, Any]:
+    """The configuration of a line as its rows have it."""
+    return plain(described(variant.config))
 
 
 def copied_row(row: Row, request: Request, folder: Folder) -> Row:
@@ -253,6 +258,8 @@ def device() -> str:
 def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
     """The commit of jcredit's own checkout; where the work tree differs, with ``+`` and six digits of how behind it.
 
+    New files count as changes, but for those that git ignores.
+
     Args:
       checkout: the folder that holds the package.
 
@@ -269,6 +276,9 @@ def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
             return None
         plain = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color")
         changed = git("diff", "HEAD", *plain, "--", "jcredit", "experiments")
+        new = git("ls-files", "--others", "--exclude-standard", "-z", "--", "jcredit", "experiments").split(b"\0")
+        for name in filter(None, new):
+            changed += name + (checkout / os.fsdecode(name)).read_bytes()
         mark = f"+{hashlib.sha256(changed).hexdigest()[:6]}" if changed else ""
         return git("rev-parse", "--short=12", "HEAD").decode() + mark
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jcredit.checking import check_run
-from jcredit.config import Config, parts_of, static_key
+from jcredit.config import BETWEEN_EPOCHS, Config, parts_of, static_key
 from jcredit.files import DAMAGED
 from jcredit.poison import check_no_hidden_backprop
 from jcredit.report.rows import Row, append_rows, finished, read_rows
@@ -67,6 +67,8 @@ def run_sweep(
     Raises:
       ResultsError: earlier rows cannot be read; they are left as they are.
       ConfigError: a run that cannot be built, cannot start from its snapshot, or cannot be sent to other processes.
+      DataError: image data that can neither be found nor downloaded.
+      CheckpointError: a checkpoint cannot be read, or written.
       BatchError: batches failed; all others are finished.
       Stopped: on SIGINT or SIGTERM, after a checkpoint.
     """
@@ -238,7 +240,8 @@ def _groups(
         known = request.run_key in claimed or snapshots.finished(request, results_dir) is not None
         claimed.add(request.run_key)
         followup = json.dumps(variant.followup and variant.followup.described())
-        same = (known, static_key(variant.config), variant.config.epochs, followup)
+        beside = tuple(getattr(variant.config, name) for name in BETWEEN_EPOCHS)
+        same = (known, static_key(variant.config), beside, followup)
         groups.setdefault(same, []).append(request)
     yield from (group for _, group in sorted(groups.items(), key=lambda item: item[0][0]))
 

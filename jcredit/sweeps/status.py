@@ -62,6 +62,7 @@ def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterato
       A function that says how much is left.
     """
     began, runs = time.time(), [request for group in groups for request in group]
+    labels = {label for group in groups for label in labels_of(group)}
     path = folder(results_dir) / f"sweep-{uuid.uuid4().hex[:8]}.json"
     total = sum(request.variant.config.epochs for request in runs)
     file, about = _Sparing(path), {"runs": len(runs), "run_epochs": total, "began": began, **_process()}
@@ -80,7 +81,7 @@ def announced(results_dir: Path, groups: Sequence[Sequence[Request]]) -> Iterato
         with contextlib.suppress(OSError):
             for other in folder(results_dir).glob("*.json"):
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    if other == path or _is_ours(json.loads(other.read_text(encoding="utf-8")), began):
+                    if other == path or _is_ours(json.loads(other.read_text(encoding="utf-8")), began, labels):
                         other.unlink(missing_ok=True)
             folder(results_dir).rmdir()  # where others have files, it stays
 
@@ -106,9 +107,9 @@ def _forget_the_dead(results_dir: Path) -> None:
                 (folder(results_dir) / f"{name}.json").unlink(missing_ok=True)
 
 
-def _is_ours(status: dict[str, Any], began: float) -> bool:
+def _is_ours(status: dict[str, Any], began: float, labels: set[str]) -> bool:
     """Whether a file is that of a program of the sweep: of this process, or done in another one."""
-    if "epochs" not in status or status["began"] < began:
+    if "epochs" not in status or status["began"] < began or not labels.issuperset(status["labels"]):
         return False
     return status["pid"] == os.getpid() or status["epoch"] == status["epochs"]
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import FileError, cache_directory, private_directory, remove_leftovers, replacing, set_aside
+from jcredit.files import FileError, cache_directory, cause, private_directory, remove_leftovers, replacing, set_aside
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
@@ -118,12 +118,6 @@ def _check_name(name: str) -> None:
         raise DataError(f"image data set {name!r} is unknown; choose one of: {', '.join(_SHAPES)}")
 
 
-def _cause(error: BaseException) -> str:
-    """The type and the first line of an error, short enough to sit inside one line of ours."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
-
-
 @contextlib.contextmanager
 def _quiet_tfds(progress: bool) -> Iterator[Any]:
     """Yields the tfds module, its chatter below ERROR silenced and its prints sent to standard error meanwhile."""
@@ -169,7 +163,7 @@ def _open(tfds: Any, name: str, root: Path, setting: str) -> Any:
             return builder
         others = _contents(root, name) if setting else []
     except Exception as error:
-        raise DataError(f"{setting or root} cannot be read ({_cause(error)}); use a readable data_dir") from error
+        raise DataError(f"{setting or root} cannot be read ({cause(error)}); use a readable data_dir") from error
     if others:
         fix = "point it at a folder that does, or at an empty one to download into it"
         found = ", ".join(others[:5])
@@ -204,7 +198,7 @@ def _prepare(tfds: Any, name: str, root: Path) -> None:
         builder = _tensorflow_free(tfds, name)(data_dir=root)
         builder.download_and_prepare(file_format="array_record")
     except Exception as error:
-        raise DataError(f"{name} could not be prepared in {root} from {url} ({_cause(error)}); {fix}") from error
+        raise DataError(f"{name} could not be prepared in {root} from {url} ({cause(error)}); {fix}") from error
 
 
 def _tensorflow_free(tfds: Any, dataset: str) -> Any:
@@ -270,7 +264,7 @@ def _decode(builder: Any, name: str, progress: bool) -> ImageArrays:
                 parts += [images, labels]
     except Exception as error:
         fix = "it must hold complete array_record files: delete it and prepare it again, or use another data_dir"
-        raise DataError(f"{builder.data_dir} cannot be decoded ({_cause(error)}); {fix}") from error
+        raise DataError(f"{builder.data_dir} cannot be decoded ({cause(error)}); {fix}") from error
     return ImageArrays(*parts)
 
 
@@ -315,7 +309,7 @@ def _fingerprint(tfds: Any, builder: Any) -> str:
             with path.open("rb") as file:
                 digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise DataError(f"{builder.data_dir} cannot be read ({_cause(error)}); make it readable") from error
+        raise DataError(f"{builder.data_dir} cannot be read ({cause(error)}); make it readable") from error
     return digest.hexdigest()[:16]
 
 
@@ -327,7 +321,7 @@ def _read_cache(path: Path, name: str, counts: tuple[int, int]) -> ImageArrays |
         with np.load(path, allow_pickle=False) as stored:
             return _check(ImageArrays(**stored), name, counts)
     except _CACHE_FAULTS as error:
-        set_aside(path, f"cached images are corrupt ({_cause(error)})", "they are decoded again")
+        set_aside(path, f"cached images are corrupt ({cause(error)})", "they are decoded again")
         return None
 
 
@@ -338,4 +332,4 @@ def _write_cache(path: Path, arrays: ImageArrays) -> None:
         with replacing(path) as file:
             np.savez(file, allow_pickle=False, **arrays._asdict())
     except (OSError, FileError) as error:
-        warnings.warn(f"no image cache in {path.parent} ({_cause(error)}); set JCREDIT_CACHE", stacklevel=3)
+        warnings.warn(f"no image cache in {path.parent} ({cause(error)}); set JCREDIT_CACHE", stacklevel=3)
