@@ -189,7 +189,13 @@ def _why(outcomes: Sequence[Outcome]) -> str:
     if absent := list(dict.fromkeys(line for o in outcomes for line in o.absent)):
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         lacking.append(f"no rows: {', '.join(absent[:NAMED])}{more}")
-    return text + (f": {'; '.join(lacking)}" if lacking else "")
+    stands = "; whatever is open, not as stated" if verdict_of(outcomes) == "undecided" and refuted(outcomes) else ""
+    return text + (f": {'; '.join(lacking)}" if lacking else "") + stands
+
+
+def refuted(outcomes: Sequence[Outcome]) -> bool:
+    """Whether six seeds have said no to one of them, so that no further row can make all of them yes."""
+    return any(outcome.answer in ("no", "opposite") and outcome.n >= SEEDS_NEEDED for outcome in outcomes)
 
 
 def _together(parts: Mapping[str, _Part], readings: int) -> tuple[str, str, str]:
@@ -278,8 +284,8 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         "- Some predicates yes and some no: *partly*, whatever six seeds leave open. A predicate that wants rows or"
         " seeds leaves its claim *undecided*, and so does one that six seeds leave open where the others do not"
         " disagree, be they all yes or all no. So does an estimator that diverges or whose relative error (of a field,"
-        " a tangent map, a predicted state) ends above that of zero; where another reading of it does not, that one"
-        " judges the claim.",
+        " a tangent map, a predicted state, a terminal gradient) ends above that of zero; where another reading of it"
+        " does not, that one judges the claim.",
         "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
         " that were run.",
         "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"
