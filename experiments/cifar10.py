@@ -52,13 +52,13 @@ EXPERIMENT = Experiment(
             "At the last epoch, random crops and flips; accuracy on the 10,000 test images.",
             "Depth utility is accuracy minus that of frozen blocks at the same seed; frozen has no credit to score.",
             "Study: its 100-epoch figures, seed 42 at L = 4, D = 256 (ON1, ON3, OV1), or from its 12-block network"
-            " where marked (CF1; Gamma, rho, nudge of bp: CF2, whose .940 for BP's own cosine is a fault of the study's"
-            " cosine).",
+            " where marked (CF1; Gamma, rho, nudge of bp: CF2, whose .940 for BP's own cosine cannot be right).",
             "oracle, RMS rule: the exact gradient through the study's normalisation and clip. Warm-up .2 (DFA's credit"
             " first) for scalar bridge and plain vector field under the study's rule, as the study had it; no other.",
             "vector_field, plain: under the study's rule as the study describes it; raw as free as that, but measured"
             " exactly and with delta_L at h_L. Mended: the latter's output times the RMS of the sample's delta_L, plus"
-            " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is broadcast.",
+            " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is the broadcast and"
+            " the noise of the fit, a random feedback.",
         ),
     ),
     figure=default_figure("CIFAR-10, L = 4, D = 256", ("test_accuracy", "gamma", "h_rms_last")),
