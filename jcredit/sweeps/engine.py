@@ -21,7 +21,6 @@ from jcredit.report.schema import ResultsError
 from jcredit.sweeps import owners, snapshots, status
 from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
 from jcredit.sweeps.checkpoints import CheckpointError
-from jcredit.sweeps.forecast import Bar
 from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Session, Stopped, composition, in_flight
 from jcredit.sweeps.variants import Folder, Request
@@ -104,43 +103,63 @@ def run_all(
         if executor is not None:
             for batch, _ in batches:
                 check_portable(batch)
-        here, runs = InProcess(), {batch.name: run for batch, run in batches}
-        elsewhere = _Elsewhere([batch for batch, _ in batches], session.bar)
-
-        def begin(batch: Batch) -> Future:
-            if executor is None:
-                return here.submit(run_batch, batch, session, runs[batch.name])
-            return executor.submit(run_batch, batch)
-
-        def take_and_count(batch: Batch, rows: list[Row]) -> None:
-            take(batch, rows)
-            if executor is not None:
-                elsewhere.end(batch)
-
-        def stopping() -> bool:
-            if executor is not None:
-                elsewhere.look()
-            return session.stopped()
 
         def halt() -> set[str]:
             owners.ask_to_stop(results_dir, me.id)
             return {owner.what for owner in owners.living(results_dir) if owner.sweep == me.id}
 
+        def take_and_count(batch: Batch, rows: list[Row]) -> None:
+            take(batch, rows)
+            where.end(batch)
+
+        where = _Here(batches, session) if executor is None else _Elsewhere(batches, session, executor)
         hand_out(
-            [batch for batch, _ in batches], begin, take_and_count, stopping=stopping, halt=halt,
-            persistent=executor is not None,
+            [batch for batch, _ in batches], where.begin, take_and_count, stopping=where.stopping, halt=halt,
+            persistent=where.persistent,
         )  # fmt: skip
 
 
-class _Elsewhere:
-    """Brings a bar up to what batches in other processes say of themselves (``status``)."""
+class _Here:
+    """Batches in this process, which count their epochs themselves."""
 
-    def __init__(self, batches: Sequence[Batch], bar: Bar):
-        self._batches, self._bar = {in_flight(b.group, b.unfinished): b for b in batches}, bar
+    persistent = False
+
+    def __init__(self, batches: Sequence[tuple[Batch, Run]], session: Session):
+        self._session, self._runs = session, {batch.name: run for batch, run in batches}
+
+    def begin(self, batch: Batch) -> Future:
+        """Runs a batch; when this returns it is done."""
+        return InProcess().submit(run_batch, batch, self._session, self._runs[batch.name])
+
+    def end(self, batch: Batch) -> None:
+        """A batch is done, and its rows are taken."""
+
+    def stopping(self) -> bool:
+        """Whether the sweep is to stop."""
+        return self._session.stopped()
+
+
+class _Elsewhere:
+    """Batches in other processes; the bar is brought up to what they say of themselves (``status``)."""
+
+    persistent = True
+
+    def __init__(self, batches: Sequence[tuple[Batch, Run]], session: Session, executor: Executor):
+        self._batches, self._session = {in_flight(b.group, b.unfinished): b for b, _ in batches}, session
+        self._executor, self._bar = executor, session.bar
         self._seen: dict[Path, tuple[int, float]] = {}  # run-epochs and seconds
         self._again = 0.0
 
-    def look(self) -> None:
+    def begin(self, batch: Batch) -> Future:
+        """Hands a batch to the executor."""
+        return self._executor.submit(run_batch, batch)
+
+    def stopping(self) -> bool:
+        """Whether the sweep is to stop."""
+        self._look()
+        return self._session.stopped()
+
+    def _look(self) -> None:
         """Counts the epochs since the last look."""
         if not self._batches or time.monotonic() < self._again:
             return
@@ -151,7 +170,7 @@ class _Elsewhere:
                 self._count(path, own["epoch"] * len(batch.group), own["seconds"])
 
     def end(self, batch: Batch) -> None:
-        """Counts all that is left of a batch, which is done."""
+        """Counts all that is left of a batch that is done, and whose rows are taken."""
         path = in_flight(batch.group, batch.unfinished)
         self._count(path, batch.whole[1], None)
         del self._batches[path]
