@@ -163,8 +163,8 @@ def linear_field(
 ) -> Estimator:
     """A field linear in delta_L, the maps of the tangent bridges, fitted to effects on the loss alone (scalar tier).
 
-    Its terminal credit is exact, so it has no terminal loss.  Scheme, learning rate and clip are by default those of the
-    tangent bridges, not of ``vector_field``, whose defaults are the study's: set them alike to compare the forms.
+    Its terminal credit is exact, so it has no terminal loss.  Scheme, learning rate and clip default to those of the
+    tangent bridges, not of ``vector_field``, which has the study's: set them alike to compare the forms.
 
     Args:
       form: learned gates, the activation derivatives of all blocks above, a chain over blocks, its maps in sweeps, or
