@@ -57,8 +57,8 @@ EXPERIMENT = Experiment(
             " first) for scalar bridge and plain vector field under the study's rule, as the study had it; no other.",
             "vector_field, plain: under the study's rule as the study describes it; raw as free as that, but measured"
             " exactly and with delta_L at h_L. Mended: the latter's output times the RMS of the sample's delta_L, plus"
-            " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is the broadcast and"
-            " the noise of the fit, a random feedback.",
+            " delta_L, and lam h of 1e-4. Shuffled: measured tangents go to other samples; what is left is the"
+            " broadcast and the noise of the fit, a random feedback.",
         ),
     ),
     figure=default_figure("CIFAR-10, L = 4, D = 256", ("test_accuracy", "gamma", "h_rms_last")),

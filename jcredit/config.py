@@ -20,8 +20,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit.estimators import bp
+from jcredit.files import cause
 from jcredit.numerics import NUMERICS, numerics
 from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
@@ -289,14 +291,19 @@ def credit_depth(config: Config) -> int | None:
     is not stated either.
 
     Raises:
-      ConfigError: a depth that is no whole number.
+      ConfigError: a depth that is no whole number, or a function that fails.
     """
     estimator: Estimator = config.credit.build()
     depth, of_blocks = estimator.depth, ""
     if callable(depth):
         inside = (part.settings for _, part in config.network.walk("network"))
         blocks = next((settings["depth"] for settings in inside if "depth" in settings), None)
-        depth, of_blocks = None if blocks is None else depth(blocks), f" for L = {blocks}"
+        try:
+            depth, of_blocks = None if blocks is None else depth(blocks), f" for L = {blocks}"
+        except Exception as error:
+            raise ConfigError(f"credit={config.credit!r}: its depth fails for L = {blocks} ({cause(error)})") from error
+    if isinstance(depth, np.integer):
+        depth = int(depth)
     if depth is None or type(depth) is int:
         return depth
     raise ConfigError(

@@ -171,15 +171,17 @@ class Setting(NamedTuple):
             raise ConfigError(f"{name}={brief(value)} must be of type {wanted}{'; call its factory' * callable(value)}")
         elif self.kind is not None and value is not None and value.kind != self.kind.name:
             raise ConfigError(f"{name}={value!r} is no {self.kind.name} but a part of kind {value.kind}")
-        return self._inside(value) if type(value) is tuple else value
+        of_tuples = kind is tuple or (isinstance(kind, tuple) and tuple in kind)
+        return self._inside(value) if of_tuples and isinstance(value, tuple) else value
 
     def _inside(self, value: Any) -> Any:
         """What a tuple holds, as it can be hashed and written down."""
-        if type(value) is tuple:
-            return tuple(map(self._inside, value))
+        if isinstance(value, tuple):
+            inside = map(self._inside, value)
+            return value._make(inside) if hasattr(value, "_make") else tuple(inside)
         if isinstance(value, np.generic):
             value = value.item()
-        if value is None or type(value) in (bool, int, float, str):
+        if value is None or isinstance(value, bool | int | float | str):
             return value
         raise ConfigError(f"{self.name} holds {brief(value)}; give a tuple of numbers, texts, None or such tuples")
 

@@ -137,7 +137,9 @@ def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
 
 
 def test_labels_of_one_block_differ_and_keep_their_style():
-    assert len({styles._style("#0072B2", "o", slot) for slot in range(60)}) == 60
+    looks = [styles._style("#0072B2", "o", slot) for slot in range(12)]
+    assert len({(look.color, look.hatch) for look in looks}) == 12  # all that bars have
+    assert len({(look.color, look.dash, look.filled) for look in looks}) == 12
     blocks = {"L=2": [f"v{i}" for i in range(12)], "L=4": ["v3", "new"], "L=8": ["BP L=8"]}
     found = keys([row_of(label, block=block) for block, labels in blocks.items() for label in labels])
     assert len({found["own", label] for label in blocks["L=2"]}) == 12

@@ -9,6 +9,7 @@ from helpers import as_part, refused, small, tiny
 
 import jcredit as jc
 from jcredit.checking import check_run
+from jcredit.config import credit_depth
 from jcredit.training import make_run
 
 
@@ -168,13 +169,17 @@ def test_a_state_that_is_none_is_refused():
     refused(lambda: checked(config), r"own: init returns a dict; return jc\.EstState\(params")
 
 
-@pytest.mark.parametrize("depth", [2.0, True, lambda blocks: np.ceil(blocks / 2), lambda blocks: None])
+@pytest.mark.parametrize("depth", [2.0, True, lambda blocks: np.ceil(blocks / 2)])
 def test_a_depth_that_is_no_whole_number_is_refused_before_anything_runs(depth):
     own = as_part(jc.estimator, jc.dfa().build()._replace(depth=depth))
-    if callable(depth) and depth(2) is None:
-        checked(tiny(own))  # it is not stated
-    else:
-        refused(lambda: tiny(own), r"own.*depth=.* must be a whole number, or a function of L that gives one")
+    refused(lambda: tiny(own), r"own.*depth=.* must be a whole number, or a function of L that gives one")
+
+
+def test_a_depth_may_be_numpys_or_not_stated_and_may_not_fail():
+    with_depth = lambda depth: tiny(as_part(jc.estimator, jc.dfa().build()._replace(depth=depth)))  # noqa: E731
+    assert credit_depth(with_depth(lambda blocks: np.maximum(blocks, 2))) == 3
+    assert credit_depth(with_depth(lambda blocks: None)) is None
+    refused(lambda: with_depth(lambda blocks: {}[blocks]), r"own.*its depth fails for L = 3 \(KeyError: 3\)")
 
 
 def test_hparams_of_another_static_shape_are_refused():

@@ -173,6 +173,9 @@ def test_only_a_commit_of_jcredit_itself_is_told(checkout, tmp_path):
     (checkout / "jcredit/new.py").write_text("")
     assert record.git_commit(checkout) not in (one, other)  # git's own diff knows no new files
     (checkout / "jcredit/new.py").unlink()
+    (checkout / "jcredit/.#lock.py").symlink_to("nowhere")  # as editors leave them
+    assert record.git_commit(checkout)[:13] == own + "+"
+    (checkout / "jcredit/.#lock.py").unlink()
     assert record.git_commit(checkout) == other
     (checkout / "pyproject.toml").write_text('[project]\nname = "somebody"\n')
     assert record.git_commit(checkout) is None  # a copy of the package in somebody else's repository

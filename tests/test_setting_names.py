@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -53,12 +54,18 @@ def test_texts_stand_for_their_values():
     refused(lambda: change(drawn, "task.data", "foo"), "data='foo' must be set from Python")
 
 
+class Pair(NamedTuple):
+    one: Any
+    two: Any
+
+
 def test_tuples_hold_what_can_be_written_down_and_do_not_come_from_texts():
     @jc.trunk
     def layered(layers: tuple = (1,)) -> object: ...
 
     part = layered(layers=(np.int64(2), (np.float32(0.5), "a"), None))
     assert part.settings["layers"] == (2, (0.5, "a"), None) and json.dumps(part.described())
+    assert json.dumps(layered(layers=Pair(np.int64(2), None)).described())
     for value, said in (
         ((jc.dfa(),), r"layers holds .*dfa.*; give a tuple of numbers"),
         ([1], "must be of type tuple"),

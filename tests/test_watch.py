@@ -88,6 +88,15 @@ def test_a_sweep_that_was_interrupted_is_seen_until_it_goes_on(tmp_path, monkeyp
     assert not watch.look(tmp_path).cut_off
 
 
+def test_a_sweep_leaves_the_finished_programs_of_another(tmp_path):
+    for labels, stays in (["theirs"], True), ([BRIDGE.label], False):
+        done = {"epochs": 1, "epoch": 1, "began": time.time() + 60, "labels": labels, "host": "elsewhere", "pid": 1}
+        path = status.folder(tmp_path) / "done.json"
+        with status.announced(tmp_path, [[Request(BRIDGE, 0)]]):
+            path.write_text(json.dumps(done))
+        assert path.exists() == stays
+
+
 def test_the_time_left_is_what_the_sweep_says_less_the_time_since():
     process = {"pid": os.getpid(), "host": "here", "began": 100.0}
     sweep = {**process, "runs": 4, "run_epochs": 40, "done": 10, "updated": 120.0}

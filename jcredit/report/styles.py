@@ -1,9 +1,8 @@
 """How a line of a table looks in every figure: one colour and one marker per estimator, everywhere.
 
 An estimator's colour and marker are fixed here, so that figures of different experiments can be laid side by side; its
-variants in one block differ in dash, fill, hatch and shade (the first twelve on curves, sixty as bars).  Colours are
-Okabe & Ito's and, beyond their number, Paul Tol's, which colour-blind readers can tell apart; markers tell those that
-often share a figure apart in grey.
+variants in one block differ in dash, fill, hatch and shade, the first twelve of them.  Colours are Okabe & Ito's and,
+beyond their number, Paul Tol's, which colour-blind readers can tell apart; markers tell most estimators apart in grey.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from jcredit.report.schema import Row
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's, without its yellow (too pale on white): of what is no estimator, such as rules."""
 DASHES = ("-", "--", ":", "-.")
-HATCHES = ("", "///", "...", "xxx", "+++")
+HATCHES = ("", "///", "...", "xxx")
 SHADES = (0.0, 0.0, 0.4, 0.4, -0.4, -0.4)
 """Share of white (negative: of black) that a method's variants have, in order; by twos, which differ in fill."""
 
@@ -32,18 +31,18 @@ ESTIMATORS = {
     "tangent_gate": ("#999933", ">"),
     "tangent_mask": ("#44AA99", "h"),
     "tangent_chain": ("#117733", "*"),
-    "tangent_sweeps": ("#332288", "D"),
+    "tangent_sweeps": ("#332288", "8"),
     "tangent_coarse": ("#DDCC77", "H"),
-    "linear_field": ("#AA4499", "d"),
-    "grape": ("#CC6677", "8"),
-    "weight_mirror": ("#994455", "<"),
-    "kolen_pollack": ("#997700", "<"),
-    "local_heads": ("#6699CC", "s"),
-    "forward_gradient": ("#EE99AA", "d"),
-    "disturbed_bp": ("#004488", "o"),
+    "linear_field": ("#AA4499", "s"),
+    "grape": ("#CC6677", "P"),
+    "weight_mirror": ("#994455", ">"),
+    "kolen_pollack": ("#997700", "h"),
+    "local_heads": ("#6699CC", "o"),
+    "forward_gradient": ("#EE99AA", "X"),
+    "disturbed_bp": ("#4477AA", "o"),
 }
 """Colour and marker of each estimator; a wrapper has those of what it wraps."""
-OTHERS = (("#AA3377", "o"), ("#4477AA", "s"), ("#EE6677", "^"), ("#88CCEE", "v"))
+OTHERS = (("#AA3377", "o"), ("#228833", "s"), ("#EE6677", "^"), ("#88CCEE", "v"))
 """Of estimators that are not ours, in order of appearance."""
 
 Labels = Mapping[str, Sequence[Row]]

@@ -189,12 +189,14 @@ def _why(outcomes: Sequence[Outcome]) -> str:
     if absent := list(dict.fromkeys(line for o in outcomes for line in o.absent)):
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         lacking.append(f"no rows: {', '.join(absent[:NAMED])}{more}")
-    stands = "; whatever is open, not as stated" if verdict_of(outcomes) == "undecided" and refuted(outcomes) else ""
+    stands = (
+        "; what six seeds did tell is against it" if verdict_of(outcomes) == "undecided" and refuted(outcomes) else ""
+    )
     return text + (f": {'; '.join(lacking)}" if lacking else "") + stands
 
 
 def refuted(outcomes: Sequence[Outcome]) -> bool:
-    """Whether six seeds have said no to one of them, so that no further row can make all of them yes."""
+    """Whether six seeds or more say no to one of them: these rows do not bear the claim out, whatever is open."""
     return any(outcome.answer in ("no", "opposite") and outcome.n >= SEEDS_NEEDED for outcome in outcomes)
 
 

@@ -60,7 +60,7 @@ def phase1() -> Iterator[Claim]:
             each((bp, dfa, cb, sb), ACC), frozen),
     )  # fmt: skip
     yield Claim(
-        "CF2", "1", "the same, credit: clamped Gamma, and rho near 0",
+        "CF2", "1", "the same, credit: clamped Gamma, CB above DFA; rho 1 for BP, 0 for the others",
         "Gamma BP .940, CB .056, DFA .030, SB .021; rho .990, others .005 or less", "cifar12",
         one((near(mean_of(bp, "gamma_clamped"), 0.940, TOL), near(mean_of(bp, "rho"), 0.990, TOL),
              over(cb, dfa, 0.013, "gamma_clamped"),

@@ -33,7 +33,7 @@ NAMES = {
     "test_state_error": "state error",
     "dl_held_inner_product_eta1e-02_k5": "held-out loss change in 5 steps",
     "dl_held_target_shift1e-01_eta1e-02_k5": "held-out loss change in 5 steps of target shift .1",
-    "least_target_shift": "least held-out loss change in 5 steps of target shift .01 to 1",
+    "dl_held_target_shift1e-02_eta1e-02_k5": "held-out loss change in 5 steps of target shift .01",
     "dl_held_cosine_eta1e-02_k5": "held-out loss change in 5 steps of the cosine rule",
     "dl_same_rms_all": "same-batch loss change, RMS credit", "dl_held_rms_all": "held-out loss change, RMS credit",
     "dl_same_raw_all": "same-batch loss change, raw credit",
@@ -104,17 +104,6 @@ def mean_of(line: str, metric: str = "gamma") -> Number:
         return {seed: value for seed, value in values.items() if value is not None}
 
     return Number(f"{NAMES.get(metric, metric)} of {_short(line)}", (line,), at)
-
-
-def least(line: str, metrics: Sequence[str], name: str) -> Number:
-    """The least of several metrics of a line at each seed, under a name of ``NAMES``."""
-    each = [mean_of(line, metric) for metric in metrics]
-
-    def at(rows: Lines) -> dict[int, float]:
-        values = [x.at(rows) for x in each]
-        return {seed: min(at[seed] for at in values) for seed in values[0] if all(seed in at for at in values)}
-
-    return Number(f"{NAMES[name]} of {_short(line)}", (line,), at)
 
 
 def paired(a: str, b: str, metric: str = "gamma") -> Number:

@@ -5,6 +5,7 @@ A row says what its numbers depend on: the code that trained it, versions, devic
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -278,7 +279,9 @@ def git_commit(checkout: Path = Path(__file__).parents[2]) -> str | None:
         changed = git("diff", "HEAD", *plain, "--", "jcredit", "experiments")
         new = git("ls-files", "--others", "--exclude-standard", "-z", "--", "jcredit", "experiments").split(b"\0")
         for name in filter(None, new):
-            changed += name + (checkout / os.fsdecode(name)).read_bytes()
+            changed += name
+            with contextlib.suppress(OSError):  # a link to nowhere, a repository inside, or gone meanwhile
+                changed += (checkout / os.fsdecode(name)).read_bytes()
         mark = f"+{hashlib.sha256(changed).hexdigest()[:6]}" if changed else ""
         return git("rev-parse", "--short=12", "HEAD").decode() + mark
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
