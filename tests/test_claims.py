@@ -336,6 +336,19 @@ def test_the_committed_rows_give_a_page(committed):
     assert json.loads(json.dumps(ledger.to_json(committed), allow_nan=False))[0]["id"] == "LQ1"
 
 
+WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def test_pages_count_the_verdicts_as_the_ledger_has_them(committed):
+    flat = lambda page: " ".join((ROOT / page).read_text(encoding="utf-8").split())  # noqa: E731
+    undecided = WORDS[sum(verdict.verdict == "undecided" for verdict in committed)]
+    full = WORDS[sum(verdict.source.endswith("/full") for verdict in committed)]
+    assert f"{undecided} of {len(committed)} are undecided, and all but {full} rest on rows at quick" in flat(
+        "README.md"
+    )
+    assert f"all verdicts but {full} rest on rows of quick length" in flat("docs/index.md")
+
+
 def test_without_scripts_rows_count_as_they_name_themselves(tmp_path):
     assert {verdict.why for verdict in ledger.claims(tmp_path)} == {"no rows"}
     assert len(ledger.claims(ROOT / "results")) == len(ledger.CLAIMS)
