@@ -24,8 +24,8 @@ def test_a_figure_shows_its_rows(experiments, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in findings.draw(ROOT / "results", experiments, tmp_path / "a")}
     honest = findings.rows_of
 
-    def edited(results_dir, known, name):
-        rows, preset = honest(results_dir, known, name)
+    def edited(results_dir, known, name, preset):
+        rows, preset = honest(results_dir, known, name, preset)
         if name != "boundary_ablation":
             return rows, preset
         return [{**row, "metrics": {**row["metrics"], "gamma": 0.3}} for row in rows], preset

@@ -2,7 +2,8 @@
 
     draw(Path("results"), load_experiments(None), Path("results/findings"))
 
-Each figure is a pure function of the rows of one experiment, at the preset that has rows of the most lines.
+Each figure is a pure function of the rows of one experiment, at the preset that has rows of the most lines, or at one
+that the figure is about.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from jcredit.report import dots, plots
 from jcredit.report.rows import read_rows
 from jcredit.report.schema import Row, number_at
+from jcredit.report.series import curve_points, over_seeds
 from jcredit.report.styles import ESTIMATORS, OTHERS, PALETTE
 from jcredit.report.tables import with_study
 from jcredit.study.claims import PRESETS
@@ -34,6 +36,7 @@ class Finding(NamedTuple):
       size: of the figure, in inches.
       panels: number of panels, side by side.
       draw: (axes, rows) -> None.
+      preset: whose rows it shows; "": that which has rows of the most lines.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Finding(NamedTuple):
     size: tuple[float, float]
     panels: int
     draw: Callable[[Sequence[Axes], Sequence[Row]], None]
+    preset: str = ""
 
 
 def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -> list[Path]:
@@ -52,7 +56,7 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
     """
     made = []
     for finding in FINDINGS:
-        rows, preset = rows_of(results_dir, experiments, finding.experiment)
+        rows, preset = rows_of(results_dir, experiments, finding.experiment, finding.preset)
         if rows:
             figure, axes = dots.panels(finding.panels, finding.size)
             finding.draw(axes, rows)
@@ -62,10 +66,13 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
     return made
 
 
-def rows_of(results_dir: Path, experiments: Mapping[str, Experiment], name: str) -> tuple[list[Row], str]:
+def rows_of(
+    results_dir: Path, experiments: Mapping[str, Experiment], name: str, preset: str = ""
+) -> tuple[list[Row], str]:
     """The rows in the present grid of an experiment, with the study's figures, and their preset.
 
-    That is the one that has rows of the most lines, as with claims; the longer of two that have as many.
+    Where none is named that is the one that has rows of the most lines, as with claims; the longer of two that have as
+    many.
     """
     if name not in experiments:
         return [], ""
@@ -76,7 +83,7 @@ def rows_of(results_dir: Path, experiments: Mapping[str, Experiment], name: str)
         for preset in PRESETS
     }
     lines = {preset: len({(row.get("block"), row["label"]) for row in rows}) for preset, rows in found.items()}
-    preset = max(PRESETS, key=lambda p: lines[p])  # the first of equals
+    preset = preset or max(PRESETS, key=lambda p: lines[p])  # the first of equals
     return with_study(found[preset], experiments[name].table), preset
 
 
@@ -211,6 +218,23 @@ def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     dots.legend(axes[0])
 
 
+def _order(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    bridges = {"state_bridge": "state bridge", "scalar_bridge": "scalar bridge", "broadcast": "broadcast"}
+    for axis, depth in zip(axes, (2, 4, 8, 12), strict=True):
+        for label, name in bridges.items():
+            mine = [row for row in rows if row["label"] == label and row["block"] == f"alpha = 1, L = {depth}"]
+            curve = over_seeds([curve_points(row, "gamma") for row in mine])
+            color, marker = ESTIMATORS[label]
+            axis.plot(curve.x, curve.mean, "-", ms=3.5, lw=1.2, color=color, marker=marker, label=name)
+            axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, lw=0)
+        axis.axvline(16, color="0.3", ls="--", lw=1, label="the quick preset's length")
+        axis.set_title(f"L = {depth}", fontsize=dots.SMALL)
+        axis.set_ylim(0, 1)
+        axis.set_xlabel("epoch", fontsize=dots.SMALL)
+    axes[0].set_ylabel("Gamma", fontsize=dots.SMALL)
+    dots.legend(axes[-1])
+
+
 FINDINGS = (
     Finding("normalisation", "The local rule cuts what credit gains", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
@@ -220,4 +244,5 @@ FINDINGS = (
     Finding("projection", "The scale of h_L's projection", "boundary_ablation", (6.4, 3.6), 1, _projection),
     Finding("pinned", "Values that the code pins", "toy_lq", (9.4, 3.4), 2, _pinned),
     Finding("readings", "Toy LQ: no reading gives both figures", "toy_lq", (7.4, 2.8), 1, _readings),
+    Finding("order", "The bridges change places as training goes on", "synth_ladder", (11, 3.2), 4, _order, "full"),
 )
