@@ -17,6 +17,10 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jcredit")
     try:
         return _attribute(name)
     except AttributeError as error:

@@ -71,7 +71,8 @@ def _parser() -> Parser:
         help="stop after these, with a checkpoint; 0 shows the list and what is left (default: run to the end)",
     )  # fmt: skip
     reproducing.add_argument("--only", nargs="+", metavar="NAME", help="only these items of the list")
-    reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help="prepared image data")
+    data = "prepared image data (default: TFDS_DATA_DIR)"
+    reproducing.add_argument("--data-dir", type=folder, metavar="DIR", help=data)
     reproducing.add_argument("--no-progress", action="store_true", help="no progress bars")
     add_cluster_options(reproducing)
     extent = rebuilding.add_mutually_exclusive_group()
@@ -97,7 +98,9 @@ def _parser() -> Parser:
         help=f"numbers that pages quote (default: {QUOTES}, if it is there, for the rows in {RESULTS})",
     )
     watching = commands.add_parser("watch", help="follow running sweeps from outside: how far, how long, curves")
-    watching.add_argument("directory", type=folder, nargs="?", default=Path("results"), metavar="DIR", help="results")
+    watching.add_argument(
+        "directory", type=folder, nargs="?", default=Path("results"), metavar="DIR", help="default: results"
+    )
     watching.add_argument("--once", action="store_true", help="show it one time")
     watching.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="between looks (default: 2)")
     watching.add_argument(

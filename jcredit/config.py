@@ -16,7 +16,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +51,25 @@ def _names_unknown_settings(cls: type[T]) -> type[T]:
     @functools.wraps(init)
     def checked(self, *args: Any, **given: Any) -> None:
         for name in given:
-            known("setting", name, settings())
+            if name not in settings():
+                _say_whose(name, cls(*args, **{n: value for n, value in given.items() if n in settings()}))
         init(self, *args, **given)
 
     cls.__init__ = checked
     return cls
+
+
+def _say_whose(name: str, config: Any) -> NoReturn:
+    """Refuses a setting that is none of ``Config``'s own, and says where it belongs."""
+    if name in ("seed", "seeds"):
+        raise ConfigError(f"{name} is no setting: give seeds to the sweep, as in jc.sweep(configs, seeds=[1])")
+    if paths := paths_of(config, name):
+        part = paths[0].rpartition(".")[0]
+        raise ConfigError(
+            f"setting {name!r} is one of {part}'s: give it to the factory there, or Config(...).replace({name}=...)"
+        )
+    known("setting", name, settings())
+    raise AssertionError(f"{name} is known")
 
 
 @_names_unknown_settings

@@ -100,6 +100,13 @@ class Factory:
         return function.__name__ if self._is_ours else f"{function.__module__}.{function.__qualname__}"
 
     @property
+    def __signature__(self) -> inspect.Signature:
+        """What it is called with, for ``help`` and editors: settings, without what the run hands over."""
+        whole = inspect.signature(self.function)
+        own = [p for p in whole.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+        return whole.replace(parameters=own, return_annotation=Part)
+
+    @property
     def _is_ours(self) -> bool:
         return self.function.__module__.split(".")[0] == __name__.split(".")[0]
 

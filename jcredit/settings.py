@@ -177,8 +177,8 @@ class Setting(NamedTuple):
     def _inside(self, value: Any) -> Any:
         """What a tuple holds, as it can be hashed and written down."""
         if isinstance(value, tuple):
-            inside = map(self._inside, value)
-            return value._make(inside) if hasattr(value, "_make") else tuple(inside)
+            inside, make = map(self._inside, value), getattr(value, "_make", tuple)  # of a NamedTuple, or plain
+            return make(inside)
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool | int | float | str):

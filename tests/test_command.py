@@ -76,6 +76,7 @@ def fails(capsys, tmp_path, *argv, of=None):
         (["--learnin-rate", "1"], ["--learnin-rate", "--learning-rate"]),
         (["--learning-rate", "-1"], ["learning_rate", "-1"]),
         (["--learning-rate", "nan"], ["learning_rate", "nan"]),
+        (["--trains", "nothing", "--learning-rate", "3e-3"], ["learning_rate", "no line", "reads it"]),
         (["--learning-rate", "inf"], ["learning_rate", "inf"]),
         (["--learning-rate", "fast"], ["--learning-rate", "fast"]),
         (["--depth", "0"], ["depth", "0"]),

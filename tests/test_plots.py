@@ -136,6 +136,13 @@ def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
     assert set(styles.ESTIMATORS) == set(estimators.__all__) - wrappers  # no look of ours depends on its company
 
 
+def test_a_label_is_drawn_as_it_is(tmp_path):
+    odd = [row_of(label, metrics={"gamma": 0.5}, layers={"gamma": [0.1, 0.2]}) for label in ("cost $x^$ y", "_mine")]
+    plots.bars(odd, ["gamma"], tmp_path / "a.png", title="$5 to $6")
+    plots.layer_profile(odd, "gamma", tmp_path / "b.png")
+    assert plots.plain("_mine").endswith("_mine") and not plots.plain("_mine").startswith("_")  # else in no legend
+
+
 def test_labels_of_one_block_differ_and_keep_their_style():
     looks = [styles._style("#0072B2", "o", slot) for slot in range(12)]
     assert len({(look.color, look.hatch) for look in looks}) == 12  # all that bars have

@@ -46,6 +46,17 @@ def test_reference_is_the_same_seed_and_the_same_block_first():
     assert all("S1" not in r["metrics"] for r in rows)
 
 
+def test_another_experiments_line_and_one_on_another_copy_of_the_data_are_no_reference():
+    frozen, mine = make_row("frozen", 0, x=0.2), make_row("mine", 0, x=0.5)
+    for label, others, data in (("wide", {"experiment": "b"}, None), ("copies", {}, "bbbb")):
+        rows = [frozen | {"data": "aaaa"}, mine | others | ({"data": data} if data else {})]
+        rows[0]["config"], rows[1]["config"] = {"epochs": 1}, {"epochs": 1 if data else 2}
+        found = results.with_reference(rows, "metrics.x", "frozen", "above")
+        assert "above" not in found[1]["metrics"], label
+    same = results.with_reference([frozen, mine], "metrics.x", "frozen", "above")
+    assert same[1]["metrics"]["above"] == pytest.approx(0.3)
+
+
 def test_another_network_or_another_length_is_no_reference():
     deep = {"network": {"network": "ladder_mlp", "depth": 8}}
     rows = [
@@ -271,6 +282,14 @@ def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):
     for nothing in (tmp_path / "c", tmp_path / "a" / "quick" / "none.jsonl"):
         with pytest.raises(ResultsError, match=r"no rows.jsonl there; give one, or a folder"):
             Rows.read(nothing)
+
+
+def test_a_figure_refuses_what_a_table_refuses(tmp_path):
+    two = Rows([make_row("bp", 0, x=1.0), make_row("bp", 1, x=2.0, config_hash="another")])
+    for show in (two.table, lambda: two.plot(tmp_path / "a.png")):
+        with pytest.raises(ResultsError, match="stands for 2 config"):
+            show()
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_rows_plot_their_overview(tmp_path):

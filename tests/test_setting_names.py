@@ -1,6 +1,7 @@
 """Settings by name: where a name leads, in what order changes are made, and what describing a run leaves alone."""
 
 import gc
+import inspect
 import json
 import os
 import subprocess
@@ -52,6 +53,21 @@ def test_texts_stand_for_their_values():
         refused(lambda name=name, text=text: change(config, name, text), message)
     drawn = jc.Config(task=jc.tasks.arrays(np.zeros((8, 2)), np.arange(8) % 2, np.zeros((8, 2)), np.arange(8) % 2))
     refused(lambda: change(drawn, "task.data", "foo"), "data='foo' must be set from Python")
+
+
+def test_a_setting_of_a_part_or_a_seed_given_to_config_is_told_where_it_belongs():
+    for given, said in (
+        ({"depth": 3}, r"setting 'depth' is one of network's: give it to the factory there, or .*replace\(depth="),
+        ({"credit": jc.vector_field(), "directions": 8}, r"'directions' is one of credit's"),
+        ({"seed": 1}, r"seed is no setting: give seeds to the sweep"),
+        ({"learing_rate": 1e-3}, "did you mean 'learning_rate'"),
+    ):
+        refused(lambda given=given: jc.Config(**given), said)
+
+
+def test_a_factory_shows_what_it_is_called_with():
+    assert list(inspect.signature(jc.image_mlp).parameters) == ["depth", "width"]
+    assert inspect.signature(jc.dfa).return_annotation is type(jc.dfa())
 
 
 class Pair(NamedTuple):

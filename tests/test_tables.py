@@ -74,7 +74,24 @@ def test_differences_have_an_exact_p():
     assert ", p=.031" in markdown_of(agree, TableSpec("", column))
     many = [make_row(label, i, gamma=g) for i in range(21) for label, g in (("DFA", 0.0), ("CB", 1.0))]
     assert line_of(markdown_of(many[:40], TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000, p<.001"
-    assert line_of(markdown_of(many, TableSpec("", column)), 3)[-1] == "+1.000 ± 0.000"  # 2^21 patterns: no p
+    over = markdown_of(many, TableSpec("", column))
+    assert (
+        line_of(over, 3)[-1] == "+1.000 ± 0.000" and "No p where a difference has more than 20" in over
+    )  # 2^21 of them
+    assert "No p" not in markdown_of(many[:40], TableSpec("", column))
+
+
+SIMPLE = TableSpec("", (Column("x", "metrics.x"),))
+
+
+def test_labels_that_markdown_would_read_stay_in_their_cells():
+    table = markdown_of([make_row("a<b>c|d\ne", 0), make_row("x < y", 0)], SIMPLE)
+    assert "| a&lt;b>c\\|d e " in table and "| x < y " in table
+
+
+def test_lines_without_a_block_do_not_stand_below_another_blocks_heading():
+    table = markdown_of([make_row("bp", 0, "L = 4"), make_row("bp", 0)], SIMPLE)
+    assert [line for line in table.splitlines() if line.startswith("#")] == ["## L = 4", "## no block"]
 
 
 def test_a_table_shows_the_sequential_depth_beside_the_tier_where_it_is_known():

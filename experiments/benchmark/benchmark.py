@@ -80,7 +80,8 @@ def main() -> None:
     sizes = "; ".join(f"{name}: {p[-1]}" for name, p in PRESETS.items())
     parser.add_argument("--preset", default="quick", choices=PRESETS, help=f"size ({sizes})")
     parser.add_argument("--against", choices=["torch"], help="also measure the same algorithms in eager PyTorch")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help="where results go")
+    where = "where results go (default: results)"
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help=where)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.add_argument("--redraw", action="store_true", help="only rebuild table and figure from measurements.json")
     parser.add_argument("--job", help="(internal) measure one job in this process")

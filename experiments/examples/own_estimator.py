@@ -33,13 +33,14 @@ def forward_gradient(directions: jc.Count = 1) -> jc.Estimator:
     return jc.Estimator(init, credit, tier="2: loss under perturbation", depth=1)
 
 
-jc.testing.check_estimator(forward_gradient)
-base = jc.Config(
-    task=jc.tasks.teacher(train_size=2048, test_size=512),
-    network=jc.image_mlp(depth=3, width=32),
-    epochs=5,
-    batch_size=64,
-)
-credits = {"bp": jc.bp(), "M = 1": forward_gradient(), "M = 16": forward_gradient(directions=16)}
-rows = jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(3))
-print(rows.table())
+if __name__ == "__main__":  # workers, and --estimator, --rule ... of an experiment, import this file
+    base = jc.Config(
+        task=jc.tasks.teacher(train_size=2048, test_size=512),
+        network=jc.image_mlp(depth=3, width=32),
+        epochs=5,
+        batch_size=64,
+    )
+    credits = {"bp": jc.bp(), "M = 1": forward_gradient(), "M = 16": forward_gradient(directions=16)}
+    rows = jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(3))
+    print(rows.table())
+    jc.testing.check_estimator(forward_gradient)  # last: a sweep in a process that has used JAX has one core

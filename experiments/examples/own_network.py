@@ -48,9 +48,10 @@ def convolutional(sizes: jc.Sizes, /, depth: jc.Count = 3, channels: jc.Count = 
     return jc.Network(init, embed, block, lambda w, h: jc.layer_norm(h) @ w, jc.layer_norm, branch)
 
 
-x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
-task = jc.tasks.arrays(x[:1200].reshape(-1, 8, 8, 1), y[:1200], x[1200:].reshape(-1, 8, 8, 1), y[1200:])
-jc.testing.check_network(convolutional, task=task)
-base = jc.Config(task=task, network=convolutional(), epochs=3, batch_size=50)
-credits = {"bp": jc.bp(), "fa": jc.fa(), "chain": jc.tangent_chain()}
-print(jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(2)).table())
+if __name__ == "__main__":  # workers, and --estimator, --rule ... of an experiment, import this file
+    x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
+    task = jc.tasks.arrays(x[:1200].reshape(-1, 8, 8, 1), y[:1200], x[1200:].reshape(-1, 8, 8, 1), y[1200:])
+    base = jc.Config(task=task, network=convolutional(), epochs=3, batch_size=50)
+    credits = {"bp": jc.bp(), "fa": jc.fa(), "chain": jc.tangent_chain()}
+    print(jc.sweep({label: base.replace(credit=credit) for label, credit in credits.items()}, seeds=range(2)).table())
+    jc.testing.check_network(convolutional, task=task)  # last: a sweep in a process that has used JAX has one core

@@ -27,14 +27,15 @@ def sign_rule(mix: jc.Fraction = 1.0) -> jc.LocalRule:
     return jc.LocalRule(goal, signal)
 
 
-jc.testing.check_rule(sign_rule)
-base = jc.Config(
-    task=jc.tasks.teacher(train_size=2048, test_size=512),
-    network=jc.image_mlp(depth=3, width=32),
-    rule=sign_rule(),
-    epochs=5,
-    batch_size=64,
-)
-configs = {"bp": base, "dfa": base.replace(credit=jc.dfa())}
-rows = jc.sweep(configs, seeds=range(3), vary={"mix": [0.0, 0.5, 1.0]})
-print(rows.table())
+if __name__ == "__main__":  # workers, and --estimator, --rule ... of an experiment, import this file
+    base = jc.Config(
+        task=jc.tasks.teacher(train_size=2048, test_size=512),
+        network=jc.image_mlp(depth=3, width=32),
+        rule=sign_rule(),
+        epochs=5,
+        batch_size=64,
+    )
+    configs = {"bp": base, "dfa": base.replace(credit=jc.dfa())}
+    rows = jc.sweep(configs, seeds=range(3), vary={"mix": [0.0, 0.5, 1.0]})
+    print(rows.table())
+    jc.testing.check_rule(sign_rule)  # last: a sweep in a process that has used JAX has one core

@@ -12,10 +12,6 @@ from sklearn.model_selection import train_test_split
 
 import jcredit as jc
 
-x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
-x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0)
-digits_task = jc.tasks.arrays(x, y, x_test, y_test)
-
 
 @jc.task(jc.image_mlp(depth=3, width=32))
 def parity(inputs: jc.Count = 20, bits: jc.Count = 2, tests: jc.Count = 512) -> jc.Task:
@@ -42,10 +38,14 @@ def parity(inputs: jc.Count = 20, bits: jc.Count = 2, tests: jc.Count = 512) -> 
     )
 
 
-jc.testing.check_task(parity)
-credits = {"bp": jc.bp(), "dfa": jc.dfa()}
-for name, task, more in (("digits", digits_task, {}), ("parity", parity(), {"steps_per_epoch": 100})):
-    base = jc.Config(task=task, network=jc.image_mlp(depth=3, width=32), epochs=5, batch_size=64)
-    base = base.replace(**more)
-    configs = {label: base.replace(credit=credit) for label, credit in credits.items()}
-    print(jc.sweep(configs, seeds=range(3), name=name).table())
+if __name__ == "__main__":  # workers import this file
+    x, y = (np.asarray(a) for a in load_digits(return_X_y=True))
+    x, x_test, y, y_test = train_test_split(x, y, test_size=0.3, random_state=0)
+    digits_task = jc.tasks.arrays(x, y, x_test, y_test)
+    credits = {"bp": jc.bp(), "dfa": jc.dfa()}
+    for name, task, more in (("digits", digits_task, {}), ("parity", parity(), {"steps_per_epoch": 100})):
+        base = jc.Config(task=task, network=jc.image_mlp(depth=3, width=32), epochs=5, batch_size=64)
+        base = base.replace(**more)
+        configs = {label: base.replace(credit=credit) for label, credit in credits.items()}
+        print(jc.sweep(configs, seeds=range(3), name=name).table())
+    jc.testing.check_task(parity)  # last: a sweep in a process that has used JAX has one core

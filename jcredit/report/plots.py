@@ -64,9 +64,16 @@ def layer_profile(rows: Sequence[Row], metric: str, path: str | Path, title: str
     _line_figure(rows, lambda row: profile_points(row, metric), path, title, "depth (layer / L)", _title(metric))
 
 
-def against(rows: Sequence[Row], curve: str, xs: Sequence[float], path: str | Path, title: str, xlabel: str) -> None:
-    """Writes a panel per block of ``row["curves"][curve]`` over the abscissae ``xs``: mean and range over seeds."""
-    _line_figure(rows, lambda row: dict(points_at(row, f"curves.{curve}", xs)), path, title, xlabel, _title(curve))
+def against(
+    rows: Sequence[Row], curve: str, xs: Sequence[float], path: str | Path, title: str, xlabel: str,
+    top: float | None = None,
+) -> None:  # fmt: skip
+    """Writes a panel per block of ``row["curves"][curve]`` over the abscissae ``xs``: mean and range over seeds.
+
+    ``top`` is where the panels end, of whatever runs out of them all seeds count.
+    """
+    points = lambda row: dict(points_at(row, f"curves.{curve}", xs))  # noqa: E731
+    _line_figure(rows, points, path, title, xlabel, _title(curve), top)
 
 
 def overview(
@@ -122,7 +129,12 @@ def _title(metric: str) -> str:
 
 def _named(label: str, rows: Sequence[Row]) -> str:
     diverged = sum(row["status"] != "ok" for row in rows)
-    return textwrap.fill(label, 30) + (f"\n({diverged}/{len(rows)} diverged)" if diverged else "")
+    return plain(textwrap.fill(label, 30)) + (f"\n({diverged}/{len(rows)} diverged)" if diverged else "")
+
+
+def plain(text: str) -> str:
+    """A text as Matplotlib draws it as it is: neither mathematics nor, for its _, left out of a legend."""
+    return ("\N{ZERO WIDTH SPACE}" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def _key(label: str, rows: Sequence[Row]) -> tuple[str, str]:
@@ -157,7 +169,10 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Styles, names: b
     axis.set_ylim(len(labels) - 0.4, -0.6)
     if metric in LOGARITHMIC:
         axis.set_xscale("log")
-        axis.set_xlim(left=0.1, right=max(1.0, axis.get_xlim()[1]))  # a decade at least, or no tick is named
+        found = (number_at(row, f"metrics.{metric}") for rows in labels.values() for row in rows)
+        least = min((value for value in found if value), default=1.0)
+        left = 0.1 if least > 0.1 else 10.0 ** math.floor(math.log10(least / 1.5)) if least > 0 else 1e-9
+        axis.set_xlim(left=left, right=max(1.0, axis.get_xlim()[1]))  # a decade at least, or no tick is named
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         axis.axvline(0, color="0.3", lw=0.8)
@@ -191,7 +206,8 @@ def _marks_legend(
         handles += [Line2D([], [], marker="o", **SEED_MARK, label=f"a seed, in its line's marker ({seeds})")]
         handles += [Line2D([], [], color="black", marker="|", ms=6, lw=0.9, label="95% t interval of the mean")]
     if lines:
-        name = "range of the seeds" if bars else f"mean and range of {seeds}"
+        ended = ", those that are left" if any(row["status"] != "ok" for row in rows) else ""
+        name = ("range of the seeds" if bars else f"mean and range of {seeds}") + ended
         handles += [Patch(color="0.6", alpha=0.4, lw=0, label=name)]
     if any(study_mark([row], metric) is not None for row in rows for metric in metrics):
         handles += [Line2D([], [], **STUDY_MARK, label="the study")]
@@ -214,7 +230,10 @@ def _line_panel(axis: Axes, labels: Labels, styles: Styles, points: Points, coun
             axis.fill_between(series.x, series.low, series.high, color=style.color, alpha=0.14, lw=0)
 
 
-def _line_figure(rows: Sequence[Row], points: Points, path: str | Path, title: str, xlabel: str, ylabel: str) -> None:
+def _line_figure(
+    rows: Sequence[Row], points: Points, path: str | Path, title: str, xlabel: str, ylabel: str,
+    top: float | None = None,
+) -> None:  # fmt: skip
     """Writes a panel of lines per block; one legend serves all panels if they have the same labels."""
     blocks = grouped(rows)
     columns = min(3, max(1, len(blocks)))
@@ -236,7 +255,10 @@ def _line_figure(rows: Sequence[Row], points: Points, path: str | Path, title: s
             _legend(flat[i])
     for axis in flat[len(blocks) :]:
         axis.set_axis_off()
-    figure.suptitle(title or ylabel, fontsize=11)
+    if top is not None:
+        below = [low for low in (axis.dataLim.ymin for axis in flat[: len(blocks)]) if math.isfinite(low)]
+        flat[0].set_ylim(min([*below, 0.0]) - 0.05 * top, top)  # the panels share it
+    figure.suptitle(plain(title or ylabel), fontsize=11)
     _marks_legend(figure, rows, (), bars=False)
     write_figure(figure, path)
 
@@ -249,7 +271,7 @@ def _panels(blocks: Blocks, widths: Sequence[float], title: str) -> tuple[Figure
     axes = figure.subplots(
         len(heights), len(widths), squeeze=False, gridspec_kw={"height_ratios": heights, "width_ratios": widths}
     )
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     return figure, axes
 
 
@@ -263,7 +285,7 @@ def _same_limits(axes: Any, column: int, which: Literal["x", "y"]) -> None:
 
 
 def _tidy(axis: Axes, title: str, xlabel: str, ylabel: str = "", grid: Literal["x", "both"] = "both") -> None:
-    axis.set_title(title, fontsize=9.5, loc="left", fontweight="bold")
+    axis.set_title(plain(title), fontsize=9.5, loc="left", fontweight="bold")
     axis.set_xlabel(xlabel, fontsize=9)
     axis.set_ylabel(ylabel, fontsize=9)
     axis.tick_params(labelsize=8.5)

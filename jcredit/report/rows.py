@@ -25,7 +25,7 @@ from jcredit.report.schema import (
     with_reference,
 )
 from jcredit.report.series import epoch_points, layer_points
-from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, usual_columns
+from jcredit.report.tables import Column, Tables, TableSpec, check_variant, markdown, tables_of, usual_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -217,13 +217,16 @@ class Rows(Sequence[Row]):
           title: its heading; "": experiment and preset, as in the table.
 
         Raises:
-          ResultsError: no rows.
+          ResultsError: as in ``table``.
           FileError: another kind of file, or one that cannot be written.
         """
         from jcredit.report import plots  # matplotlib loads where a figure is drawn
 
         if not self:
             raise ResultsError("no rows to make a figure of")
+        for block, labels in grouped(self).items():
+            for label, rows in labels.items():
+                check_variant(block, label, rows)
         try:
             plots.overview(self._rows, path, title or _title(self))
         except OSError as error:

@@ -42,7 +42,8 @@ def curve_points(row: Row, name: str) -> dict[float, float]:
     sizes = (row.get("followup") or {}).get("etas") or []
     if name.startswith(OF_FOLLOWUPS) and "_eta" not in name and len(sizes) == length:
         return dict(points_at(row, f"curves.{name}", [math.log10(eta) for eta in sizes]))
-    return dict(points_at(row, f"curves.{name}", [float(epoch) for epoch in _counted(row, length)]))
+    counted = range(1, length + 1) if name.startswith(OF_FOLLOWUPS) else _counted(row, length)  # steps begin at 1
+    return dict(points_at(row, f"curves.{name}", [float(at) for at in counted]))
 
 
 def epoch_points(row: Row, name: str) -> dict[int, float]:

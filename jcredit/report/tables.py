@@ -13,6 +13,9 @@ from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped
 
 MISSING = "\N{EN DASH}"
 REFERENCE = "reference"
+MANY_NOTE = "No p where a difference has more than 20 seeds."
+NO_BLOCK = "no block"
+"""Heading of lines that have none, below lines that have one."""
 SHOWN_LABELS = 5
 INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t); one seed has no interval."
 P_NOTE = (
@@ -136,7 +139,7 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
     tables: list[Table] = []
     for block, labels in grouped(rows).items():
         for label, label_rows in labels.items():
-            _check_variant(block, label, label_rows)
+            check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
     notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_data_note(rows), *_copies_note(rows))
@@ -150,7 +153,7 @@ def markdown(tables: Tables) -> str:
     parts += [tables.summary] if tables.summary else []
     block = ""
     for table in tables.tables:
-        parts += [f"## {table.block}"] if table.block != block else []
+        parts += [f"## {table.block or NO_BLOCK}"] if table.block != block else []
         block = table.block
         parts += [f"{'###' if block else '##'} {table.heading}"] if table.heading else []
         cells = [list(table.header), *([cell.text for cell in line.cells] for line in table.lines)]
@@ -202,13 +205,18 @@ def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
         DEPTH_NOTE: any("depth" in table.kinds for table in tables),
         INTERVAL_NOTE: " ± " in text,
         P_NOTE: ", p=" in text or ", p<" in text,
+        MANY_NOTE: any(
+            column.paired_with and not column.ratio for columns in _groups(spec).values() for column in columns
+        )
+        and any(len(line.rows) > stats.MAX_SIGN_FLIPS for table in tables for line in table.lines),
         RATIO_NOTE: ratios,
         WORSE_NOTE: WORSE_THAN_NOTHING in text,
     }
     return [note for note, needed in said.items() if needed]
 
 
-def _check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
+def check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
+    """Raises ResultsError if a line stands for more than one configuration, or has a seed twice."""
     hashes = sorted({r["config_hash"] for r in rows})
     where = f"label {label!r}" + (f" of block {block!r}" if block else "")
     if len(hashes) > 1:
@@ -281,7 +289,10 @@ def _estimate(mean: float, half: float | None, format: str) -> str:
             decimals = min(decimals, 2 - _exponent(half))
         elif abs(mean) >= 100:
             decimals = min(decimals, 3 - _exponent(mean))
-        format = f"{sign}.{decimals}f" if decimals >= 0 and abs(mean) < 9999.5 else f"{sign}.1e"
+        if decimals < 0 or abs(mean) >= 9999.5:  # as many digits of the mean as its half width leaves certain
+            digits = min(15, max(1, _exponent(mean) - _exponent(half) + 1)) if half else 1
+            return f"{mean:{sign}.{digits}e}" + ("" if half is None else f" ± {half:.1e}")
+        format = f"{sign}.{decimals}f"
     return f"{mean:{format}}" + ("" if half is None else f" ± {half:{format.lstrip('+')}}")
 
 
@@ -344,9 +355,14 @@ def _copies_note(rows: Sequence[Row]) -> list[str]:
     return ["; ".join([first, *others]) + "."]
 
 
+def _in_cell(text: str) -> str:
+    """A text as one cell of a markdown table: on one line, with no bar and no tag of its own."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(text.split())).replace("|", "\\|")
+
+
 def aligned(cells: list[list[str]]) -> str:
     """A markdown table padded to equal widths: label, tier and flags to the left, numbers to the right."""
-    cells = [[text.replace("|", "\\|") for text in line] for line in cells]
+    cells = [[_in_cell(text) for text in line] for line in cells]
     widths = [max(3, *(len(line[j]) for line in cells)) for j in range(len(cells[0]))]
     left = [j < 2 or title == "flags" for j, title in enumerate(cells[0])]
 

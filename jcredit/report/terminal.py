@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from jcredit.report.tables import MISSING, REFERENCE, Table, Tables
+from jcredit.report.tables import MISSING, NO_BLOCK, REFERENCE, Table, Tables
 
 WIDTH = 100
 LABEL_WIDTH = 30
@@ -64,10 +64,10 @@ def _print(console: Console, tables: Tables) -> None:
         console.print(Text(tables.title, "bold"))
     if tables.summary:
         console.print(Text(f"\n{tables.summary}"))
-    block = None
+    block = ""
     for table in tables.tables:
-        if table.block and table.block != block:
-            console.print(Text(f"\n{table.block}", "bold underline"))
+        if table.block != block:
+            console.print(Text(f"\n{table.block or NO_BLOCK}", "bold underline"))
         block = table.block
         if table.heading:
             console.print(Text(f"\n{table.heading}", "italic"))

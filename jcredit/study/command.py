@@ -211,9 +211,9 @@ def parser_of(name: str, doc: str | None, minutes: Mapping[str, str], grids: Map
 def _add_run_options(group: Any, minutes: Mapping[str, str]) -> None:
     sizes = "; ".join(f"{name}: {text}" for name, text in minutes.items())
     add: Callable[..., Any] = group.add_argument
-    add("--preset", default="quick", metavar="NAME", help=f"size of the experiment ({sizes})")
+    add("--preset", default="quick", metavar="NAME", help=f"size of the experiment (default: quick; {sizes})")
     add("--seeds", type=_seed, nargs="+", metavar="N", help="seeds, in place of the preset's")
-    add("--methods", nargs="+", metavar="LABEL", help="only these estimators or table lines")
+    add("--methods", nargs="+", metavar="LABEL", help="only these estimators or table lines (a wrong one lists them)")
     add(
         "--estimator",
         dest="own",
@@ -232,7 +232,13 @@ def _add_run_options(group: Any, minutes: Mapping[str, str]) -> None:
         metavar="MODULE:FACTORY",
         help="the same for a local rule of your own: as that first line, with its credit, but for the rule",
     )
-    add("--results-dir", type=folder, default=Path("results"), metavar="DIR", help="where rows go")
+    add(
+        "--results-dir",
+        type=folder,
+        default=Path("results"),
+        metavar="DIR",
+        help="where rows go (default: results, which holds the committed ones)",
+    )
     add("--fresh", action="store_true", help="start over, in a new folder DIR/fresh-N of its own; nothing is deleted")
     add("--data-dir", type=folder, metavar="DIR", help="prepared image data (default: TFDS_DATA_DIR)")
     add(

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jcredit.config import ConfigError, change, credit_depth, described, paths_of
+from jcredit.config import ConfigError, change, credit_depth, described, paths_of, settings
 from jcredit.files import one_line, write_json, write_text
 from jcredit.report import plots, terminal
 from jcredit.report.rows import Row, finished, read_rows, with_reference
@@ -164,7 +164,7 @@ def grid_of(
       owns: estimators and rules of one's own; see ``own_part``.
 
     Raises:
-      ConfigError: an unknown preset, a setting that no line has, a value that cannot run, or no such part.
+      ConfigError: an unknown preset, a setting that no line has or reads, a value that cannot run, or no such part.
     """
     known("preset", preset, list(experiment.presets))
     grid = list(experiment.presets[preset].variants)
@@ -172,6 +172,11 @@ def grid_of(
         if not any(paths_of(variant.config, name) for variant in grid):
             change(grid[0].config, name, value)  # says which names there are
     grid = [_overridden(variant, overrides or {}) for variant in grid]
+    for name in settings().keys() & (overrides or {}).keys():
+        if all(getattr(v.config.as_read, name) != getattr(v.config, name) for v in grid):
+            raise ConfigError(
+                f"{name}: no line of {experiment.name} reads it, since none trains its blocks; leave it out"
+            )
     for own in owns:
         grid = _with_own(grid, own)
     return grid

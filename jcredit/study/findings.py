@@ -37,6 +37,7 @@ class Finding(NamedTuple):
       panels: number of panels, side by side.
       draw: (axes, rows) -> None.
       preset: whose rows it shows; "": that which has rows of the most lines.
+      labels: of the lines that are drawn; none: all of them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Finding(NamedTuple):
     panels: int
     draw: Callable[[Sequence[Axes], Sequence[Row]], None]
     preset: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -> list[Path]:
@@ -60,7 +62,8 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
         if rows:
             figure, axes = dots.panels(finding.panels, finding.size)
             finding.draw(axes, rows)
-            source = f"{finding.experiment}, {preset}, {plots.seeds_of(rows)} a line"
+            drawn = [row for row in rows if not finding.labels or row["label"] in finding.labels]
+            source = f"{finding.experiment}, {preset}, {plots.seeds_of(drawn)} a line"
             made.append(into / f"{finding.name}.png")
             dots.write(figure, f"{finding.title}\n{source}", made[-1])
     return made
@@ -140,7 +143,7 @@ def _clamped(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 
 def _dilution(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     for color, (block, own) in zip(PALETTE, _blocks(rows), strict=False):
-        mine = [row for row in own if row["label"] == "dfa"]
+        mine = [row for row in own if row["label"] == "dfa" and row.get("layers", {}).get("gamma")]
         depth = max((len(row["layers"]["gamma"]) for row in mine), default=0)
         for row in mine:
             values = [math.nan if v is None else v for v in row["layers"]["gamma"]]
@@ -218,10 +221,12 @@ def _readings(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     dots.legend(axes[0])
 
 
+BRIDGES = {"state_bridge": "state bridge", "scalar_bridge": "scalar bridge", "broadcast": "broadcast"}
+
+
 def _order(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
-    bridges = {"state_bridge": "state bridge", "scalar_bridge": "scalar bridge", "broadcast": "broadcast"}
     for axis, depth in zip(axes, (2, 4, 8, 12), strict=True):
-        for label, name in bridges.items():
+        for label, name in BRIDGES.items():
             mine = [row for row in rows if row["label"] == label and row["block"] == f"alpha = 1, L = {depth}"]
             curve = over_seeds([curve_points(row, "gamma") for row in mine])
             color, marker = ESTIMATORS[label]
@@ -239,10 +244,12 @@ FINDINGS = (
     Finding("normalisation", "The local rule cuts what credit gains", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
     Finding("clamped", "A clamped cosine is below 1 for the gradient itself", "synth_ladder", (6.4, 2.8), 1, _clamped),
-    Finding("dilution", "DFA's Gamma is its first layer, averaged", "cifar_depth_scan", (8.4, 3.2), 2, _dilution),
+    Finding("dilution", "DFA's Gamma is its first layer, averaged", "cifar_depth_scan", (8.4, 3.2), 2, _dilution,
+            labels=("dfa",)),
     Finding("case_d", "Case D under two choices of the step size", "exploit_linesearch", (9.4, 3.4), 2, _case_d),
     Finding("projection", "The scale of h_L's projection", "boundary_ablation", (6.4, 3.6), 1, _projection),
     Finding("pinned", "Values that the code pins", "toy_lq", (9.4, 3.4), 2, _pinned),
     Finding("readings", "Toy LQ: no reading gives both figures", "toy_lq", (7.4, 2.8), 1, _readings),
-    Finding("order", "The bridges change places as training goes on", "synth_ladder", (11, 3.2), 4, _order, "full"),
-)
+    Finding("order", "The bridges change places as training goes on", "synth_ladder", (11, 3.2), 4, _order, "full",
+            tuple(BRIDGES)),
+)  # fmt: skip

@@ -65,6 +65,10 @@ def _parsed(call: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _factory(kind: str, module_name: str, name: str) -> Factory:
+    if "/" in module_name or module_name.endswith(".py"):
+        raise ConfigError(
+            f"{module_name!r} is a file; give its module's name, from the folder it lies in or with that on PYTHONPATH"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -191,7 +191,7 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
         if s.n < SEEDS_NEEDED:
             return _missing(d.lines, rows, s.n, SEEDS_NEEDED, f"difference {_interval(s, sign=True)}" if s.n else "")
         p = stats.sign_flip_p(values)
-        why = f"difference {_interval(s, sign=True)}, p = {p:.3f}"
+        why = f"difference {_interval(s, sign=True)}, p {'< 0.001' if p < 5e-4 else f'= {p:.3f}'}"
         if p > LEVEL:
             return Outcome("no", why, s.n) if s.high < by else Outcome("unknown", why, s.n, f"p > {LEVEL:g}")
         if s.mean < 0:
@@ -207,8 +207,8 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
 
 def negative(x: Number) -> Check:
     """Whether x is below zero, tested as in ``above``."""
-    minus = Number(f"-({x.text})", x.lines, lambda rows: {seed: -value for seed, value in x.at(rows).items()})
-    return above(minus, 0.0)._replace(text=f"{x.text} < 0")
+    zero = Number("0", x.lines, lambda rows: dict.fromkeys(x.at(rows), 0.0))
+    return above(zero, x)  # its text is "0 > x": a difference is always the left side minus the right one
 
 
 def best(x: Number, others: Sequence[Number]) -> Check:
@@ -242,7 +242,7 @@ def not_below(x: Number, y: Number, margin: float) -> Check:
         why = f"difference {_interval(s, sign=True)}"
         if s.low > -margin or s.high < -margin:
             return Outcome("yes" if s.low > -margin else "no", why, s.n)
-        return Outcome("unknown", f"{why} contains {_num(-margin)}", s.n, WIDE)
+        return Outcome("unknown", f"{why} contains {_num(-margin)}", s.n, EDGE)
 
     return Check(f"{x.text} is at most {_num(margin)} below {y.text}", d.lines, judge)
 

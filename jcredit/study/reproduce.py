@@ -24,6 +24,7 @@ import jax
 from jcredit.config import ConfigError
 from jcredit.files import write_json
 from jcredit.report.rows import finished, read_rows
+from jcredit.report.tables import markdown
 from jcredit.report.terminal import WIDTH
 from jcredit.settings import known
 from jcredit.study import experiment as study
@@ -186,14 +187,15 @@ def all_finished(results_dir: Path) -> Keys:
 
 def what_is_left(items: Sequence[Item], done: Keys, only: Sequence[str] | None = None) -> list[Left]:
     """What is left of all items, or of those that are named."""
-    above_listed: Keys = set()
+    price: dict[tuple[str, int], float] = {}  # hours of a run, by the item that is the first to list it
     above: Keys = set()
     left = []
     for item in items:
-        keys, own = item.keys, len(item.keys - above_listed)
-        above_listed |= keys
+        keys = item.keys
+        own = keys - price.keys()
+        price |= dict.fromkeys(own, item.hours / max(len(own), 1))
         if only is None or item.name in only:
-            hours = item.hours / max(own, 1) * len(keys - done - above)
+            hours = math.fsum(price[key] for key in keys - done - above)
             left.append(Left(item, len(keys), len(keys & done), hours))
             above |= keys
     return left
@@ -285,6 +287,9 @@ def _run(item: Item, results_dir: Path, **how: Any) -> bool:
     there = read_rows(folder.rows, folder.experiment, folder.preset)
     missing = item.keys - finished(there)
     if not missing:
+        table, rows = folder.directory / "table.md", in_grid(there, item.grid)
+        if not table.exists() or table.read_text(encoding="utf-8") != markdown(study.reported(item.experiment, rows)):
+            _write(item, results_dir)  # something came between its last row and its table
         print(f"{item.name}: done, {len(item.keys)} runs")
         return False
     start, before = time.monotonic(), len(missing - all_finished(results_dir))

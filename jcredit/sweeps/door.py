@@ -133,7 +133,7 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and not (whole and value >= 1):
             raise ConfigError(f"{name}={brief(value)} must be a whole number from 1, or None")
-    if executor is not None and not callable(getattr(executor, "submit", None)):
+    if executor is not None and not isinstance(executor, Executor):
         raise ConfigError(
             f"executor={brief(executor)} is none of concurrent.futures; of a Dask cluster give"
             " distributed.Client('tcp://HOST:8786').get_executor()"

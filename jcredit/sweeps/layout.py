@@ -51,6 +51,11 @@ def use_all_cores() -> None:
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
+        if jax.default_backend() == "cpu" and (there := jax.local_device_count()) < cores:
+            log.warning(
+                "JAX was used before this sweep, which therefore has %d of %d cores; sweep first, or in a process of"
+                " its own", there, cores,
+            )  # fmt: skip
         return
     flag = "--xla_cpu_multi_thread_eigen=false"
     if flag not in os.environ.get("XLA_FLAGS", ""):

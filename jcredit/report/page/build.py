@@ -121,6 +121,8 @@ def _ids(sections: Sequence[Section]) -> dict[str, Section]:
 
 def _head(ids: Mapping[str, Section], facts: Sequence[Facts]) -> Iterator[str]:
     lines = sum(len(labels) for s in ids.values() for labels in grouped(s.rows).values())
+    runs = len({(row["config_hash"], row["seed"]) for s in ids.values() for row in s.rows})  # lines share some
+    experiments = len({s.name for s in ids.values()})
     seeds = sorted({seed for fact in facts for seed in fact.seeds})
     counts = [len(rows) for s in ids.values() for labels in grouped(s.rows).values() for rows in labels.values()]
     span = f"{min(counts)} to {max(counts)}" if counts and min(counts) < max(counts) else str(max(counts, default=0))
@@ -131,7 +133,8 @@ def _head(ids: Mapping[str, Section], facts: Sequence[Facts]) -> Iterator[str]:
         "<p>Each hidden layer of a network gets an estimate of the gradient of the loss, made without back-propagating"
         " through any hidden block; this page shows how good such <em>learned credit</em> is and what is learned with"
         " it, beside the figures of the study that is reimplemented and beside controls.</p>"
-        f"<p><strong>{len(facts)} runs</strong> of {lines} lines in {len(ids)} experiments, {span} seeds a line"
+        f"<p><strong>{runs} runs</strong>, as {len(facts)} rows of {lines} lines, in {experiments} experiments, {span}"
+        " seeds a line"
         f" ({', '.join(map(str, seeds))}); presets: {escape(presets)}."
         + (
             " Quick rows are far shorter than the study, and two or three seeds decide no difference: the exact"
@@ -319,7 +322,8 @@ def _claims(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield '<section id="claims" aria-labelledby="claims-title"><h2 id="claims-title">The study\'s claims, judged</h2>'
     yield (
         f"<p>{len(verdicts)} claims: {escape(shown)}. Verdicts are computed from rows: an order needs six seeds and"
-        " p at most .05, a size an interval that meets the study's figure; too few seeds leave a claim undecided."
+        " p at most .05, a size a mean within a tolerance of the study's figure and an interval no wider than that"
+        " band, an equality the whole interval within it; too few seeds leave a claim undecided."
         " Numbers are mean [95% t interval].</p>"
     )
     choice = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in counts)

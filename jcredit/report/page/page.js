@@ -173,14 +173,14 @@ function means(name, values, lines) {
   };
   const { color, fill, shape } = scales(lines);
   const quiet = { ...color, legend: null };
-  const tooltip = [line, number("mean", "mean"), number("low", "95% from"), number("high", "to"), number("n", "seeds"),
+  const tooltip = [line, number("mean", "mean"), { field: "least", type: "nominal", title: "95% from" }, { field: "most", type: "nominal", title: "to" }, number("n", "seeds"),
     { field: "theirs", type: "nominal", title: "the study" }];
   const ink = dark() ? "#ffffff" : "#000000", ground = dark() ? "#14171c" : "#ffffff";
   return {
     height: 24 * values.length,
     data: {
       values: values.map((v) => ({
-        ...v, theirs: v.study ?? "\u2013", from: Math.max(v.low ?? v.mean, log ? domain[0] / 10 : -Number.MAX_VALUE),
+        ...v, theirs: v.study ?? "\u2013", least: v.low ?? "\u2013", most: v.high ?? "\u2013", from: Math.max(v.low ?? v.mean, log ? domain[0] / 10 : -Number.MAX_VALUE),
       })),
     },
     encoding: { y },
