@@ -65,9 +65,8 @@ def _say_whose(name: str, config: Any) -> NoReturn:
         raise ConfigError(f"{name} is no setting: give seeds to the sweep, as in jc.sweep(configs, seeds=[1])")
     if paths := paths_of(config, name):
         part = paths[0].rpartition(".")[0]
-        raise ConfigError(
-            f"setting {name!r} is one of {part}'s: give it to the factory there, or Config(...).replace({name}=...)"
-        )
+        how = f"replace({name}=...)" if name.isidentifier() else f"replace(**{{{name!r}: ...}})"
+        raise ConfigError(f"setting {name!r} is one of {part}'s: give it to the factory there, or Config(...).{how}")
     known("setting", name, settings())
     raise AssertionError(f"{name} is known")
 

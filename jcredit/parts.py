@@ -77,7 +77,10 @@ class Factory:
         docs = argument_docs(function.__doc__)
         self.settings: dict[str, Setting] = {}
         self.given = 0
-        for name, parameter in inspect.signature(function).parameters.items():
+        whole = inspect.signature(function)
+        own = [p for p in whole.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+        self.__signature__ = whole.replace(parameters=own, return_annotation=Part)  # for ``help`` and editors
+        for name, parameter in whole.parameters.items():
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 self.given += 1
                 continue
@@ -98,13 +101,6 @@ class Factory:
         """The function's name for jcredit's own, with its module in front for anybody else's."""
         function = self.function
         return function.__name__ if self._is_ours else f"{function.__module__}.{function.__qualname__}"
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """What it is called with, for ``help`` and editors: settings, without what the run hands over."""
-        whole = inspect.signature(self.function)
-        own = [p for p in whole.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-        return whole.replace(parameters=own, return_annotation=Part)
 
     @property
     def _is_ours(self) -> bool:

@@ -35,6 +35,18 @@ def test_a_figure_shows_its_rows(experiments, tmp_path, monkeypatch):
     assert {name for name in before if before[name] != after[name]} == {"projection.png"}
 
 
+def test_a_figure_none_of_whose_lines_has_rows_is_left_out(experiments, tmp_path, monkeypatch):
+    honest = findings.rows_of
+
+    def without(*args):
+        rows, preset = honest(*args)
+        return [row for row in rows if row["label"] not in ("dfa", *findings.BRIDGES)], preset
+
+    monkeypatch.setattr(findings, "rows_of", without)
+    names = {path.stem for path in findings.draw(ROOT / "results", experiments, tmp_path)}
+    assert {f.name for f in findings.FINDINGS} - names == {"dilution", "order"}
+
+
 def test_without_rows_nothing_is_drawn(experiments, tmp_path):
     assert findings.draw(tmp_path, experiments, tmp_path / "figures") == []
     assert not (tmp_path / "figures").exists()

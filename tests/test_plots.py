@@ -140,7 +140,17 @@ def test_a_label_is_drawn_as_it_is(tmp_path):
     odd = [row_of(label, metrics={"gamma": 0.5}, layers={"gamma": [0.1, 0.2]}) for label in ("cost $x^$ y", "_mine")]
     plots.bars(odd, ["gamma"], tmp_path / "a.png", title="$5 to $6")
     plots.layer_profile(odd, "gamma", tmp_path / "b.png")
-    assert plots.plain("_mine").endswith("_mine") and not plots.plain("_mine").startswith("_")  # else in no legend
+    named = plots._named("_mine", odd[1:])
+    assert named.endswith("_mine") and not named.startswith("_")  # else in no legend
+
+
+def test_a_curve_that_leaves_the_panel_counts_where_it_is_inside(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: figures.append(figure))
+    rows = [row_of(seed=seed, curves={"dl": [0.1, value]}) for seed, value in enumerate((0.1, 0.9))]
+    plots.against(rows, "dl", [0.0, 1.0], tmp_path / "a.png", "", "x", top=0.3)
+    [axis] = [axis for axis in figures[0].axes if axis.lines]
+    assert list(axis.lines[0].get_ydata()) == [0.1, 0.5] and axis.get_ylim()[1] == 0.3  # the mean of both seeds
 
 
 def test_labels_of_one_block_differ_and_keep_their_style():

@@ -172,13 +172,11 @@ def grid_of(
         if not any(paths_of(variant.config, name) for variant in grid):
             change(grid[0].config, name, value)  # says which names there are
     grid = [_overridden(variant, overrides or {}) for variant in grid]
-    for name in settings().keys() & (overrides or {}).keys():
-        if all(getattr(v.config.as_read, name) != getattr(v.config, name) for v in grid):
-            raise ConfigError(
-                f"{name}: no line of {experiment.name} reads it, since none trains its blocks; leave it out"
-            )
     for own in owns:
         grid = _with_own(grid, own)
+    for name in overrides or {}:
+        if name in settings() and all(getattr(v.config.as_read, name) != getattr(v.config, name) for v in grid):
+            raise ConfigError(f"{name}: no line of {experiment.name} reads it; leave it out")
     return grid
 
 
@@ -235,8 +233,8 @@ def preset_name(preset: str, overrides: Mapping[str, Any], owns: Sequence[Own] =
 def write_report(experiment: Experiment, rows: Sequence[Row], directory: Path) -> Tables:
     """Writes table.md and figure.png from rows alone, and returns what the table says."""
     tables = reported(experiment, rows)
-    write_text(directory / "table.md", markdown(tables))
     experiment.figure(with_study(rows, experiment.table), directory / "figure.png")
+    write_text(directory / "table.md", markdown(tables))  # last: what has its table has its figure
     return tables
 
 

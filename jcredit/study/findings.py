@@ -59,10 +59,10 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
     made = []
     for finding in FINDINGS:
         rows, preset = rows_of(results_dir, experiments, finding.experiment, finding.preset)
-        if rows:
+        drawn = [row for row in rows if not finding.labels or row["label"] in finding.labels]
+        if drawn:
             figure, axes = dots.panels(finding.panels, finding.size)
             finding.draw(axes, rows)
-            drawn = [row for row in rows if not finding.labels or row["label"] in finding.labels]
             source = f"{finding.experiment}, {preset}, {plots.seeds_of(drawn)} a line"
             made.append(into / f"{finding.name}.png")
             dots.write(figure, f"{finding.title}\n{source}", made[-1])

@@ -41,6 +41,10 @@ class Layout(NamedTuple):
         return -(-runs // unit) * unit
 
 
+_told: list[int] = []
+"""Whether this process has said that it has fewer devices than cores."""
+
+
 def use_all_cores() -> None:
     """Makes one CPU device per core, each with one thread.  Must come before the first use of a device.
 
@@ -51,7 +55,10 @@ def use_all_cores() -> None:
     try:
         jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
-        if jax.default_backend() == "cpu" and (there := jax.local_device_count()) < cores:
+        flags, there = os.environ.get("XLA_FLAGS", ""), jax.local_device_count()
+        chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags
+        if jax.default_backend() == "cpu" and there < cores and not chosen and not _told:
+            _told.append(there)
             log.warning(
                 "JAX was used before this sweep, which therefore has %d of %d cores; sweep first, or in a process of"
                 " its own", there, cores,

@@ -263,7 +263,9 @@ def _decode(builder: Any, name: str, progress: bool) -> ImageArrays:
                     bar.update(len(index))
                 parts += [images, labels]
     except ImportError as error:
-        raise DataError(f"{name} cannot be decoded ({cause(error)}); pip install array_record") from error
+        missing = (error.name or "array_record").partition(".")[0]
+        package = {"cv2": "opencv-python-headless"}.get(missing, missing)
+        raise DataError(f"{name} cannot be decoded ({cause(error)}); pip install {package}") from error
     except Exception as error:
         fix = "it must hold complete array_record files: delete it and prepare it again, or use another data_dir"
         raise DataError(f"{builder.data_dir} cannot be decoded ({cause(error)}); {fix}") from error
