@@ -73,6 +73,7 @@ WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
         (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.6}, "yes"),  # its mean, .48, is in order
         (monotone([X, Y, Z]), {"x": 0.1, "y": WIDE, "z": 0.3}, "unknown"),  # its mean is against the order, not surely
         (monotone([X, Y, Z]), {"x": WIDE, "y": 0.2, "z": 0.5}, "unknown"),
+        (monotone([X, Y, Z]), {"x": 0.2, "y": 0.1, "z": 0.2}, "no"),  # its ends are open, its first step is not
     ],
     ids=lambda value: value.text if hasattr(value, "text") else None,
 )

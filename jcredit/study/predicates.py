@@ -265,7 +265,7 @@ def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
         common = set.intersection(*map(set, values))
         means = [stats.mean(at[seed] for seed in common) for at in values]
         why = f"means {' '.join(map(_num, means))}; ends: {outcome.why}"
-        if outcome.answer == "yes" and any(step.judge(rows).answer == "opposite" for step in up):
+        if outcome.answer in ("yes", "unknown") and any(step.judge(rows).answer == "opposite" for step in up):
             return Outcome("no", f"{why}; one step goes the other way", outcome.n)
         if outcome.answer == "yes" and means != sorted(means, reverse=not rising):
             return Outcome("unknown", f"{why}; one step goes the other way, not significantly", outcome.n, UNORDERED)
