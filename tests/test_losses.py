@@ -204,5 +204,5 @@ def test_the_shuffled_order_moves_every_sample():
         orders = [np.asarray(shuffled_order(jax.random.key(i), batch)) for i in range(12)]
         assert all(sorted(order) == list(range(batch)) and (order != np.arange(batch)).all() for order in orders)
         assert len({tuple(order) for order in orders}) == batch - 1
-    with pytest.raises(ConfigError, match="batch_size of at least 2, not 1"):
+    with pytest.raises(ConfigError, match="batch_size and diagnostic_samples of at least 2, not 1"):
         shuffled_order(jax.random.key(0), 1)
