@@ -18,7 +18,7 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 def __getattr__(name: str):
     if name == "__version__":
-        from importlib.metadata import version
+        from jcredit.sweeps.record import version
 
         return version("jcredit")
     try:

@@ -90,3 +90,5 @@ from .types import (
     Trace as Trace,
     adam as adam,
 )
+
+__version__: str

@@ -4,6 +4,7 @@ import importlib
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -359,3 +360,20 @@ def test_a_script_beside_a_clone_finds_the_package_and_not_the_clones_folder(tmp
     (tmp_path / "mine.py").write_text("import jcredit as jc\nprint(jc.sweep)\n")
     done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "function sweep" in done.stdout, done.stderr
+
+
+def test_a_sweep_after_jax_has_been_used_says_once_that_cores_are_left():
+    lines = (
+        "import os; os.sched_getaffinity = lambda pid: {0, 1, 2}",
+        "import jax; jax.devices()",
+        "from jcredit.sweeps.layout import use_all_cores; use_all_cores(); use_all_cores()",
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
+    }
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stderr.count("has 1 of 3 cores") == 1, done.stderr
+
+
+def test_the_package_tells_its_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jc.__version__)

@@ -189,13 +189,12 @@ def _why(outcomes: Sequence[Outcome]) -> str:
     if absent := list(dict.fromkeys(line for o in outcomes for line in o.absent)):
         more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
         lacking.append(f"no rows: {', '.join(absent[:NAMED])}{more}")
-    stands = (
-        "; what six seeds did tell is against it" if verdict_of(outcomes) == "undecided" and refuted(outcomes) else ""
-    )
-    return text + (f": {'; '.join(lacking)}" if lacking else "") + stands
+    against = verdict_of(outcomes) == "undecided" and _refuted(outcomes)
+    text += f": {'; '.join(lacking)}" if lacking else ""
+    return text + ("; what six seeds did tell is against it" if against else "")
 
 
-def refuted(outcomes: Sequence[Outcome]) -> bool:
+def _refuted(outcomes: Sequence[Outcome]) -> bool:
     """Whether six seeds or more say no to one of them: these rows do not bear the claim out, whatever is open."""
     return any(outcome.answer in ("no", "opposite") and outcome.n >= SEEDS_NEEDED for outcome in outcomes)
 

@@ -7,6 +7,7 @@ accelerators and agrees to rounding.  On CPU one device per core with ``lax.map`
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -41,10 +42,6 @@ class Layout(NamedTuple):
         return -(-runs // unit) * unit
 
 
-_told: list[int] = []
-"""Whether this process has said that it has fewer devices than cores."""
-
-
 def use_all_cores() -> None:
     """Makes one CPU device per core, each with one thread.  Must come before the first use of a device.
 
@@ -57,16 +54,19 @@ def use_all_cores() -> None:
     except RuntimeError:  # XLA runs already: keep the devices there are
         flags, there = os.environ.get("XLA_FLAGS", ""), jax.local_device_count()
         chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags
-        if jax.default_backend() == "cpu" and there < cores and not chosen and not _told:
-            _told.append(there)
-            log.warning(
-                "JAX was used before this sweep, which therefore has %d of %d cores; sweep first, or in a process of"
-                " its own", there, cores,
-            )  # fmt: skip
+        if jax.default_backend() == "cpu" and there < cores and not chosen:
+            _say_fewer(there, cores)
         return
     flag = "--xla_cpu_multi_thread_eigen=false"
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+
+
+@functools.cache
+def _say_fewer(there: int, cores: int) -> None:
+    """Says once that cores are left idle."""
+    text = "JAX was used before this sweep, which therefore has %d of %d cores; sweep first, or in a process of its own"
+    log.warning(text, there, cores)
 
 
 _CACHE = "jax_compilation_cache_dir"
