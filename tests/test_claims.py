@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_rows import SIX, made_up
 
-from jcredit.study import claims as ledger
+from jcredit.study import claims as ledger, claims_page
 from jcredit.study.early_claims import CODES as BOUNDARY, LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
 from jcredit.study.late_claims import NET, ONLINE as FIELDS_ONLINE
 from jcredit.study.predicates import key_of
@@ -186,40 +186,49 @@ def judged(name, rows, seeds=SIX, preset="full", **kwargs):
     return ledger.judge(BY_ID[name], {preset: made_up(rows, seeds, **kwargs)})
 
 
+def checks(verdict):
+    return [check for reading in verdict.readings for check in reading.checks]
+
+
+def reasons(verdict):
+    """Why each reading says what it says, in one text."""
+    return "\n".join(reading.why for reading in verdict.readings)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_claims_on_the_figures_of_the_study_and_on_others(name):
     shows, verdict, fails, other = CASES[name]
-    assert judged(name, shows).verdict == verdict, judged(name, shows).checks
-    assert judged(name, fails).verdict == other, judged(name, fails).checks
+    assert judged(name, shows).verdict == verdict, checks(judged(name, shows))
+    assert judged(name, fails).verdict == other, checks(judged(name, fails))
 
 
 def test_the_studys_own_figures_bear_its_claim_of_depth_out_in_part():
     """DFA rises with depth in them."""
     judgement = judged("LD5", LADDER)
     assert judgement.verdict == "partly"
-    falls = [check for check in judgement.checks if "dfa" in check.text and "in this order" in check.text]
+    falls = [check for check in checks(judgement) if "dfa" in check.text and "in this order" in check.text]
     assert {check.answer for check in falls} == {"opposite"} and len(falls) == 2
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_claims_are_undecided_without_rows_or_seeds(name):
     rows = CASES[name][0]
-    assert ledger.judge(BY_ID[name], {})[6:10] == ("undecided", "no rows", BY_ID[name].experiment, 0)
+    assert ledger.judge(BY_ID[name], {})[4:8] == ("undecided", "no rows", BY_ID[name].experiment, 0)
     single = judged(name, rows, SIX[:1])
     assert (single.verdict, single.n) == ("undecided", 1)
-    assert "n = 1; needs" in single.why
+    assert "n = 1; needs" in reasons(single)
     three = judged(name, rows, SIX[:3])
     assert three.n == 3
     assert three.verdict == ("reproduced" if name in SIZES_ONLY else "undecided")
-    assert name in SIZES_ONLY or "n = 3; needs 6" in three.why
+    assert name in SIZES_ONLY or "n = 3; needs 6" in reasons(three)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "DL1"])
 def test_a_broken_estimator_decides_nothing(name):
     broken = judged(name, CASES[name][0], flags=["worse_than_nothing"])
     assert broken.verdict == "undecided"
-    assert "ends worse than nothing at 6 of 6 seeds" in broken.why
-    assert "diverged at 6 of 6" in judged(name, CASES[name][0], status="diverged").why
+    assert "ends worse than nothing at 6 of 6 seeds" in reasons(broken)
+    assert "diverged at 6 of 6" in reasons(judged(name, CASES[name][0], status="diverged"))
 
 
 def test_a_claim_that_an_estimator_fails_is_judged_where_it_does():
@@ -239,7 +248,11 @@ def test_a_broken_reading_of_an_estimator_leaves_the_claim_to_the_other():
     whole[broken] = [row | {"flags": ["worse_than_nothing"]} for row in whole[broken]]
     verdict = ledger.judge(BY_ID["LS1"], {"full": whole})
     assert (verdict.verdict, verdict.robustness) == ("reproduced", "")
-    assert "ends worse than nothing at 6 of 6 seeds" in verdict.why
+    assert verdict.why == (
+        "undecided under field as described, where an estimator ends worse than nothing;"
+        " reproduced under field times RMS(delta_L)"
+    )
+    assert "ends worse than nothing at 6 of 6 seeds" in verdict.readings[0].why
     del whole["epoch 100", "vector_field scaled M=4"]
     assert ledger.judge(BY_ID["LS1"], {"full": whole}).verdict == "undecided"
 
@@ -268,11 +281,11 @@ def test_readings_make_a_claim_robust_or_fragile():
     assert judged("LQ1", LQ).robustness == "robust"
     fragile = judged("LQ1", reading(LQ_READINGS[1]))
     assert (fragile.robustness, fragile.verdict) == ("fragile", "partly")
-    assert fragile.why.startswith(f"holds under {LQ_READINGS[0]}, {LQ_READINGS[2]}, {LQ_READINGS[3]}: ")
-    assert f"partly under {LQ_READINGS[1]} (4 yes, 4 no)" in fragile.why
+    assert fragile.why == f"reproduced under 3 of 4 readings; partly under {LQ_READINGS[1]}"
+    assert fragile.readings[1][:3] == (LQ_READINGS[1], "partly", "4 yes, 4 no")
     only = judged("LQ1", {line: x for line, x in LQ.items() if line.startswith(LQ_READINGS[0])})
     assert (only.robustness, only.verdict) == ("", "reproduced")
-    assert "1 of 4 readings run" in only.why
+    assert only.why == f"reproduced under {LQ_READINGS[0]}; 1 of 4 readings run"
     assert judged("DL1", DELTA).robustness == ""
 
 
@@ -284,14 +297,16 @@ def test_full_rows_count_where_all_are_there_and_presets_are_never_mixed():
     partly = ledger.judge(BY_ID["VP1"], {"full": full, "quick": quick})
     assert (partly.source, partly.verdict, partly.n) == ("vector_pilot/quick", "reproduced", 6)
     assert "full rows are there for 4 of 5 lines" in partly.why
-    assert "at quick length" in ledger.render_markdown([partly])
+    assert "at quick length" in claims_page.render_markdown([partly])
 
 
 def test_the_last_quick_snapshot_stands_for_the_studys_and_says_so():
     rows = {line.replace("epoch 100", "epoch 3"): x for line, x in SEARCH.items()}
     verdict = judged("LS1", rows, preset="quick")
     assert (verdict.verdict, verdict.source) == ("reproduced", "exploit_linesearch/quick")
-    assert "epoch 3" in verdict.ours and "epoch 100" not in ledger.render_markdown([verdict])
+    page = claims_page.render_markdown([verdict])
+    assert "epoch 3" in page and "epoch 100" not in page
+    assert any("epoch 3" in figure.line for figure in verdict.readings[0].ours)
     assert judged("LS1", rows).verdict == "undecided"  # a full run has its own
 
 
@@ -323,17 +338,19 @@ def test_every_line_is_in_the_grid_of_the_full_preset(experiments):
 def test_the_committed_rows_give_a_page(committed):
     for verdict in committed:
         assert verdict.verdict in ledger.VERDICTS
-        assert verdict.why and verdict.checks
+        assert verdict.why and checks(verdict)
         assert verdict.n >= 2 or verdict.verdict == "undecided"
         if "/" in verdict.source:
             assert (ROOT / "results" / verdict.source / "rows.jsonl").is_file()
-    page = ledger.render_markdown(committed)
+    page = claims_page.render_markdown(committed)
     assert f"**{len(committed)} claims: " in page
     for verdict in committed:
         assert page.count(f"\n### {verdict.id}: ") == 1
-        assert all(check.text in page for check in verdict.checks)
-    assert len({line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("|")}) == 1
-    assert json.loads(json.dumps(ledger.to_json(committed), allow_nan=False))[0]["id"] == "LQ1"
+        assert all(check.text in page for check in checks(verdict))
+    for table in page.replace("\\|", "").split("\n\n"):
+        assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1, table
+    whole = json.loads(json.dumps(claims_page.to_json(committed), allow_nan=False))
+    assert whole[0]["id"] == "LQ1" and whole[0]["readings"][0]["ours"][0]["text"] in page
 
 
 WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()

@@ -32,10 +32,14 @@ def section(rows, name="mine"):
 
 
 def claim(**more):
+    figure = {"metric": "Gamma", "line": EVIL, "text": "0.8", "mean": 0.8, "low": None, "high": None, "n": 1}
+    reading = {
+        "reading": EVIL, "verdict": "partly", "why": "so", "ours": [figure], "control": [],
+        "checks": [{"answer": "yes", "text": EVIL, "why": "so"}],
+    }  # fmt: skip
     return {
         "id": "LQ1", "claim": EVIL, "verdict": "partly", "robustness": "", "why": "because", "study": ".9",
-        "ours": ".8", "control": "-", "source": "mine/sweep", "n": 2,
-        "checks": [{"answer": "yes", "text": EVIL, "why": "so"}], **more,
+        "source": "mine/sweep", "n": 2, "readings": [reading], **more,
     }  # fmt: skip
 
 
@@ -82,7 +86,7 @@ def test_text_of_rows_is_escaped_everywhere():
     page = build.page([section(rows, EVIL)], [claim()], CHARTS)
     seen = Seen(page)
     assert not seen.wrong and seen.count("script") == 3  # data, charts, ours
-    assert "alert('x')</script>" not in page and "".join(seen.text).count(EVIL) >= 6
+    assert "alert('x')</script>" not in page and "".join(seen.text).count(EVIL) >= 8
     assert any(attrs.get("data-label") == EVIL for _, attrs in seen.tags)
 
 

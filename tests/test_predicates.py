@@ -6,8 +6,10 @@ import pytest
 from made_rows import SIX, made_up
 
 from jcredit.study.predicates import (
+    Figure,
     above,
     best,
+    figure_text,
     figures,
     key_of,
     mean_of,
@@ -128,8 +130,10 @@ def test_a_size_can_be_excluded_with_few_seeds_but_not_an_order():
     assert above(X, Y).judge(rows).answer == "unknown"
 
 
-def test_figures_name_a_metric_once():
+def test_figures_are_means_and_intervals_of_what_has_rows():
     rows = gammas(x=0.5, y=0.25)
-    assert re.fullmatch(r"Gamma: x 0\.5 \[.*?\], y 0\.25 \[.*?\]; n = 6", figures([X, Y], rows))
     rows["", "y"] = rows["", "y"][:1]
-    assert figures([X, Y], rows).endswith("(n = 6), y 0.25 (n = 1)")
+    x, y = figures([X, Y, mean_of("z")], rows)
+    assert (x.metric, x.line, x.n) == ("Gamma", "x", 6) and x.low < x.mean < x.high
+    assert re.fullmatch(r"0\.5 \[.*?, .*?\]", figure_text(x))
+    assert y == Figure("Gamma", "y", y.mean, None, None, 1) and figure_text(y) == "0.25"

@@ -192,11 +192,14 @@ def test_claims_are_written_and_checked(place, capsys, monkeypatch):
     ledger = types.SimpleNamespace(
         claims=lambda results_dir, experiments: [
             len(experiments) + len(read_rows(results_dir / "tiny/quick/rows.jsonl"))
-        ],
+        ]
+    )
+    page = types.SimpleNamespace(
         render_markdown=lambda verdicts: f"# Claims\n\n{verdicts}\n",
         to_json=lambda verdicts: [{"rows": n} for n in verdicts],
     )
     monkeypatch.setattr(rebuilding, "claims", ledger)
+    monkeypatch.setattr(rebuilding, "claims_page", page)
     command.main(["claims"])
     assert capsys.readouterr().out == "1 claims: results/CLAIMS.md\n"
     assert (place / "results/CLAIMS.md").read_text() == "# Claims\n\n[5]\n"

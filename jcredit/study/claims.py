@@ -1,8 +1,9 @@
 """The ledger: for every claim of the study its figure, ours, the control, and a verdict computed from rows.
 
-    claims(Path("results"), load_experiments(None)) -> verdicts; render_markdown(verdicts); to_json(verdicts)
+    claims(Path("results"), load_experiments(None)) -> verdicts
 
-What is claimed is in ``early_claims`` and ``late_claims``, how it is judged in ``predicates``.
+What is claimed is in ``early_claims`` and ``late_claims``, how it is judged in ``predicates``, the page of it in
+``claims_page``.
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jcredit.files import plain
 from jcredit.report.schema import WORSE_THAN_NOTHING, Row, grouped, read_rows
 from jcredit.study.early_claims import early
 from jcredit.study.experiment import Experiment, grid_of, in_grid
 from jcredit.study.late_claims import late
-from jcredit.study.predicates import LEVEL, SEEDS_NEEDED, Lines, Number, Outcome, figures, key_of
+from jcredit.study.predicates import SEEDS_NEEDED, Figure, Lines, Number, Outcome, figures, key_of
 from jcredit.study.statements import Claim, Reading
 
 CLAIMS: tuple[Claim, ...] = (*early(), *late())
 PRESETS = ("full", "quick")
 VERDICTS = ("reproduced", "partly", "not reproduced", "reversed", "undecided")
-DASH = "\N{EN DASH}"
 NAMED = 3
 """Missing lines that are named before the rest is counted."""
 
@@ -31,10 +30,29 @@ NAMED = 3
 class Judged(NamedTuple):
     """A predicate and what it found."""
 
-    reading: str
     text: str
     answer: str
     why: str
+
+
+class Judgement(NamedTuple):
+    """A claim under one reading of what the study leaves open.
+
+    Attributes:
+      reading: its name; "" where nothing is left open.
+      verdict: one of ``VERDICTS``.
+      why: what it rests on, or what is missing.
+      ours: the numbers it is about.
+      control: those of the controls.
+      checks: its predicates.
+    """
+
+    reading: str
+    verdict: str
+    why: str
+    ours: tuple[Figure, ...]
+    control: tuple[Figure, ...]
+    checks: tuple[Judged, ...]
 
 
 class _Part(NamedTuple):
@@ -54,28 +72,24 @@ class Verdict(NamedTuple):
       phase: of the study.
       claim: what it says.
       study: the study's figures.
-      ours: mean, 95% interval and n of each number it rests on.
-      control: the same of the controls.
       verdict: one of ``VERDICTS``.
-      why: what it rests on, or what is missing.
+      why: what it rests on, or what is missing; of several readings, how many say what.
       source: "experiment/preset" of its rows, or the experiment alone.
       n: the fewest seeds that one of its predicates had.
       robustness: "robust" or "fragile" where more than one reading has been run, else "".
-      checks: its predicates.
+      readings: what each reading that has rows says; all of them where none has.
     """
 
     id: str
     phase: str
     claim: str
     study: str
-    ours: str
-    control: str
     verdict: str
     why: str
     source: str
     n: int
     robustness: str
-    checks: tuple[Judged, ...]
+    readings: tuple[Judgement, ...]
 
 
 def claims(results_dir: Path, experiments: Mapping[str, Experiment] | None = None) -> list[Verdict]:
@@ -119,22 +133,30 @@ def judge(claim: Claim, by_preset: Mapping[str, Lines]) -> Verdict:
     verdict, why, robustness = _together(parts, len(claim.readings))
     if 0 < has["full"] < len(needed) and preset == "quick":
         why += f"; full rows are there for {has['full']} of {len(needed)} lines"
-    judged = tuple(
-        Judged(name, _renamed(check.text, blocks), outcome.answer, _renamed(outcome.why, blocks))
-        for name, part in parts.items()
-        for check, outcome in zip(claim.readings[name].checks, part.outcomes, strict=True)
-    )
+    readings = tuple(_judgement(name, claim.readings[name], part, rows, blocks) for name, part in parts.items())
     telling = {name: r for name, r in run.items() if not parts[name].broken} or run
     seeds = [len(x.at(rows)) for r in telling.values() for x in r.ours]
     seeds += [outcome.n for name in telling or parts for outcome in parts[name].outcomes]
     return Verdict(
         claim.id, claim.phase, claim.text, claim.study,
-        _renamed(_shown({name: r.ours for name, r in run.items()}, rows), blocks),
-        _renamed(_shown({name: r.control for name, r in run.items()}, rows), blocks),
         verdict if run else "undecided", _renamed(why, blocks) if run else "no rows",
         f"{claim.experiment}/{preset}" if run else claim.experiment, min((n for n in seeds if n), default=0),
-        robustness, judged,
+        robustness, readings,
     )  # fmt: skip
+
+
+def _judgement(name: str, reading: Reading, part: _Part, rows: Lines, blocks: Mapping[str, str]) -> Judgement:
+    """A part with its numbers, under the names of the blocks that were looked at."""
+
+    def shown(numbers: Sequence[Number]) -> tuple[Figure, ...]:
+        return tuple(figure._replace(line=_renamed(figure.line, blocks)) for figure in figures(numbers, rows))
+
+    checks = tuple(
+        Judged(_renamed(check.text, blocks), outcome.answer, _renamed(outcome.why, blocks))
+        for check, outcome in zip(reading.checks, part.outcomes, strict=True)
+    )
+    why = _renamed(part.why, blocks)
+    return Judgement(name, part.verdict, why, shown(reading.ours), shown(reading.control), checks)
 
 
 def verdict_of(outcomes: Sequence[Outcome]) -> str:
@@ -207,19 +229,21 @@ def _together(parts: Mapping[str, _Part], readings: int) -> tuple[str, str, str]
     if readings == 1:
         part = next(iter(parts.values()))
         return part.verdict, part.why, ""
-    by_verdict: dict[str, list[str]] = {}
+    names: dict[tuple[str, bool], list[str]] = {}
     for name, part in parts.items():
-        by_verdict.setdefault(part.verdict, []).append(name)
-    why = "; ".join(f"{part.verdict} under {name} ({part.why})" for name, part in parts.items())
-    holds = by_verdict.get("reproduced", [])
-    why = (f"holds under {', '.join(holds)}: " if 0 < len(holds) < len(parts) else "") + why
+        names.setdefault((part.verdict, part.broken), []).append(name)
+    why = "; ".join(
+        f"{verdict} under {mine[0] if len(mine) == 1 else f'{len(mine)} of {readings} readings'}"
+        + (", where an estimator ends worse than nothing" if broken else "")
+        for (verdict, broken), mine in names.items()
+    )
     why += f"; {len(parts)} of {readings} readings run" if len(parts) < readings else ""
-    decided = [verdict for verdict in by_verdict if verdict != "undecided"]
+    decided = [verdict for verdict, _ in names if verdict != "undecided"]
     if len(decided) > 1:
         some = any(verdict in ("reproduced", "partly") for verdict in decided)
         return "partly" if some else "not reproduced", why, "fragile"
     if decided and all(part.broken for part in parts.values() if part.verdict == "undecided"):
-        return decided[0], why, "robust" if 1 < len(parts) == len(by_verdict[decided[0]]) else ""
+        return decided[0], why, "robust" if 1 < len(parts) == len(names[decided[0], False]) else ""
     return "undecided", why, ""
 
 
@@ -247,80 +271,3 @@ def _aliased(rows: Lines, blocks: Mapping[str, str]) -> Lines:
         for block, own in blocks.items() for (there, label), found in rows.items() if there == own
     }  # fmt: skip
     return {**rows, **stand_in}
-
-
-def _shown(numbers: Mapping[str, Sequence[Number]], rows: Lines) -> str:
-    """Numbers as text, those of a reading after its name; what has no rows is left out."""
-    texts = {name: figures([x for x in mine if x.at(rows)], rows) for name, mine in numbers.items()}
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values())) or DASH
-    return " / ".join(f"{name}: {text}" for name, text in texts.items() if text) or DASH
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def to_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Plain dictionaries, predicates included."""
-    return [plain(v._asdict() | {"checks": [check._asdict() for check in v.checks]}) for v in verdicts]
-
-
-def render_markdown(verdicts: Sequence[Verdict]) -> str:
-    """The ledger as a page that lies in the results directory: counts, the table, and below it every predicate."""
-    counts = Counter(verdict.verdict for verdict in verdicts)
-    shown = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
-    quick = sum(verdict.source.endswith("/quick") for verdict in verdicts)
-    absent = sum("/" not in verdict.source for verdict in verdicts)
-    lines = [
-        "# The study's claims, judged",
-        "",
-        f"**{len(verdicts)} claims: {shown or 'none'}.** {len(verdicts) - quick - absent} rest on full rows, {quick} on"
-        f" rows at quick length (far shorter than the study), {absent} have no rows.",
-        "",
-        "Built from rows by code; nothing here is typed by hand. Numbers are mean [95% t interval] over n seeds.",
-        "",
-        f"- An order needs an exact sign-flip test of paired differences with p <= {LEVEL:g}: {SEEDS_NEEDED} seeds at"
-        " least. A size needs a mean within a tolerance of the study's figure and an interval no wider than that band,"
-        " an equality the whole interval within it.",
-        "- Some predicates yes and some no: *partly*, whatever six seeds leave open. A predicate that wants rows or"
-        " seeds leaves its claim *undecided*, and so does one that six seeds leave open where the others do not"
-        " disagree, be they all yes or all no. So does an estimator that diverges or whose relative error (of a field,"
-        " a tangent map, a predicted state, a terminal gradient) ends above that of zero; where another reading of it"
-        " does not, that one judges the claim.",
-        "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
-        " that were run.",
-        "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"
-        " below each table say how.",
-        "",
-        "| id | claim | the study | ours | control | verdict | why | rows |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += ["| " + " | ".join(_cell(text) for text in _cells(verdict)) + " |" for verdict in verdicts]
-    lines += ["", "## Predicates", ""]
-    for verdict in verdicts:
-        lines += [f"### {verdict.id}: {verdict.verdict}", "", f"{verdict.claim}. Rows: {_link(verdict)}.", ""]
-        lines += [
-            f"- **{check.answer}**{f' ({check.reading})' if check.reading else ''}: {check.text}. {check.why}."
-            for check in verdict.checks
-        ]
-        lines += [""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _cells(verdict: Verdict) -> tuple[str, ...]:
-    strength = f", {verdict.robustness}" if verdict.robustness else ""
-    return (
-        f"[{verdict.id}](#{verdict.id.lower()}-{verdict.verdict.replace(' ', '-')})", verdict.claim, verdict.study,
-        verdict.ours, verdict.control, f"**{verdict.verdict}**{strength}", verdict.why, _link(verdict),
-    )  # fmt: skip
-
-
-def _link(verdict: Verdict) -> str:
-    if "/" not in verdict.source:
-        return f"{verdict.source}, none yet"
-    quick = ", at quick length" if verdict.source.endswith("/quick") else ""
-    return f"[{verdict.source}]({verdict.source}/table.md){quick}, n = {verdict.n}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -304,14 +304,40 @@ def _interval(s: stats.Summary, sign: bool = False) -> str:
     return f"{_num(s.mean, sign)} [{_num(s.low, sign)}, {_num(s.high, sign)}]"
 
 
-def figures(numbers: Sequence[Number], rows: Lines) -> str:
-    """Means and 95% intervals of numbers, those of one metric together, and their n."""
-    summaries = [stats.summary(x.at(rows).values()) for x in numbers]
-    seeds = sorted({s.n for s in summaries})
-    groups: dict[str, list[str]] = {}
-    for x, s in zip(numbers, summaries, strict=True):
-        metric, of, line = x.text.partition(" of ")
-        several = f" (n = {s.n})" if len(seeds) > 1 else ""
-        groups.setdefault(metric if of else "", []).append(f"{line or x.text} {_interval(s)}{several}")
-    text = "; ".join(f"{metric}: {', '.join(parts)}" for metric, parts in groups.items())
-    return f"{text}; n = {seeds[0]}" if len(seeds) == 1 else text
+class Figure(NamedTuple):
+    """A number over the seeds that have it.
+
+    Attributes:
+      metric: what is measured.
+      line: of which line, or lines.
+      mean: over seeds.
+      low: lower end of the 95% t interval; None for a single seed.
+      high: its upper end.
+      n: seeds.
+    """
+
+    metric: str
+    line: str
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def figures(numbers: Sequence[Number], rows: Lines) -> tuple[Figure, ...]:
+    """Means and 95% intervals of those numbers that have rows."""
+    found = []
+    for x in numbers:
+        if values := x.at(rows):
+            s = stats.summary(values.values())
+            metric, _, line = x.text.partition(" of ")
+            low, high = (s.low, s.high) if s.n > 1 else (None, None)
+            found.append(Figure(metric, line, s.mean, low, high, s.n))
+    return tuple(found)
+
+
+def figure_text(figure: Figure) -> str:
+    """Mean and interval as in 0.44 [0.41, 0.48]."""
+    if figure.low is None or figure.high is None:
+        return _num(figure.mean)
+    return f"{_num(figure.mean)} [{_num(figure.low)}, {_num(figure.high)}]"

@@ -15,7 +15,7 @@ from jcredit.files import one_line, write_json, write_text
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
 from jcredit.settings import known
-from jcredit.study import claims, findings, quotes
+from jcredit.study import claims, claims_page, findings, quotes
 from jcredit.study.experiment import USER_ERRORS, Experiment, write_report
 from jcredit.study.found import directories, found_in, sections
 
@@ -191,7 +191,7 @@ def write_claims(results_dir: Path, experiments: dict[str, Experiment], into: Pa
 def _judged(results_dir: Path, experiments: dict[str, Experiment]) -> tuple[list[dict[str, Any]], str]:
     """The ledger as data and as markdown."""
     verdicts = claims.claims(results_dir, experiments)
-    return claims.to_json(verdicts), claims.render_markdown(verdicts)
+    return claims_page.to_json(verdicts), claims_page.render_markdown(verdicts)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from jcredit.report.page.data import Facts, Section, charts_of, facts_of, rounded
+from jcredit.report.page.ledger import claims
+from jcredit.report.page.markup import hidden, opening
 from jcredit.report.schema import Row, grouped, number_at
 from jcredit.report.styles import label_styles, on_dark
 from jcredit.report.tables import MISSING, Cell, Table
@@ -83,7 +85,7 @@ def page(sections: Sequence[Section], verdicts: Sequence[Mapping[str, Any]], cha
         *_head(ids, facts),
         *_filters(facts),
         '<main id="results" tabindex="-1">',
-        *_claims(verdicts),
+        *claims(verdicts),
         *(part for key, section in ids.items() for part in _section(key, section)),
         *_runs(sections),
         "</main>",
@@ -203,26 +205,6 @@ def _attributes(facts: Facts, label: str) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _opening(key: str, caption: str, header: Iterable[tuple[str, str]], kind: str = "lines") -> str:
-    """A table up to its body, in a frame that scrolls and can be reached with the keyboard.
-
-    Roles are said because narrow screens show the cells of some tables as blocks, which are no table to a reader.
-    """
-    heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{title}{hidden}</button></th>'
-        for title, hidden in header
-    )
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{key}-caption">'
-        f'<table class="{kind}" role="table">'
-        f'<caption id="{key}-caption">{caption}</caption><thead><tr>{heads}</tr></thead><tbody role="rowgroup">'
-    )
-
-
-def _hidden(text: str) -> str:
-    return f'<span class="vh"> {escape(text)}</span>'
-
-
 def _swatch(color: str, kind: str) -> str:
     return f'<i class="{kind}" style="--c:{color};--d:{on_dark(color)}"></i>'
 
@@ -250,9 +232,9 @@ def _table(key: str, section: Section, table: Table, colors: Mapping[str, str]) 
     header: list[tuple[str, str]] = []
     for title, kind in zip(table.header, table.kinds, strict=True):
         of = title if kind == "number" else of
-        header.append((escape(title), _hidden(f"on {of}") if kind == "study" else ""))
+        header.append((escape(title), hidden(f"on {of}") if kind == "study" else ""))
     caption = ", ".join(filter(None, (table.block, table.heading))) or section.tables.title or section.name
-    yield _opening(key, escape(caption), header)
+    yield opening(key, escape(caption), header)
     for line in table.lines:
         label = line.cells[0].text
         cells = "".join(
@@ -291,7 +273,7 @@ def _runs(sections: Sequence[Section]) -> Iterator[str]:
     """One line for each run."""
     yield '<section id="runs" aria-labelledby="runs-title"><h2 id="runs-title">Every run</h2>'
     names = ("label", "experiment", "block", "method", "tier", BLOCKS, "seed", "status", *RUN_COLUMNS)
-    yield _opening("runs", "One line for each run of every experiment", ((name, "") for name in names), "long")
+    yield opening("runs", "One line for each run of every experiment", ((name, "") for name in names), "long")
     for section in sections:
         for row in section.rows:
             yield _run(section, row)
@@ -306,56 +288,3 @@ def _run(section: Section, row: Row) -> str:
     cells += f'<td class="number">{row["seed"]}</td><td>{escape(row["status"])}</td>'
     cells += "".join(f'<td class="number">{MISSING if v is None else v}</td>' for v in numbers)
     return f'<tr class="run"{_attributes(facts, row["label"])}><th scope="row">{escape(row["label"])}</th>{cells}</tr>'
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
-
-
-def _claims(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The ledger; a claim's predicates, with their intervals, open below its verdict."""
-    if not verdicts:
-        return
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[verdict["verdict"]] = counts.get(verdict["verdict"], 0) + 1
-    shown = ", ".join(f"{n} {name}" for name, n in counts.items())
-    yield '<section id="claims" aria-labelledby="claims-title"><h2 id="claims-title">The study\'s claims, judged</h2>'
-    yield (
-        f"<p>{len(verdicts)} claims: {escape(shown)}. Verdicts are computed from rows: an order needs six seeds and"
-        " p at most .05, a size a mean within a tolerance of the study's figure and an interval no wider than that"
-        " band, an equality the whole interval within it; too few seeds leave a claim undecided."
-        " Numbers are mean [95% t interval].</p>"
-    )
-    choice = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in counts)
-    yield '<p><label for="verdict">verdict</label>'
-    yield f'<select id="verdict"><option value="">all</option>{choice}</select></p>'
-    header = ("claim", "verdict", "the study", "ours", "control", "rows")
-    yield _opening("claims", "Claims of the study and verdicts on them", ((title, "") for title in header), "cards")
-    for verdict in verdicts:
-        yield _claim(verdict, header)
-    yield "</tbody></table></div></section>"
-
-
-def _claim(verdict: Mapping[str, Any], header: Sequence[str]) -> str:
-    checks = "".join(
-        f"<li><b>{escape(check['answer'])}</b>: {escape(check['text'])}. {escape(check['why'])}.</li>"
-        for check in verdict["checks"]
-    )
-    name, robust = verdict["verdict"], verdict["robustness"]
-    seeds = f", n = {verdict['n']}" if verdict["n"] else ", no rows yet"
-    cells = (
-        f'<span class="verdict" data-verdict="{escape(name)}">{escape(name)}</span> {escape(robust)}'
-        f"<details><summary>why</summary><p>{escape(verdict['why'])}</p><ul>{checks}</ul></details>",
-        escape(verdict["study"]), escape(verdict["ours"]), escape(verdict["control"]),
-        escape(verdict["source"] + seeds),
-    )  # fmt: skip
-    body = "".join(
-        f'<td role="cell" data-title="{title}">{cell}</td>' for title, cell in zip(header[1:], cells, strict=True)
-    )
-    experiment = verdict["source"].partition("/")[0]
-    text = f"{verdict['id']} {verdict['claim']} {experiment}".lower()
-    return (
-        f'<tr role="row" class="claim" id="claim-{escape(verdict["id"])}" data-experiment="{escape(experiment)}"'
-        f' data-verdict="{escape(name)}" data-text="{escape(text)}"><th role="rowheader" scope="row">'
-        f"{escape(verdict['id'])}: {escape(verdict['claim'])}</th>{body}</tr>"
-    )
