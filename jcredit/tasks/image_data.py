@@ -253,7 +253,9 @@ def _decode(builder: Any, name: str, progress: bool) -> ImageArrays:
     parts = []
     try:
         sources = builder.as_data_source(split=["train", "test"])
-        with tqdm(total=sum(map(len, sources)), desc=f"decoding {name}", unit="image", disable=not progress) as bar:
+        seldom = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log keeps every state of a bar
+        total, what = sum(map(len, sources)), f"decoding {name}"
+        with tqdm(total=total, desc=what, unit="image", mininterval=seldom, disable=not progress) as bar:
             for source in sources:
                 images, labels = np.empty((len(source), *_SHAPES[name]), np.uint8), np.empty(len(source), np.int32)
                 for start in range(0, len(source), _DECODE_BATCH):
