@@ -1,18 +1,20 @@
 """The study's boundary ablation (phase 3): its configurations and figures, which two experiments read.
 
-The synthetic ladder at alpha = 1, L = 4; all lines are scalar bridges that differ in code, terminal weight and warm-up.
+The synthetic ladder at alpha = 1, L = 4; its lines are scalar bridges that differ in code, terminal weight and warm-up.
+The state bridge, which the study never warmed up, gets the same warm-ups here.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from jcredit.estimators import mlp, scalar_bridge
+from jcredit.estimators import mlp, scalar_bridge, state_bridge
 
-CODES, WEIGHTS, WARMUPS = (
+CODES, WEIGHTS, WARMUPS, OTHER_BRIDGE = (
     "code s (tgw 1, warm-up 0.2)",
     "terminal gradient weight (eT, warm-up 0.2)",
     "warm-up ({}, tgw 1)",
+    "warm-up (state bridge)",
 )
 FIGURES = {
     CODES: {
@@ -47,3 +49,4 @@ WEIGHT_LINES = {f"tgw={w:g}": bridge(terminal_weight=w) for w in (0.0, 0.25, 4.0
 WARMUP_LINES = {
     code: {f"wr={r:g}": bridge(code, warmup_ratio=r) for r in (0.0, 0.05, 0.5)} for code in ("eT", "deltaL")
 }
+OTHER_BRIDGE_LINES = {f"state_bridge wr={r:g}": {"credit": state_bridge(), "warmup_ratio": r} for r in (0.0, 0.2, 0.5)}
