@@ -127,7 +127,7 @@ EXPERIMENT = Experiment(
             " in Gamma, rho and accuracy.",
             f"{CONSTANT.capitalize()}, the median of the study's ranked cells, in every line: a reading no nearer says"
             " nothing of how the study's lines differ.",
-            "The state bridge has the scalar bridge's warm-up of .2 here, as in no other table of the ladder.",
+            "The state bridge has the scalar bridge's warm-up of .2 here; the study's had none.",
             "Not varied here: the scale of the projection of h_L (boundary_ablation shows both), SGD, whose step size"
             " the study does not give, and the lam of the soft minimum.",
         ),

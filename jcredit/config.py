@@ -107,7 +107,7 @@ class Config:
 
     # how credit is spent
     normalise: Normalisation = "raw"
-    """Credit scale: as it is, per-sample RMS (the study's), or one scale for the whole batch."""
+    """Credit scale: as it is, per-sample RMS (the study's), or one scale per layer for the whole batch."""
     clip: NonNegative = 0.0
     """Global-norm clip of each block's gradient, and of the embedding's (0: off; the study's, here 1, is not known)."""
     clamp: NonNegative = 0.0

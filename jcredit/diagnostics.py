@@ -83,7 +83,7 @@ def weight_cosine(grads_L, oracle_grads_L) -> Array:
 def clamped_gamma(a_BxD: Array, delta_BxD: Array) -> Array:
     """Gamma with the product of the norms clamped at 1e-8, as common cosine functions do it.
 
-    Where gradients are small it falls short of 1 even for the gradient itself: the study's BP had .940.
+    Where gradients are small it falls short of 1 even for the gradient itself; the study's .940 for BP may be this.
     """
     return jnp.mean(clamped_cosine(a_BxD, delta_BxD, CLAMP))
 

@@ -46,7 +46,7 @@ class Branch(NamedTuple):
 
     Attributes:
       gates: (block's parameters, h_BxD) -> m_BxH, the block's activation derivatives.
-      random: (key, scale) -> weights, all at ``scale`` times the initial size of the block's first matrix.
+      random: (key, scale) -> random weights of its form, ``scale`` times a size that the network chooses.
       zero: (key) -> weights whose branch is zero, from which a learned map starts.
       push: (weights, m_BxH, h_BxD, v_BxD) -> the branch's tangent along v (B, D).
       pull: (weights, m_BxH, h_BxD, a_BxD) -> its transpose applied to a (B, D).
@@ -140,7 +140,7 @@ class Env(Protocol):
         ...
 
     def readout_loss(self, h_BxD: Array, target_B: Array) -> Array:
-        """loss_B of the readout at h_L; the one question that may be differentiated backwards."""
+        """loss_B of the readout at h_L; may be differentiated backwards, as `normalise` and `output_loss` may."""
         ...
 
     def loss_at(self, ctx: Context | OracleContext, layer_B: Any, h_BxD: Array) -> Array:
@@ -243,7 +243,8 @@ class Estimator(NamedTuple):
     Attributes:
       init: (key, shapes) -> EstState.
       credit: (state, ctx, env, key) -> a_0..a_L; ``ctx`` is an OracleContext for oracles only.
-      loss: the same arguments -> (scalar, dict of scalar metrics); None if nothing is learned.
+      loss: (state, ctx, env, key) -> (scalar, dict of scalar metrics), ``ctx`` a plain Context for oracles, too; None
+        if nothing is learned.
       update: EstState -> EstState after each optimiser step (slow copies).
       follow: told how the rule's update moved the blocks' parameters, never what they are (Kolen-Pollack); None: it
         does not ask.

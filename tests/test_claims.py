@@ -11,7 +11,6 @@ from jcredit.study import claims as ledger, claims_page
 from jcredit.study.early_claims import CODES as BOUNDARY, LQ_READINGS, RAW12, RMS12, WEIGHTS, ladder
 from jcredit.study.late_claims import NET, ONLINE as FIELDS_ONLINE
 from jcredit.study.predicates import key_of
-from jcredit.study.settings import ORACLE
 
 ROOT = Path(__file__).parent.parent
 BY_ID = {claim.id: claim for claim in ledger.CLAIMS}
@@ -34,7 +33,7 @@ LADDER = (
     depths("dfa", (0.03, 0.05, 0.06, 0.07), (0.03, 0.06, 0.07, 0.07))
     | depths("state_bridge", (0.52, 0.34, 0.25, 0.22), (0.47, 0.32, 0.23, 0.21))
     | depths("scalar_bridge", (0.53, 0.45, 0.36, 0.24), (0.57, 0.51, 0.42, 0.32))
-    | depths(ORACLE, (1,) * 4, (1,) * 4, accuracy=(0.8, 0.79, 0.77, 0.75))
+    | depths("bp (raw)", (1,) * 4, (1,) * 4, accuracy=(0.8, 0.79, 0.77, 0.75))
 )
 FALLING_DFA = depths("dfa", (0.38, 0.27, 0.17, 0.12), (0.38, 0.27, 0.17, 0.12))
 LINEAR = (
@@ -48,6 +47,9 @@ LQ = in_blocks(
         ("dfa", "state_bridge", "scalar_bridge", "scalar_bridge tgw=0", "state_bridge raw"),
         gamma=(0.001, 0.945, 0.944, 0.03, 0.5), rho=(0.001, 0.931, 0.930, 0.03, 0.5),
     ),
+) | in_blocks(
+    LQ_READINGS[1:2],
+    table(("state_bridge, no code", "scalar_bridge, no code"), gamma=(0.945, 0.944), rho=(0.931, 0.930)),
 )  # fmt: skip
 CIFAR12 = {
     RAW12 + "bp": {"test_accuracy": 0.592, "gamma_clamped": 0.94, "rho": 0.99},
@@ -176,7 +178,7 @@ CASES = {
     "SX1": (STEPS, "reproduced", {line: {m: -v for m, v in x.items()} for line, x in STEPS.items()}, "reversed"),
     "US1": (STEPS, "reproduced", changed(STEPS, **{HELD: 0.05, SHIFTS[1]: -0.2, COSINE: 0.2}), "partly"),
     "LS1": (SEARCH, "reproduced", swapped(SEARCH, "dfa", "bp"), "reversed"),
-    "LS2": (SEARCH, "reproduced", changed(SEARCH, dl_held_rms_all=-0.05), "reversed"),
+    "LS2": (SEARCH, "reproduced", changed(SEARCH, dl_held_rms_all=-0.05), "not reproduced"),
     "LS3": (SEARCH, "reproduced", changed(SEARCH, dl_same_raw_all=-0.4), "not reproduced"),
 }  # fmt: skip
 SIZES_ONLY = {"DL1", "ON3"}
@@ -223,16 +225,12 @@ def test_claims_are_undecided_without_rows_or_seeds(name):
     assert name in SIZES_ONLY or "n = 3; needs 6" in reasons(three)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "DL1"])
+@pytest.mark.parametrize("name", CASES)
 def test_a_broken_estimator_decides_nothing(name):
     broken = judged(name, CASES[name][0], flags=["worse_than_nothing"])
     assert broken.verdict == "undecided"
     assert "ends worse than nothing at 6 of 6 seeds" in reasons(broken)
     assert "diverged at 6 of 6" in reasons(judged(name, CASES[name][0], status="diverged"))
-
-
-def test_a_claim_that_an_estimator_fails_is_judged_where_it_does():
-    assert judged("DL1", DELTA, flags=["worse_than_nothing"]).verdict == judged("DL1", DELTA).verdict == "reproduced"
 
 
 def test_a_control_that_is_there_to_fail_may():
@@ -250,7 +248,7 @@ def test_a_broken_reading_of_an_estimator_leaves_the_claim_to_the_other():
     assert (verdict.verdict, verdict.robustness) == ("reproduced", "")
     assert verdict.why == (
         "undecided under field as described, where an estimator ends worse than nothing;"
-        " reproduced under field times RMS(delta_L)"
+        " reproduced under our field, times RMS(delta_L)"
     )
     assert "ends worse than nothing at 6 of 6 seeds" in verdict.readings[0].why
     del whole["epoch 100", "vector_field scaled M=4"]
@@ -281,11 +279,11 @@ def test_readings_make_a_claim_robust_or_fragile():
     assert judged("LQ1", LQ).robustness == "robust"
     fragile = judged("LQ1", reading(LQ_READINGS[1]))
     assert (fragile.robustness, fragile.verdict) == ("fragile", "partly")
-    assert fragile.why == f"reproduced under 3 of 4 readings; partly under {LQ_READINGS[1]}"
+    assert fragile.why == f"reproduced under 4 of 5 readings; partly under {LQ_READINGS[1]}"
     assert fragile.readings[1][:3] == (LQ_READINGS[1], "partly", "4 yes, 4 no")
     only = judged("LQ1", {line: x for line, x in LQ.items() if line.startswith(LQ_READINGS[0])})
     assert (only.robustness, only.verdict) == ("", "reproduced")
-    assert only.why == f"reproduced under {LQ_READINGS[0]}; 1 of 4 readings run"
+    assert only.why == f"reproduced under {LQ_READINGS[0]}; 1 of 5 readings run"
     assert judged("DL1", DELTA).robustness == ""
 
 

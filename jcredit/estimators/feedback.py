@@ -40,7 +40,7 @@ def fa(scale: Positive = 1.0) -> Estimator:
     random ones.  Starts from the exact delta_L.
 
     Args:
-      scale: of the random weights, relative to the initial size of the block's first matrix (``Branch.random``).
+      scale: of the random weights, relative to the size that the network chooses (``Branch.random``).
     """
 
     def init(key, shapes):

@@ -34,7 +34,7 @@ def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: P
     Args:
       samples: noise vectors of a mirror step.
       learning_rate: the rate of the Hebbian step and of its decay.
-      scale: of the random start, relative to the initial size of the block's first matrix (``Branch.random``).
+      scale: of the random start, relative to the size that the network chooses (``Branch.random``).
     """
 
     def loss(state, ctx, env, key):
@@ -64,7 +64,7 @@ def kolen_pollack(scale: Positive = 1.0) -> Estimator:
     feedback is told the updates of the blocks' matrices, never the matrices.
 
     Args:
-      scale: of the random start, relative to the initial size of the block's first matrix (``Branch.random``).
+      scale: of the random start, relative to the size that the network chooses (``Branch.random``).
     """
 
     def follow(state, env, step, keep):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from jcredit.study.predicates import above, best, mean_of, monotone, near, negative, not_below, paired, same
+from jcredit.study.predicates import above, best, mean_of, monotone, near, not_below, paired, same
 from jcredit.study.settings import ORACLE
 from jcredit.study.statements import ACC, TOL, Claim, Reading, each, gamma_rho, metrics, one, over
 
 SHUFFLED = ("shuffled", "shuffled, alone")
 """Controls that are there to fail."""
 
-FIELDS = {"field as described": "vector_field M=4", "field times RMS(delta_L)": "vector_field scaled M=4"}
+FIELDS = {"field as described": "vector_field M=4", "our field, times RMS(delta_L)": "vector_field scaled M=4"}
 """Readings of the vector field on frozen features: what the study says of it, which a short fit leaves worse than a
 credit of zero, and the same field with the size of each sample's error given to it (``study.frozen``)."""
 ONLINE = ("vec wr=0.2 tw=1", "vec scaled wr=0.2 tw=1")
@@ -76,7 +76,8 @@ def phase4() -> Iterator[Claim]:
     fields = {depth: f"L = {depth} | vector M=4" for depth in (4, 8)}
     yield Claim(
         "VP1", "4C", "ladder, alpha = 1, L = 4 and 8: vector field far above CB",
-        "Gamma / rho: M = 4 .91 / .96, .96 / .95; CB .34 / .33, .26 / .29; M = 8 (L = 4) .84 / .92", "vector_pilot",
+        "Gamma / rho: M = 4 .91 / .96 (VA1: .847 / .951), .96 / .95; CB .34 / .33, .26 / .29; M = 8 (L = 4) .84 / .92",
+        "vector_pilot",
         one((*gamma_rho(fields[4], (0.847, 0.91), (0.951, 0.96)), *gamma_rho(fields[8], 0.96, 0.95),
              *(over(fields[d], f"L = {d} | scalar_bridge", by, m) for d in (4, 8)
                for m, by in (("gamma", 0.3), ("rho", 0.3))),
@@ -142,12 +143,12 @@ def phase6() -> Iterator[Claim]:
     shift, cosine = "dl_held_target_shift1e-01_eta1e-02_k5", "dl_held_cosine_eta1e-02_k5"
     lowest = lambda line: mean_of(line, "dl_held_target_shift1e-02_eta1e-02_k5")  # noqa: E731 - the smallest of sizes
     yield Claim(
-        "US1", "6C", "target shift shrinks that, but to below 0 for DFA alone; cosine near zero",
-        "field +.057 to +.002 (shift .1), cosine about 0, DFA -.0001", "update_swap",
+        "US1", "6C", "target shift shrinks that, but never to below 0; cosine near zero",
+        "field +.057 to +.002 (shift .1), cosine about 0; of DFA it does not say", "update_swap",
         by_field(lambda field: Reading(
             (above(mean_of(field, held), mean_of(field, shift), 0.025), near(mean_of(field, shift), 0.002, 0.01),
              *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, field, "bp")),
-             negative(lowest("dfa")), *(above(lowest(x), 0.0) for x in (CB6, field, "bp"))),
+             *(above(lowest(x), 0.0) for x in (CB6, field, "bp"))),
             (mean_of(field, held), mean_of(field, shift), *each((field, "bp"), cosine),
              *map(lowest, ("dfa", CB6, field, "bp"))),
             (mean_of("broadcast", held), mean_of("bp", held), mean_of("bp", shift), lowest("broadcast")))),
@@ -169,10 +170,11 @@ def _line_search() -> Iterator[Claim]:
             (monotone(each(on(field), same_), rising=False),), each(on(field), same_), control)), quick,
     )  # fmt: skip
     yield Claim(
-        "LS2", "6.5A", "held-out loss rises for all (case D)", "DFA +.004, CB +.027, field +.045, oracle +.094",
-        "exploit_linesearch",
+        "LS2", "6.5A", "held-out loss rises, but for DFA's tiny change (case D)",
+        "DFA +.004, CB +.027, field +.045, oracle +.094", "exploit_linesearch",
         by_field(lambda field: Reading(
-            tuple(above(x, 0.0) for x in each(on(field), held_)), each(on(field), held_), control)), quick,
+            (near(mean_of(last + "dfa", held_), 0.004, 0.01),
+             *(above(x, 0.0) for x in each(on(field)[1:], held_))), each(on(field), held_), control)), quick,
     )  # fmt: skip
     yield Claim(
         "LS3", "6.5A", "raw credit gives tiny steps, at the best of several sizes",

@@ -205,12 +205,6 @@ def above(x: Number, y: Number | float, by: float = 0.0) -> Check:
     return Check(f"{x.text} > {other}" + (f" by {_num(by)} or more" if by else ""), d.lines, judge)
 
 
-def negative(x: Number) -> Check:
-    """Whether x is below zero, tested as in ``above``."""
-    zero = Number("0", x.lines, lambda rows: dict.fromkeys(x.at(rows), 0.0))
-    return above(zero, x)  # its text is "0 > x": a difference is always the left side minus the right one
-
-
 def best(x: Number, others: Sequence[Number]) -> Check:
     """Whether x is above all others; *opposite* if one of them is above x."""
     checks = [above(x, other) for other in others]
@@ -231,9 +225,10 @@ def same(x: Number, y: Number, tolerance: float) -> Check:
     return check._replace(text=f"{x.text} = {y.text}, tolerance {_num(tolerance)}")
 
 
-def not_below(x: Number, y: Number, margin: float) -> Check:
-    """Whether x is no more than a margin below y: the interval of the paired difference decides."""
+def not_below(x: Number, y: Number | float, margin: float) -> Check:
+    """Whether x is no more than a margin below y, a number or a figure: the interval of the difference decides."""
     d = difference(x, y)
+    than = y.text if isinstance(y, Number) else _num(y)
 
     def judge(rows: Lines) -> Outcome:
         s = stats.summary(d.at(rows).values())
@@ -244,7 +239,7 @@ def not_below(x: Number, y: Number, margin: float) -> Check:
             return Outcome("yes" if s.low > -margin else "no", why, s.n)
         return Outcome("unknown", f"{why} contains {_num(-margin)}", s.n, EDGE)
 
-    return Check(f"{x.text} is at most {_num(margin)} below {y.text}", d.lines, judge)
+    return Check(f"{x.text} is at most {_num(margin)} below {than}", d.lines, judge)
 
 
 def monotone(numbers: Sequence[Number], rising: bool = True) -> Check:
