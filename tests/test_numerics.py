@@ -126,6 +126,12 @@ def test_normalisations_by_hand():
     np.testing.assert_allclose(batch_normalise(layers), jnp.stack([batch_normalise(a)] * 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("normalise", [rms_normalise, batch_normalise])
+def test_a_credit_as_small_as_the_guard_is_halved(normalise):
+    # a / (RMS + 1e-6): the guard stands outside the root, so that RMS = 1e-6 gives 1/2, not 1 / sqrt 2.
+    np.testing.assert_allclose(normalise(jnp.full((3, 4), 1e-6)), 0.5, rtol=1e-5)
+
+
 def test_scale_free_by_hand():
     assert scale_free(jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0])) == pytest.approx(5 / 25)
     assert scale_free(jnp.zeros(2), jnp.zeros(2)) == 0
