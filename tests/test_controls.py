@@ -6,10 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import IMAGE_NETWORK, VARIANTS, as_part, first_batch, same_bits, small, start, tiny, trunk
+from helpers import (
+    IMAGE_NETWORK,
+    VARIANTS,
+    as_part,
+    branch_weights_of,
+    first_batch,
+    make_scene,
+    relative,
+    same_bits,
+    small,
+    start,
+    tiny,
+    trunk,
+)  # fmt: skip
 
 import jcredit as jc
 from jcredit.training import make_run
+from jcredit.types import EstState
 
 
 def some_steps(config, count=3, seed=0):
@@ -152,6 +166,73 @@ def test_the_shuffled_tangent_bridge_falls_to_the_broadcast():
     # V stays near the zero it started from, in all but noise.
     size = lambda p: np.linalg.norm(p["v"], axis=(-2, -1)).mean()  # noqa: E731
     assert size(params) < 0.25 * size(learned)
+
+
+def one_block(form):
+    """A network of one block, and the weights with which a map of this form is its tangent map."""
+    if form != "gate":
+        scene = make_scene("image", depth=1)
+        return scene, branch_weights_of(scene)
+    scene = make_scene("lq", depth=1)  # linear: gates that stand at 1/2, and twice A - I
+    eye = jnp.eye(12)[None]
+    u = 2 * (scene.params.blocks["a"] - eye)
+    return scene, {"u": u, "v": eye, "g": jnp.zeros((1, 12, 12)), "c": jnp.zeros((1, 1, 12))}
+
+
+@pytest.mark.parametrize("form", ["gate", "mask", "chain", "sweeps", "coarse"])
+@pytest.mark.parametrize("measured", ["tangents", "effects"])
+def test_the_truth_fits_what_is_measured_of_a_sample_and_not_of_another(x64, form, measured):
+    scene, weights = one_block(form)
+    part = getattr(jc, f"tangent_{form}")(samples=8) if measured == "tangents" else jc.linear_field(form, scheme="jvp")
+
+    def missed(shuffled):
+        estimator = part.replace(shuffled=shuffled).build()
+        fit = jax.jit(lambda key: estimator.loss(EstState(weights, {}), scene.ctx, scene.env, key)[0])
+        return min(float(fit(jax.random.key(seed))) for seed in range(3))
+
+    assert missed(False) < 1e-20
+    assert missed(True) > 0.1
+
+
+def disturbed(error, batch=16, width=512):
+    """The error of the disturbed oracle relative to |delta_l|, for three layers (3, B, D), and its state."""
+    delta = jax.random.normal(jax.random.key(0), (4, batch, width))
+    ctx = types.SimpleNamespace(delta_KxBxD=delta, delta_BxD=delta[-1])
+    estimator = jc.disturbed_bp(1.0, error).build()
+    state = estimator.init(jax.random.key(1), jc.Shapes(3, width, 10, None))
+    a = estimator.credit(state, ctx, None, jax.random.key(2))
+    size = jnp.linalg.norm(delta, axis=-1, keepdims=True)
+    return np.asarray(((a - delta) / size)[:-1]), state
+
+
+@pytest.mark.parametrize("error", ["fresh", "fixed"])
+def test_errors_of_a_disturbed_oracle_are_independent_over_samples_and_layers(error):
+    e_LxBxD, _ = disturbed(error)
+    np.testing.assert_allclose((e_LxBxD**2).sum(-1).mean(), 1, rtol=0.1)
+    # E |mean_b e_b|^2 = 1 / B of independent errors of size 1, and 1 of errors that the batch shares.
+    np.testing.assert_allclose((e_LxBxD.mean(1) ** 2).sum(-1), 1 / 16, rtol=0.4)
+    layers = np.corrcoef(e_LxBxD.reshape(3, -1))
+    assert np.abs(layers - np.eye(3)).max() < 0.1  # 8192 entries: a deviation of 1/90
+
+
+def test_fixed_errors_have_a_matrix_for_each_layer():
+    _, state = disturbed("fixed", width=64)
+    r_LxDxD = np.asarray(state.extra["r"])
+    np.testing.assert_allclose(r_LxDxD.std((1, 2)), 64**-0.5, rtol=0.05)
+    assert np.abs(np.corrcoef(r_LxDxD.reshape(3, -1)) - np.eye(3)).max() < 0.1  # 4096 entries: 1/64
+
+
+def test_the_residual_measures_along_directions_that_the_credit_did_not_take():
+    # Taken along the same four directions, mean v v^T = V, it would give (2 V - V^2) delta: its mean is
+    # (1 - (D + 1) / 4) delta. Of fresh ones the mean is delta, with a relative variance of ((D + 1) / 4)^2 a draw.
+    scene, directions, draws = make_scene("image"), 4, 1000
+    inner = jc.forward_gradient(objective="task", directions=directions)
+    estimator = jc.unbiased_residual(of=inner, directions=directions).build()
+    credit = lambda key: estimator.credit(EstState({}, {}), scene.ctx, scene.env, key)  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), draws)
+    mean = jax.jit(lambda keys: jnp.mean(jax.vmap(credit)(keys), axis=0))(keys)
+    expected = (12 + 1) / directions * draws**-0.5
+    assert 0.5 < relative(mean[:-1], scene.delta_KxBxD[:-1]) / expected < 1.5
 
 
 @pytest.mark.parametrize("error", ["fresh", "fixed"])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import branch_weights_of, make_scene, relative, shapes_of
+from helpers import branch_weights_of, make_scene, randomised, relative, shapes_of
 
 import jcredit as jc
 from jcredit.estimators.linear_maps import chain_map, gate_map, mask_map
@@ -53,6 +53,23 @@ def test_gate_loss_is_relative_to_the_tangent_itself(x64):
     assert metrics["unexplained"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("tangent_map", [chain_map(), gate_map(8)], ids=["blocks alone", "one sweep"])
+def test_the_leading_samples_alone_are_measured(tangent_map):
+    scene = make_scene("image")
+    params = randomised(jax.eval_shape(lambda: tangent_map.init(KEY, shapes_of(scene))), 2)
+    bridge = tangent_bridge(tangent_map, 5, False, adam())
+    assert bridge.loss is not None
+    fit = jax.jit(lambda ctx: bridge.loss(EstState(params, {}), ctx, scene.env, KEY)[0])
+
+    def spoiled(first, end):
+        h, _, _, gates = trace = scene.ctx.trace
+        h, gates = (x.at[:, first:end].set(jnp.nan) for x in (h, gates))
+        return scene.ctx._replace(trace=trace._replace(h_KxBxD=h, gates_LxBxH=gates))
+
+    assert fit(spoiled(5, 8)) == fit(scene.ctx) > 0
+    assert all(np.isnan(fit(spoiled(sample, sample + 1))) for sample in range(5))
+
+
 # --- trunks of our own, of which everything is known ------------------------------------------------------------------
 
 
@@ -90,6 +107,14 @@ def test_field_loss_is_zero_at_the_truth_and_one_at_zero(x64, layers):
     loss, terms = loss_of(zero, scene)({}, {})
     assert terms["directional"] == pytest.approx(1) and terms["terminal_gradient"] == pytest.approx(1)
     assert loss == pytest.approx(1.5)
+
+
+def test_the_true_field_does_not_fit_the_effects_of_other_samples(x64):
+    scene = make_scene("image")
+    true = true_field(scene.ctx.trace.h_KxBxD, scene.delta_KxBxD)
+    field = jc.vector_field(2, "all", "jvp", shuffled=True, terminal_weight=0.5, trunk=true).build()
+    loss, terms = loss_of(field, scene)({}, {})
+    assert terms["directional"] > 0.1 and loss == pytest.approx(float(terms["directional"]))  # at h_L nothing moved
 
 
 @pytest.mark.parametrize("layers", ["one", "all"])

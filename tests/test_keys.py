@@ -75,11 +75,11 @@ def test_no_direction_of_rho_is_drawn_from_a_key_that_the_credit_has(monkeypatch
     run = make_run(config)
     state, hp, data = start(run, config)
     keys = jax.jit(lambda: (run.diagnose(state, hp, data), dict(given))[1])()
-    credits, directions = (
-        {tuple(bits) for bits in np.asarray(jax.random.key_data(jax.random.split(keys[who], count))).tolist()}
+    own, directions = (
+        {tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in (keys[who], *jax.random.split(keys[who], count))}
         for who, count in (("credit", 256), ("rho", diagnostics.RHO_DIRECTIONS))
     )
-    assert len(credits) == 256 and len(directions) == 32 and not credits & directions
+    assert len(own) == 257 and len(directions) == 33 and not own & directions
 
 
 # --- maps and mirrors -------------------------------------------------------------------------------------------------
