@@ -117,7 +117,7 @@ def test_every_block_is_fitted_to_tangents_of_its_own():
 def test_every_matrix_of_a_block_is_mirrored_by_noise_of_its_own():
     # With W1 = W2 the same noise would give the same mirror, error for error.
     scene, w = make_scene("image"), normal(8, 3, 12, 12)
-    blocks = jax.tree.map(lambda p: p, scene.params.blocks) | {"inner": {"w": w}, "outer": {"w": w}}
+    blocks = {"inner": {"w": w}, "outer": {"w": w}}
     env = scene.env._replace(params=scene.params._replace(blocks=blocks))
     errors = {name: np.asarray(found - w) for name, found in env.mirrored(KEY, 64).items()}
     assert np.linalg.norm(errors["u"]) > 1
