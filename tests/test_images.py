@@ -54,6 +54,19 @@ def test_the_network_is_shown_normalised_channels(x64, name):
     np.testing.assert_allclose(quick(task.prepare)(x), (x / 255 - mean) / std, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("crops", "flips", "outcomes"), [(True, False, 81), (False, True, 2)])
+def test_a_batch_has_the_augmentation_that_was_asked_for_and_no_other(crops, flips, outcomes):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 6, 5, 3), np.uint8)
+    data = Data(pixels, np.zeros(1, np.int32), pixels, np.zeros(1, np.int32))
+    task = images.image_task("cifar10", data, crops=crops, flips=flips)
+    index = jnp.zeros(2000, jnp.int32)
+    shown, _ = quick(lambda data: task.batch(data, index, jax.random.key(0)))(task.data)
+    mean, std = channel_statistics("cifar10")
+    found = np.rint((np.asarray(shown, np.float64) * std + mean) * 255).astype(np.uint8)
+    assert {image.tobytes() for image in found} == set(crops_of(pixels[0], crops, flips))
+    assert len(crops_of(pixels[0], crops, flips)) == outcomes
+
+
 def test_what_is_held_out_is_not_trained_on(monkeypatch):
     number = lambda n, start: np.arange(start, start + n).reshape(n, 1, 1, 1)  # noqa: E731
     arrays = ImageArrays(number(5010, 0), np.arange(5010), number(8, 9000), np.arange(8))

@@ -125,6 +125,20 @@ def test_goals_are_drawn_for_each_sample_or_once_for_each_run(target):
     assert not np.array_equal(data[0].test_y[0], data[1].test_y[0])
 
 
+def test_goals_are_independent_of_the_states_they_belong_to():
+    task = LQ.task.build(None)
+    data = task.data(jax.random.key(0), None)
+    for x, y in (task.batch(data, jnp.arange(8), jax.random.key(1)), (data.test_x, data.test_y)):
+        assert not np.isin(y, x).any()
+
+
+def test_noise_is_another_in_every_layer():
+    noise = np.asarray(LQ.task.build(None).noise(jax.random.key(0), (3, 500, 16)))
+    # Variances add if the layers are independent; one draw for all of them would give 3 sigma.
+    assert np.std(noise.sum(axis=0)) == pytest.approx(0.03 * np.sqrt(3), rel=0.05)
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.05
+
+
 def test_the_loss_of_the_tail_keeps_the_noise_of_the_forward_pass():
     # Measured effects compare with the trajectory that was run, not with one of other noise.
     scene = make_scene("lq")
