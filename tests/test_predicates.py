@@ -1,6 +1,6 @@
 """What claims are judged by: every predicate on made-up rows."""
 
-import re
+import math
 
 import pytest
 from made_rows import SIX, made_up
@@ -38,6 +38,7 @@ WIDE = [0.1, 0.9, 0.2, 0.8, 0.5, 0.4]
         (near(X, 0.5, 0.05), {"x": WIDE}, "unknown"),
         (near(X, 0.5, 0.05), {"x": [0.545, 0.55, 0.57, 0.56, 0.58, 0.555]}, "unknown"),  # the mean, .56, is outside
         (near(X, 0.5, 0.05), {"x": [0.525, 0.53, 0.55, 0.54, 0.56, 0.535]}, "yes"),  # .54, its interval up to .554
+        (near(X, 0.5, 0.05), {"x": [0.4, 0.45, 0.5, 0.5, 0.55, 0.6]}, "unknown"),  # .43 to .57: wider than the band
         (near(X, (0.2, 0.5), 0.05), {"x": 0.3}, "yes"),
         (near(X, (0.2, 0.5), 0.0), {"x": 0.1}, "no"),
         (near(ratio("x", "y"), (3, 7), 1.0), {"x": 0.5, "y": 0.1}, "yes"),
@@ -127,10 +128,31 @@ def test_a_size_can_be_excluded_with_few_seeds_but_not_an_order():
     assert above(X, Y).judge(rows).answer == "unknown"
 
 
+def test_a_mean_below_a_size_excludes_it_with_few_seeds_only_if_its_interval_does():
+    rows = made_up({"x": {"gamma": [0.55, 0.7, 0.55]}, "y": {"gamma": 0.5}}, SIX[:3], noise=0)
+    outcome = above(X, Y, by=0.12).judge(rows)  # differences .05, .2, .05: .1 +- 4.303 * .05
+    assert (outcome.answer, outcome.lack) == ("unknown", "n = 3; needs 6")
+
+
+def test_the_best_of_several_rests_on_the_fewest_seeds():
+    rows = gammas(x=0.5, y=0.4, z=0.3)
+    rows["", "y"] = rows["", "y"][:3]
+    for others in ([Y, Z], [Z, Y]):
+        outcome = best(X, others).judge(rows)
+        assert (outcome.answer, outcome.n) == ("unknown", 3)
+
+
+def test_the_first_twenty_seeds_decide_an_order():
+    values = [0.1 + 0.01 * (seed % 3) for seed in range(20)] + [-10.0] * 6
+    outcome = above(X, 0.0).judge(made_up({"x": {"gamma": values}}, range(26)))
+    assert (outcome.answer, outcome.n) == ("yes", 20)
+
+
 def test_figures_are_means_and_intervals_of_what_has_rows():
-    rows = gammas(x=0.5, y=0.25)
-    rows["", "y"] = rows["", "y"][:1]
+    rows = made_up({"x": {"gamma": [1.0, 2.0, 3.0]}}, SIX[:3]) | made_up({"y": {"gamma": [0.25]}}, SIX[:1])
     x, y = figures([X, Y, mean_of("z")], rows)
-    assert (x.metric, x.line, x.n) == ("Gamma", "x", 6) and x.low < x.mean < x.high
-    assert re.fullmatch(r"0\.5 \[.*?, .*?\]", figure_text(x))
-    assert y == Figure("Gamma", "y", y.mean, None, None, 1) and figure_text(y) == "0.25"
+    half = 4.302652730 / math.sqrt(3)  # Student's t of two degrees of freedom, sd 1
+    assert (x.metric, x.line, x.n) == ("Gamma", "x", 3)
+    assert (x.low, x.mean, x.high) == pytest.approx((2 - half, 2.0, 2 + half), abs=1e-8)
+    assert figure_text(x) == "2 [-0.484, 4.484]"
+    assert y == Figure("Gamma", "y", 0.25, None, None, 1) and figure_text(y) == "0.25"
