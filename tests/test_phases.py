@@ -16,8 +16,10 @@ from jcredit.report import stats
 from jcredit.report.rows import read_rows
 from jcredit.report.series import profile_points
 from jcredit.study.experiment import run
+from jcredit.study.frozen import FIXED, LEARNED, SMOKE_NET, fits
 from jcredit.study.scripts import load_experiment
 from jcredit.study.settings import ORACLE, lines, named
+from jcredit.sweeps.variants import Snapshot
 from jcredit.tasks import image_data, images
 from jcredit.training import make_run
 
@@ -104,6 +106,14 @@ def test_fields_reach_every_line_that_has_the_setting_but_none_that_sets_it():
 def test_a_field_that_no_line_has_is_refused():
     with pytest.raises(jc.ConfigError, match="'hidden' is unknown"):
         lines(jc.Config(), named("bp", "dfa"), hidden=16)
+
+
+def test_what_is_fitted_on_a_frozen_network_is_kept_at_the_end_of_its_own_epochs():
+    # Followups of other scripts start there: an earlier fit has learned less than its row says.
+    found = fits(Snapshot(SMOKE_NET, 2), epochs=5)
+    assert {v.label for v in found} == {*FIXED, *LEARNED}
+    for v in found:
+        assert v.keep == (1 if v.label in FIXED else 5,) and v.config.epochs == v.keep[0], v.label
 
 
 # --- one test for each script ---------------------------------------------------------------------------------------
