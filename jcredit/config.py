@@ -29,7 +29,7 @@ from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
 from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, brief, fields_of, known
 from jcredit.tasks import teacher
-from jcredit.types import Estimator
+from jcredit.types import Estimator, LocalRule
 
 T = TypeVar("T")
 PARTS = {"task": "task", "network": "network", "credit": "estimator", "rule": "rule"}
@@ -144,6 +144,11 @@ class Config:
         estimator = self.credit.build()
         if not isinstance(estimator, Estimator):
             raise ConfigError(f"credit={self.credit!r}: its factory must return a jc.Estimator")
+        if not hasattr(estimator.optimizer, "update"):
+            given = brief(estimator.optimizer)
+            raise ConfigError(f"credit={self.credit!r}: optimizer={given} is none of optax; give one as jc.adam(1e-3)")
+        if not isinstance(rule := self.rule.build(), LocalRule):
+            raise ConfigError(f"rule={self.rule!r}: its factory must return a jc.LocalRule, not {brief(rule)}")
         if not isinstance(tier := estimator.tier, str):
             raise ConfigError(f"credit={self.credit!r}: tier={tier!r} must be a text, which tables print")
         credit_depth(self)
@@ -233,6 +238,8 @@ def change(config: Config, name: str, value: Any) -> Config:
     if not paths:
         names = [*settings(), *(f"{path}.{s}" for path, part in parts_of(config) for s in part.factory.settings)]
         known("setting", name, names)
+    if len(owners := {path.partition(".")[0] for path in paths}) > 1 and not owners <= {"task", "network"}:
+        raise ConfigError(f"{name} is a setting of more than one part; say which: {' or '.join(paths)}")
     for path in paths:
         head, _, rest = path.partition(".")
         if rest:

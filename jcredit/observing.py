@@ -19,6 +19,7 @@ from jcredit.estimators import dfa
 from jcredit.numerics import float_type
 from jcredit.passes import NetworkEnv, Pulls, depth_of, forward_with_pulls, oracle_deltas
 from jcredit.rules import normalise_credit
+from jcredit.settings import brief
 from jcredit.types import (
     Array,
     Context,
@@ -71,6 +72,8 @@ class Setup(NamedTuple):
         config = self.config
         task: Task = config.task.build(self.data_dir, numbers=hp.task)
         network = config.network.build(task.sizes, numbers=hp.network)
+        if not isinstance(network, Network):
+            raise ConfigError(f"network={config.network!r}: its factory must return a jc.Network, not {brief(network)}")
         return Built(task, network, config.credit.build(numbers=hp.credit), config.rule.build(numbers=hp.rule))
 
     @property

@@ -189,7 +189,7 @@ class Setting(NamedTuple):
         """The number, checked; where it was typed, errors have the text."""
         scalar = type(value) not in (int, float) and isinstance(value, np.generic | np.ndarray | jax.Array)
         if scalar and value.ndim == 0:
-            value = value.item()
+            value = float(str(value)) if value.dtype == np.float32 else value.item()  # .001, not .0010000000474974513
         if isinstance(value, bool) or not isinstance(value, int if self.type is int else int | float):
             raise ConfigError(f"{self.name}={brief(value)} must be a{'n integer' if self.type is int else ' number'}")
         if complaint := self._complaint(value):

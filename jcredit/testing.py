@@ -153,6 +153,11 @@ def _check_step(config: Config, name: str) -> tuple[TrainState, TrainState]:
 
     step, index = _jit(traced), jnp.arange(BATCH)
     found = step(state, hp, data, index)
+    if not _same_bits(found, _jit(lambda *args: run.step(*args))(state, hp, data, index)):
+        raise CheckFailed(
+            f"{name} gives other numbers when it is traced again: it draws from numpy or keeps something between calls;"
+            " draw from the key it is handed alone"
+        )
     _finite(found[1], f"{name}: metric")
     _finite(found[0], f"{name}: after one step, state")
     if not _same_bits(found, step(state, hp, data, index)):
@@ -268,6 +273,7 @@ def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
     trace = forward(built, params, x)
     first = jax.tree.map(lambda p: p[0], params.blocks)
     h = trace.h_KxBxD[0]
+    _finite({"h": trace.h_KxBxD}, f"{part.name}: state ")
     if not _close(built.block(first, h[:1]), built.block(first, h)[:1], 1e-4):
         raise CheckFailed(f"{part.name}: a block mixes the samples of a batch")
     if built.branch is not None:

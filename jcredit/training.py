@@ -45,6 +45,7 @@ from jcredit.types import (
     Data,
     EstState,
     Key,
+    Network,
     Task,
     TrainState,
 )  # fmt: skip
@@ -103,6 +104,8 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
         raise ConfigError(f"make_run({brief(config)}): give a jc.Config, such as jc.Config(credit=jc.dfa())")
     config, data_dir = config.as_read, None if data_dir is None else Path(data_dir)
     task: Task = config.task.build(data_dir)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task={config.task!r}: its factory must return a jc.Task, not {brief(task)}")
     samples = config.batch_size * config.steps_per_epoch if task.train_size is None else task.train_size
     steps = config.steps_per_epoch or samples // config.batch_size
     if task.train_size is None and steps < 1:
@@ -111,9 +114,10 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
             " how many steps make an epoch"
         )
     if steps < 1 or steps * config.batch_size > samples:
+        asked = f" with steps_per_epoch={config.steps_per_epoch}" if config.steps_per_epoch else ""
+        lower = "one of them" if asked else "it"
         raise ConfigError(
-            f"batch_size={config.batch_size} with steps_per_epoch={config.steps_per_epoch} does not fit the"
-            f" {samples} training samples; lower one of them"
+            f"batch_size={config.batch_size}{asked} does not fit the {samples} training samples; lower {lower}"
         )
     setup = Setup(config, data_dir, config.credit.build(), samples, steps)
     bind = functools.partial

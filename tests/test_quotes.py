@@ -154,6 +154,7 @@ def test_figures_of_another_matplotlib_are_left_out(place, capsys):
         ('label = "frozen"', 'label = "frosen"', ["label 'frosen'", "frozen"]),
         ('block = "second"', 'block = "secnd"', ["block 'secnd'", "second"]),
         ('minus = "frozen"', 'minus = "frosen"', ["label 'frosen'", "frozen"]),
+        ('minus = "frozen"', 'minus = "second | frozen"', ["label 'frozen'", "dfa"]),
         ("layers.gamma.0", "layers.gama.0", ["1 of 1 rows have no layers.gama.0"]),
         ('text = "its', 'page = "nowhere.md"\ntext = "its', ["there is no page", "nowhere.md"]),
     ],
@@ -179,6 +180,14 @@ def test_a_wrong_list_of_quotes_is_one_line(place, capsys, old, new, named):
     edit(place / "docs/quotes.toml", old, new)
     [line] = checked(capsys)
     assert "docs/quotes.toml" in line and all(word in line for word in named), line
+
+
+def test_a_line_of_any_block_can_be_subtracted(place, capsys):
+    edit(place / "docs/quotes.toml", 'minus = "frozen"', 'minus = " | frozen"')  # the block that has no heading
+    assert "4 quoted numbers" in checked(capsys)
+    edit(place / "docs/quotes.toml", 'minus = " | frozen"', 'minus = "second | dfa"')
+    [line] = checked(capsys)
+    assert "in the rows" in line and "+0.000" in line
 
 
 def test_a_page_with_no_list_of_quotes_is_not_checked(place, capsys):

@@ -130,7 +130,7 @@ def test_rows_are_an_immutable_sequence():
 
 def test_the_usual_table_shows_what_there_is():
     assert line_of(swept().table(), 2) == ["label", "tier", "seeds", "Gamma", "rho", "RMS(h_L)", "loss"]
-    rows = Rows([make_row("BP", test_accuracy=0.5, test_loss=1.5), make_row("frozen", test_accuracy=0.25)])
+    rows = Rows([make_row("BP", test_accuracy=0.5, test_loss=1.5), make_row("frozen", test_accuracy=0.25, method="frozen")])
     table = rows.table()
     assert table.startswith("# ladder/quick\n")
     assert line_of(table, 2)[3:] == ["accuracy", "depth utility", "Gamma", "rho", "RMS(h_L)", "loss"]
@@ -262,7 +262,7 @@ def test_a_figure_that_cannot_be_written_is_named(tmp_path):
 def test_depth_utility_is_over_the_frozen_line_of_the_same_values():
     accuracy = {"frozen": (0.2, 0.3), "dfa": (0.5, 0.9)}
     rows = Rows(
-        make_row(f"{name} learning_rate={rate}", 0, test_accuracy=accuracy[name][i])
+        make_row(f"{name} learning_rate={rate}", 0, test_accuracy=accuracy[name][i], method=name)
         for name in accuracy
         for i, rate in enumerate((0.001, 0.003))
     )

@@ -244,9 +244,9 @@ def with_reference(
     Args:
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
-      reference_label: the variant that is subtracted; its row in the same block if there is one, else in a block of
-        the same task, network and length of training.  Where settings are varied, each line has the reference of its
-        own values.
+      reference_label: the variant that is subtracted: its row of the same task, network and length of training, that
+        of the same block before those of others.  Where settings are varied, each line has the reference of its own
+        values.
       name: metrics[name] holds the result; it is absent where either number is missing.
       ratio: divide by the reference's number instead; absent where that is zero.
 
@@ -254,18 +254,18 @@ def with_reference(
       Copies of the rows, in order.
     """
     alike: dict[tuple[str, str, int], list[tuple[float, Any]]] = {}
-    in_block: dict[tuple[str, tuple[Any, ...], int], tuple[float, Any]] = {}
+    in_block: dict[tuple[str, tuple[Any, ...], str, int], tuple[float, Any]] = {}
     for row in rows:
         values = varied(row["label"], reference_label)
         if values is not None and (value := number_at(row, metric)) is not None:
             alike.setdefault((values, _trained(row), row["seed"]), []).append((value, row.get("data")))
-            in_block[values, _place(row), row["seed"]] = value, row.get("data")
+            in_block[values, _place(row), _trained(row), row["seed"]] = value, row.get("data")
     suffixes = sorted({values for values, *_ in in_block}, key=len, reverse=True)
 
     def added(row: Row) -> Row:
         own = number_at(row, metric)
         values = next((values for values in suffixes if row["label"].endswith(values)), "")
-        here = in_block.get((values, _place(row), row["seed"]))
+        here = in_block.get((values, _place(row), _trained(row), row["seed"]))
         found = [*([here] if here else []), *alike.get((values, _trained(row), row["seed"]), [])]
         copy = row.get("data")  # two copies of a data set are not compared
         reference = next((value for value, data in found if not data or not copy or data == copy), None)

@@ -104,7 +104,8 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """What a table shows unless told: accuracy and depth utility where there are any, Gamma, rho, RMS(h_L), loss."""
     accuracy = "metrics.test_accuracy"
     has_accuracy = any(number_at(row, accuracy) is not None for row in rows)
-    has_frozen = any(varied(row["label"], "frozen") is not None for row in rows)
+    frozen = [row["method"] for row in rows if varied(row["label"], "frozen") is not None]
+    has_frozen = bool(frozen) and set(frozen) == {"frozen"}  # whatever else somebody has called so
     return (
         *((Column("accuracy", accuracy),) if has_accuracy else ()),
         *((Column("depth utility", accuracy, "+.3f", paired_with="frozen"),) if has_accuracy and has_frozen else ()),

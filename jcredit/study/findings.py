@@ -233,7 +233,8 @@ def _order(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
             mine = [row for row in rows if row["label"] == label and row["block"] == f"alpha = 1, L = {depth}"]
             curve = over_seeds([curve_points(row, "gamma") for row in mine])
             color, marker = ESTIMATORS[label.partition(",")[0]]
-            axis.plot(curve.x, curve.mean, ":" if "," in label else "-", ms=3.5, lw=1.2, color=color, marker=marker, label=name)
+            line = ":" if "," in label else "-"
+            axis.plot(curve.x, curve.mean, line, ms=3.5, lw=1.2, color=color, marker=marker, label=name)
             axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.15, lw=0)
         axis.axvline(16, color="0.3", ls="--", lw=1, label="the quick preset's length")
         axis.set_title(f"L = {depth}", fontsize=dots.SMALL)

@@ -41,7 +41,7 @@ class Quoted(NamedTuple):
       metric: dotted path into the row, or the name of a metric alone.
       preset: whose rows.
       block: heading of the line's block.
-      minus: label of the line that is subtracted at the same seed.
+      minus: label of the line that is subtracted at the same seed, or "block | label" of one of any block.
       seeds: over which the mean is taken; none: the preset's.
       scale: factor.
       format: as in ``format``.
@@ -182,13 +182,18 @@ def _formatted(
     if place not in cache:
         cache[place] = in_grid(read_rows(results_dir.joinpath(*place, "rows.jsonl"), *place), grid)
     rows, metric = cache[place], number.metric
+    block, elsewhere, label = number.minus.rpartition(" | ")
     if number.minus:
-        known("label", number.minus, [v.label for v in grid])
-        rows, metric = with_reference(rows, metric, number.minus, MINUS), f"metrics.{MINUS}"
-    mine = {row["seed"]: row for row in rows if (row["block"], row["label"]) == (number.block, number.label)}
-    values = {seed: number_at(mine[seed], metric) for seed in mine}
+        known("label", label, [v.label for v in grid if not elsewhere or v.block == block])
+    if number.minus and not elsewhere:
+        rows, metric = with_reference(rows, metric, label, MINUS), f"metrics.{MINUS}"
+    values = _at_seeds(rows, number.block, number.label, metric)
+    if elsewhere:
+        other = _at_seeds(rows, block, label, metric)
+        pairs = {seed: (value, other.get(seed)) for seed, value in values.items()}
+        values = {seed: None if x is None or y is None else x - y for seed, (x, y) in pairs.items()}
     seeds = number.seeds or experiment.presets[number.preset].seeds
-    if missing := [str(seed) for seed in seeds if seed not in mine]:
+    if missing := [str(seed) for seed in seeds if seed not in values]:
         raise ResultsError(f"no rows yet for seed{'s' * (len(missing) > 1)} {', '.join(missing)}")
     present = [value for seed in seeds if (value := values[seed]) is not None]
     if len(present) < len(seeds):
@@ -197,3 +202,8 @@ def _formatted(
         raise ResultsError("one seed has no interval")
     low, high = stats.interval95(present) if number.half else (0.0, 2 * stats.mean(present))
     return f"{number.scale * (high - low) / 2:{number.format}}"
+
+
+def _at_seeds(rows: list[Row], block: str, label: str, metric: str) -> dict[int, float | None]:
+    """A number of a line at each seed that has a row."""
+    return {row["seed"]: number_at(row, metric) for row in rows if (row["block"], row["label"]) == (block, label)}

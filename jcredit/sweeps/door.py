@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jcredit.config import Config, change, parts_first, parts_of, paths_of
@@ -113,7 +114,7 @@ def sweep(
 def _place(results_dir: str | Path | None) -> Iterator[Path]:
     """The folder of results, or one that is gone after the block."""
     if results_dir is not None:
-        yield Path(results_dir)
+        yield Path(results_dir).expanduser()
         return
     with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
         yield Path(directory)
@@ -125,6 +126,8 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
     Raises:
       ConfigError: one that cannot be what it is to be.
     """
+    if jax.config.jax_disable_jit:
+        raise ConfigError("jax_disable_jit is on, and a sweep compiles; turn it off, or take steps of jc.make_run")
     if results_dir is not None:
         text = os.fspath(results_dir) if isinstance(results_dir, str | os.PathLike) else None
         if not isinstance(text, str) or not text or "\0" in text:
@@ -144,6 +147,8 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
             "executor: a ProcessPoolExecutor that forks hangs once JAX has started; make it with"
             " mp_context=multiprocessing.get_context('spawn')"
         )
+    if getattr(executor, "_shutdown", False) is True or getattr(executor, "_shutdown_thread", False) is True:
+        raise ConfigError(f"executor={brief(executor)} is shut down; make a new one")
     if executor is not None and results_dir is None:
         raise ConfigError(f"executor={executor!r} needs results_dir, a folder that all its processes see")
 
@@ -168,23 +173,36 @@ def _lines(configs: Mapping[str, Config], vary: Mapping[str, Sequence[Any]]) -> 
         raise ConfigError("configs: give at least one configuration by its label, such as {'dfa': jc.Config(...)}")
     for label, config in configs.items():
         if not isinstance(label, str) or not isinstance(config, Config):
-            raise ConfigError(f"configs: {label!r}: {config!r} must be a label and a jc.Config")
+            raise ConfigError(f"configs: {brief(label)}: {brief(config)} must be a label and a jc.Config")
+        if not label or label != label.strip() or not label.isprintable():
+            raise ConfigError(
+                f"configs: label {label!r} is no plain text; a table shows it, so give one without space around"
+            )
     if not isinstance(vary, Mapping):
         raise ConfigError(f"vary={brief(vary)} must be settings and their values, {{'learning_rate': [1e-3, 3e-3]}}")
     values = {name: _values(name, given) for name, given in vary.items()}
-    variants = [
-        Variant(
-            "".join([label, *(f" {name}={_shown(value)}" for name, value in chosen)]), _varied(label, config, chosen)
-        )
-        for label, config in configs.items()
-        for chosen in (
-            tuple(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())
-        )
-    ]
+    combinations = [tuple(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    variants = [v for label, config in configs.items() for v in _combined(label, config, combinations)]
     labels = [variant.label for variant in variants]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise ConfigError(f"two lines are called {twice!r}: their values look alike; give each a label in configs")
     return variants
+
+
+def _combined(label: str, config: Config, combinations: Iterable[tuple[tuple[str, Any], ...]]) -> list[Variant]:
+    """A line of every combination of values; settings that overwrite each other are refused."""
+    found: dict[Config, Variant] = {}
+    for chosen in combinations:
+        variant = Variant(
+            "".join([label, *(f" {name}={_shown(value)}" for name, value in chosen)]), _varied(label, config, chosen)
+        )
+        if twin := found.get(variant.config):
+            raise ConfigError(
+                f"vary: lines {twin.label!r} and {variant.label!r} would be one configuration: one setting overwrites"
+                " another; vary one of them alone"
+            )
+        found[variant.config] = variant
+    return list(found.values())
 
 
 def _values(name: str, given: Any) -> list[Any]:

@@ -99,6 +99,12 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
             raise ConfigError(f"labels of {name} have shape {labels.shape}; give one for each of {len(inputs)} samples")
     if (train_y == train_y[0]).all():
         raise ConfigError(f"y: all {len(train_y)} labels are {train_y[0]}; give samples of at least two classes")
+    gaps = sorted({*range(int(train_y.max()))} - {*np.unique(train_y).tolist()})
+    if gaps:
+        log.warning(
+            "y has no sample of %d of the classes 0 to %d, first %d, and they have outputs all the same; relabel if they"
+            " do not exist", len(gaps), train_y.max(), gaps[0],
+        )  # fmt: skip
     if new := sorted({*np.unique(test_y).tolist()} - {*np.unique(train_y).tolist()}):
         log.warning("y_test has label %d, of which y has no sample: nothing can learn it", new[0])
     if train_x.ndim == 4 and train_x.shape[1] in (1, 3, 4) and train_x.shape[2] == train_x.shape[3]:
