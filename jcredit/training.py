@@ -45,7 +45,6 @@ from jcredit.types import (
     Data,
     EstState,
     Key,
-    Network,
     Task,
     TrainState,
 )  # fmt: skip

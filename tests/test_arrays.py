@@ -90,6 +90,13 @@ def test_what_is_odd_about_arrays_is_said(caplog):
     assert classes == "y_test has label 2, of which y has no sample: nothing can learn it"
 
 
+def test_labels_with_gaps_are_said(caplog):
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.arange(8) % 2 * 5
+    assert jc.tasks.arrays(x, y, x, y).settings["classes"] == 6
+    [gaps] = caplog.messages
+    assert gaps.startswith("y has no sample of 4 of the classes 0 to 5, first 1, and they have outputs all the same")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

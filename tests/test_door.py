@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -271,12 +271,34 @@ def test_values_cross_in_order_and_reach_their_settings():
         (({"bp": tiny()}, []), "at least one"),
         (({}, [0]), "at least one configuration"),
         (({"bp": jc.bp()}, [0]), "'bp': bp.* must be a label and a jc.Config"),
+        (({" ": tiny()}, [0]), "label ' ' is no plain text"),
+        (({"a\nb": tiny()}, [0]), r"label 'a\\nb' is no plain text"),
+        (
+            ({"bp": tiny()}, [0], {"width": [8, 12], "network.width": [16]}),
+            "lines 'bp width=8 network.width=16' and 'bp width=12 network.width=16' would be one configuration",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
     with pytest.raises(jc.ConfigError, match=named) as raised:
         jc.sweep(*arguments, progress=False)
     assert "\n" not in str(raised.value)
+
+
+def shut_down():
+    with ThreadPoolExecutor(1) as executor:
+        return executor
+
+
+def test_a_sweep_says_that_it_compiles():
+    with jax.disable_jit(), pytest.raises(jc.ConfigError, match="jax_disable_jit is on, and a sweep compiles"):
+        jc.sweep({"bp": tiny()}, [0], progress=False)
+
+
+def test_a_home_folder_can_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with door._place("~/runs") as place:
+        assert place == tmp_path / "runs"
 
 
 @pytest.mark.parametrize(
@@ -293,6 +315,7 @@ def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
         ({"results_dir": ""}, "results_dir='' is no folder"),
         ({"results_dir": 5}, "results_dir=5 is no folder"),
         ({"results_dir": "a\0b"}, "is no folder"),
+        ({"executor": shut_down(), "results_dir": "runs"}, "executor=.* is shut down; make a new one"),
     ],
 )
 def test_what_an_option_cannot_be_is_said_in_one_line(options, named):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import start, tiny
+from helpers import as_part, start, tiny
 
 import jcredit as jc
 
@@ -134,3 +134,20 @@ def test_its_settings_are_as_ours():
     assert swept == {"terminal_weight", "learning_rate"}
     assert learned_feedback.settings["directions"].doc == "perturbations of a sample in each step."
     assert part.name == "test_own_estimator.learned_feedback" and len(part.described()["source"]) == 12
+
+
+def test_the_check_finds_numbers_that_come_from_no_key():
+    rng = np.random.default_rng(0)
+    broadcast = jc.broadcast().build()
+    noisy = broadcast._replace(credit=lambda *given: broadcast.credit(*given) + np.float32(rng.normal()))
+    with pytest.raises(
+        jc.testing.CheckFailed, match="gives other numbers when it is traced again: it draws from numpy"
+    ):
+        jc.testing.check_estimator(as_part(jc.estimator, noisy))
+
+
+def test_the_check_says_where_a_network_is_not_finite():
+    mlp = jc.ladder_mlp(depth=2, width=8).build(jc.Sizes((8,), 2))
+    wrong = mlp._replace(block=lambda p, h: h + jnp.sqrt(h))
+    with pytest.raises(jc.testing.CheckFailed, match=r"state \['h'\] is not finite"):
+        jc.testing.check_network(as_part(jc.network, wrong), task=jc.tasks.teacher(inputs=8, classes=2))

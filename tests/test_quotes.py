@@ -185,9 +185,6 @@ def test_a_wrong_list_of_quotes_is_one_line(place, capsys, old, new, named):
 def test_a_line_of_any_block_can_be_subtracted(place, capsys):
     edit(place / "docs/quotes.toml", 'minus = "frozen"', 'minus = " | frozen"')  # the block that has no heading
     assert "4 quoted numbers" in checked(capsys)
-    edit(place / "docs/quotes.toml", 'minus = " | frozen"', 'minus = "second | dfa"')
-    [line] = checked(capsys)
-    assert "in the rows" in line and "+0.000" in line
 
 
 def test_a_page_with_no_list_of_quotes_is_not_checked(place, capsys):

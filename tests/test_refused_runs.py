@@ -29,6 +29,15 @@ def checked(config):
     return check_run(make_run(config))
 
 
+def test_a_factory_that_returns_something_else_is_refused():
+    refused(lambda: tiny(rule=as_part(jc.rule, 1)), "rule=.*: its factory must return a jc.LocalRule, not 1")
+    refused(lambda: checked(tiny(network=as_part(jc.network, 3))), "network=.* must return a jc.Network, not 3")
+    nothing = as_part(jc.task(jc.ladder_mlp(depth=2, width=8)), None)
+    refused(lambda: checked(tiny(task=nothing)), "task=.* must return a jc.Task, not None")
+    named = jc.broadcast().build()._replace(optimizer="adam")
+    refused(lambda: tiny(as_part(jc.estimator, named)), "optimizer='adam' is none of optax")
+
+
 def credit_of_shape(shape):
     broadcast = jc.broadcast().build()
     return as_part(jc.estimator, broadcast._replace(credit=lambda state, ctx, env, key: jnp.zeros(shape)))

@@ -130,7 +130,9 @@ def test_rows_are_an_immutable_sequence():
 
 def test_the_usual_table_shows_what_there_is():
     assert line_of(swept().table(), 2) == ["label", "tier", "seeds", "Gamma", "rho", "RMS(h_L)", "loss"]
-    rows = Rows([make_row("BP", test_accuracy=0.5, test_loss=1.5), make_row("frozen", test_accuracy=0.25, method="frozen")])
+    rows = Rows(
+        [make_row("BP", test_accuracy=0.5, test_loss=1.5), make_row("frozen", test_accuracy=0.25, method="frozen")]
+    )
     table = rows.table()
     assert table.startswith("# ladder/quick\n")
     assert line_of(table, 2)[3:] == ["accuracy", "depth utility", "Gamma", "rho", "RMS(h_L)", "loss"]
@@ -257,6 +259,16 @@ def test_a_figure_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot be written"):
         swept().plot(tmp_path / "file" / "figure.png")
+
+
+def test_nothing_is_above_a_line_of_another_task_or_of_another_credit():
+    other = {"network": {"network": "ladder_mlp", "depth": 9}}
+    rows = Rows(
+        [make_row("mine", test_accuracy=0.5), make_row("frozen", method="frozen", config=other, test_accuracy=0.1)]
+    )
+    assert "+0.400" not in rows.table() and "reference" in rows.table()
+    named = Rows([make_row("mine", test_accuracy=0.5), make_row("frozen", method="bp", test_accuracy=0.1)])
+    assert "depth utility" not in named.table()
 
 
 def test_depth_utility_is_over_the_frozen_line_of_the_same_values():

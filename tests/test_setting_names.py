@@ -10,6 +10,7 @@ import textwrap
 import weakref
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import refused, small, tiny
@@ -31,6 +32,31 @@ def test_a_name_is_found_in_every_part_that_has_it():
     changed = twice.replace(width=9).replace(**{"network.width": 7})
     assert changed.task.settings["teacher_network"].settings["width"] == 9
     assert changed.network.settings["width"] == 7
+
+
+@jc.rule
+def mixing(mix: jc.Fraction = 0.5) -> jc.LocalRule:
+    return jc.inner_product().build()
+
+
+@jc.estimator
+def mixed(mix: jc.Fraction = 0.5) -> jc.Estimator:
+    return jc.broadcast().build()
+
+
+def test_a_name_that_credit_and_rule_share_is_to_be_said_whole():
+    config = tiny(mixed(), rule=mixing())
+    refused(
+        lambda: config.replace(mix=0.1), "mix is a setting of more than one part; say which: credit.mix or rule.mix"
+    )
+    changed = config.replace(**{"credit.mix": 0.1})
+    assert (changed.credit.settings["mix"], changed.rule.settings["mix"]) == (0.1, 0.5)
+
+
+def test_a_float32_is_the_number_that_it_prints():
+    one, other = (tiny(learning_rate=rate) for rate in (1e-3, np.float32(1e-3)))
+    assert other.learning_rate == 1e-3 and config_hash(one) == config_hash(other)
+    assert tiny(learning_rate=jnp.float32(1e-3)).learning_rate == 1e-3
 
 
 def test_texts_stand_for_their_values():

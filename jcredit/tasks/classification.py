@@ -102,8 +102,8 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
     gaps = sorted({*range(int(train_y.max()))} - {*np.unique(train_y).tolist()})
     if gaps:
         log.warning(
-            "y has no sample of %d of the classes 0 to %d, first %d, and they have outputs all the same; relabel if they"
-            " do not exist", len(gaps), train_y.max(), gaps[0],
+            "y has no sample of %d of the classes 0 to %d, first %d, and they have outputs all the same; relabel if"
+            " they do not exist", len(gaps), train_y.max(), gaps[0],
         )  # fmt: skip
     if new := sorted({*np.unique(test_y).tolist()} - {*np.unique(train_y).tolist()}):
         log.warning("y_test has label %d, of which y has no sample: nothing can learn it", new[0])
