@@ -126,7 +126,7 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
     Raises:
       ConfigError: one that cannot be what it is to be.
     """
-    if jax.config.jax_disable_jit:
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
         raise ConfigError("jax_disable_jit is on, and a sweep compiles; turn it off, or take steps of jc.make_run")
     if results_dir is not None:
         text = os.fspath(results_dir) if isinstance(results_dir, str | os.PathLike) else None
