@@ -24,7 +24,7 @@ import numpy as np
 
 from jcredit.estimators import bp
 from jcredit.files import cause
-from jcredit.numerics import NUMERICS, numerics
+from jcredit.numerics import unusual_numerics
 from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
 from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, brief, fields_of, known
@@ -275,7 +275,7 @@ def config_hash(config: Config) -> str:
     Options of JAX that decide bits, such as float64, count where they are not what they are by default.
     """
     own = described(config.as_read, "key")
-    changed = {name: value for name, value in numerics().items() if value != NUMERICS[name]}
+    changed = unusual_numerics()
     return digest([own, changed] if changed else own)
 
 

@@ -25,6 +25,11 @@ def numerics() -> dict[str, Any]:
     return {name: getattr(jax.config, f"jax_{name}") for name in NUMERICS}
 
 
+def unusual_numerics() -> dict[str, Any]:
+    """Those of them that are not what they are by default."""
+    return {name: value for name, value in numerics().items() if value != NUMERICS[name]}
+
+
 def float_type() -> jnp.dtype:
     """float32, or float64 where ``jax_enable_x64`` is set."""
     return jnp.result_type(float)

@@ -319,23 +319,23 @@ def change_part(part: Part, path: str, value: Any) -> Part:
     return part.replace(**{head: part.factory.settings[head].parsed(value) if isinstance(value, str) else value})
 
 
-def estimator(function: Callable) -> Factory:
-    """Declares a factory of an ``Estimator``: (**settings) -> Estimator."""
+def estimator(function: Callable, /) -> Factory:
+    """Declares a factory of an ``Estimator``: (**settings) -> Estimator; ``@jc.estimator``, no parentheses."""
     return Factory("estimator", function)
 
 
-def rule(function: Callable) -> Factory:
-    """Declares a factory of a ``LocalRule``: (**settings) -> LocalRule."""
+def rule(function: Callable, /) -> Factory:
+    """Declares a factory of a ``LocalRule``: (**settings) -> LocalRule; ``@jc.rule``, no parentheses."""
     return Factory("rule", function)
 
 
-def network(function: Callable) -> Factory:
-    """Declares a factory of a ``Network``: (sizes, /, **settings) -> Network."""
+def network(function: Callable, /) -> Factory:
+    """Declares a factory of a ``Network``: (sizes, /, **settings) -> Network; ``@jc.network``, no parentheses."""
     return Factory("network", function)
 
 
-def trunk(function: Callable) -> Factory:
-    """Declares a factory of a ``Trunk``, the network inside an estimator: (**settings) -> Trunk."""
+def trunk(function: Callable, /) -> Factory:
+    """Declares a factory of a ``Trunk``, the network inside an estimator: (**settings) -> Trunk; no parentheses."""
     return Factory("trunk", function)
 
 

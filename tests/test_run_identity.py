@@ -11,7 +11,7 @@ import sys
 
 import jax
 import pytest
-from helpers import measured, sweep_into, variant
+from helpers import measured, sweep_into, tiny, variant
 
 import jcredit as jc
 from jcredit.report.rows import read_rows
@@ -234,3 +234,9 @@ def test_a_run_that_goes_on_elsewhere_names_both_places(tmp_path, monkeypatch, c
     assert older.begun_elsewhere() == "gone 1.0, here none"
     went_on = older.continued_by(None)
     assert went_on.versions["gone"] == "1.0, none" and went_on.begun_elsewhere() == ""
+
+
+def test_a_row_says_that_it_was_run_in_float64(x64):
+    rows = jc.sweep({"dfa": tiny(jc.dfa())}, [0], progress=False)
+    assert rows[0]["numerics"] == {"enable_x64": True}
+    assert "Run with enable_x64=True: dfa." in rows.table()

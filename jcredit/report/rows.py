@@ -49,7 +49,7 @@ _PLACE = ("experiment", "preset", "config_hash")
 
 
 class Rows(Sequence[Row]):
-    """An immutable sequence of rows, one per run; an interpreter shows them as a table in 100 columns.
+    """A sequence of rows, one per run, to which nothing is added; an interpreter shows them as a table in 100 columns.
 
     ``rows[0]`` is a row, ``rows[:3]`` and ``rows + other`` are ``Rows``.
     """

@@ -35,8 +35,9 @@ setting; a part is an object whose kind holds its name), config_hash (the varian
 Optional: tier (information tier), depth (of the credit, in sequence, where its estimator states one; absent from rows
 from before it was kept), block (heading of its block of the table), flags (list of str), epochs, layers {name: number
 per layer}, curves {name: number per epoch}, initial {name: number per layer, before the first step}, data (hash of the
-images that it was trained on; absent from rows from before it was kept), start and followup (what it starts from, what
-was measured on it in the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep
+images that it was trained on; absent from rows from before it was kept), numerics (options of JAX that decide bits,
+such as enable_x64, where they are not what they are by default), start and followup (what it starts from, what was
+measured on it in the end), from ("experiment/preset" it was copied from), git_commit (of the code when the sweep
 started), layout, timing, versions, device.
 """
 
@@ -46,7 +47,7 @@ _REQUIRED: dict[str, type] = {
 }  # fmt: skip
 _OPTIONAL: dict[str, type] = {
     "tier": str, "depth": int, "block": str, "flags": list, "epochs": int, "layers": dict, "curves": dict,
-    "data": str, "start": dict, "followup": dict, "from": str, "git_commit": str,
+    "data": str, "numerics": dict, "start": dict, "followup": dict, "from": str, "git_commit": str,
 }  # fmt: skip
 
 

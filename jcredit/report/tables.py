@@ -143,7 +143,8 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
             check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
-    notes = (*_signs_notes(tables, spec), *spec.notes, *_commits_note(rows), *_data_note(rows), *_copies_note(rows))
+    of_rows = (_commits_note, _numerics_note, _data_note, _copies_note)
+    notes = (*_signs_notes(tables, spec), *spec.notes, *(text for note in of_rows for text in note(rows)))
     summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
     return Tables(spec.title, tuple(tables), notes, summary)
 
@@ -326,6 +327,16 @@ def _commits_note(rows: Sequence[Row]) -> list[str]:
         return []
     shown = ", ".join(f"{commit} ({_some(list(labels))})" for commit, labels in commits.items())
     return [f"Rows come from {len(commits)} commits of the code: {shown}."]
+
+
+def _numerics_note(rows: Sequence[Row]) -> list[str]:
+    """Which lines were run with other options of JAX than those by default, float64 among them."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if options := row.get("numerics"):
+            text = ", ".join(f"{name}={value}" for name, value in options.items())
+            found.setdefault(text, {})[row["label"]] = None
+    return [f"Run with {text}: {_some(list(labels))}." for text, labels in found.items()]
 
 
 def _data_note(rows: Sequence[Row]) -> list[str]:

@@ -47,7 +47,10 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
     if experiment is None and directory.name == SWEEP:
         return _of_sweep(directory)
     if experiment is None:
-        raise ConfigError(f"no script has an experiment called {directory.parent.name!r}; left as it is")
+        raise ConfigError(
+            f"no script has an experiment called {directory.parent.name!r}; left as it is (--experiments DIR names the"
+            " folder of the scripts)"
+        )
     grid = grid_of(experiment, *_described(directory))
     rows = read_rows(directory / "rows.jsonl", experiment.name, directory.name)
     mine = in_grid(rows, grid)

@@ -21,6 +21,7 @@ import jax
 
 from jcredit.config import credit_depth, described
 from jcredit.files import plain
+from jcredit.numerics import unusual_numerics
 from jcredit.report.schema import SCHEMA, WORSE_THAN_NOTHING, ResultsError, Row, read_rows, worse_than_nothing
 from jcredit.sweeps.layout import Layout
 from jcredit.sweeps.variants import Folder, Request, Variant
@@ -177,6 +178,7 @@ def make_row(
         **({} if (depth := credit_depth(variant.config)) is None else {"depth": depth}),
         "config": config, "config_hash": variant.hash, "seed": request.seed, **_origin(variant),
         **({"data": progress.data} if progress.data else {}),
+        **({"numerics": numerics} if (numerics := unusual_numerics()) else {}),
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": metrics,
         "initial": {name: value[0] for name, value in progress.initial.items()},
