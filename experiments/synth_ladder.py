@@ -98,9 +98,9 @@ EXPERIMENT = Experiment(
             (42, 123, 456),
             grid((0.0, 1.0), (2, 4), epochs=16) + grid((0.25, 0.5), (4,), CLAIMED, epochs=16)
             + grid((0.0, 1.0), (8, 12), CLAIMED, epochs=16),
-            "30 minutes",
+            "35 minutes",
         ),
-        "full": Preset((42, 123, 456), grid((0.0, 0.25, 0.5, 1.0), DEPTHS), "10 hours"),
+        "full": Preset((42, 123, 456), grid((0.0, 0.25, 0.5, 1.0), DEPTHS), "12 hours"),
     },
     table=TableSpec(
         "Synthetic ladder: credit quality against nonlinearity and depth",

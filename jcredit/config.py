@@ -65,7 +65,8 @@ def _say_whose(name: str, config: Any) -> NoReturn:
         raise ConfigError(f"{name} is no setting: give seeds to the sweep, as in jc.sweep(configs, seeds=[1])")
     if paths := paths_of(config, name):
         part = paths[0].rpartition(".")[0]
-        how = f"replace({name}=...)" if name.isidentifier() else f"replace(**{{{name!r}: ...}})"
+        plain = name.isidentifier() and len(paths) == 1
+        how = f"replace({name}=...)" if plain else f"replace(**{{{paths[0]!r}: ...}})"
         raise ConfigError(f"setting {name!r} is one of {part}'s: give it to the factory there, or Config(...).{how}")
     known("setting", name, settings())
     raise AssertionError(f"{name} is known")
@@ -232,7 +233,8 @@ def change(config: Config, name: str, value: Any) -> Config:
     """The configuration with one setting changed, wherever ``paths_of`` finds it; texts stand for their values.
 
     Raises:
-      ConfigError: no such setting, or a value that cannot run.
+      ConfigError: no such setting, one that several parts have (but task and network, which are changed together), or a
+        value that cannot run.
     """
     paths = paths_of(config, name)
     if not paths:

@@ -187,6 +187,18 @@ def locked(path: str | Path) -> Iterator[None]:
 # --- errors on one line -----------------------------------------------------------------------------------------------
 
 
+def own_path(given: str | Path) -> Path:
+    """A path as its user means it: ``~`` is the home folder.
+
+    Raises:
+      FileError: the home folder of somebody who is not known.
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise FileError(f"{str(given)!r}: {one_line(error)}; write the folder out") from None
+
+
 def cause(error: BaseException) -> str:
     """Type and first line of an error, to stand inside a line of ours; of a long one the middle is left out."""
     line = next(iter(str(error).strip().splitlines()), "")

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -91,6 +92,19 @@ def brief(value: Any) -> str:
     except ValueError:  # an integer of more digits than Python writes out
         return "<an integer of over 4300 digits>"
     return text if len(text) <= 120 else f"{text[:60]} ... {text[-20:]}"
+
+
+def as_python(value: Any) -> Any:
+    """A number of numpy's or jax's as Python's own; float32(1e-3) as 0.001, which is its shortest decimal."""
+    if type(value) in (int, float) or not is_scalar(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):
+        return value  # of the last a random key
+    number = np.asarray(value)
+    return float(str(number[()])) if number.dtype in (np.float16, np.float32) else number.item()
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether it is an array of numpy's or jax's without axes."""
+    return isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
 
 
 def known(what: str, name: str, names: Any) -> None:
@@ -187,9 +201,7 @@ class Setting(NamedTuple):
 
     def _number(self, value: Any, text: str | None = None) -> int | float:
         """The number, checked; where it was typed, errors have the text."""
-        scalar = type(value) not in (int, float) and isinstance(value, np.generic | np.ndarray | jax.Array)
-        if scalar and value.ndim == 0:
-            value = float(str(value)) if value.dtype == np.float32 else value.item()  # .001, not .0010000000474974513
+        value = as_python(value)
         if isinstance(value, bool) or not isinstance(value, int if self.type is int else int | float):
             raise ConfigError(f"{self.name}={brief(value)} must be a{'n integer' if self.type is int else ' number'}")
         if complaint := self._complaint(value):

@@ -277,6 +277,7 @@ def test_values_cross_in_order_and_reach_their_settings():
             ({"bp": tiny()}, [0], {"width": [8, 12], "network.width": [16]}),
             "lines 'bp width=8 network.width=16' and 'bp width=12 network.width=16' would be one configuration",
         ),
+        (({"bp": tiny()}, [0], {"learning_rate": ["1e-3", 1e-3]}), "would be one configuration: give each value once"),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
@@ -297,8 +298,15 @@ def test_a_sweep_says_that_it_compiles():
 
 def test_a_home_folder_can_be_written_short(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with door._place("~/runs") as place:
-        assert place == tmp_path / "runs"
+    monkeypatch.chdir(tmp_path)
+    rows = jc.sweep({"bp": tiny()}, [0], results_dir="~/runs", progress=False)
+    assert list(jc.Rows.read("~/runs")) == list(rows) and not (tmp_path / "~").exists()
+    for refusing in (
+        lambda: jc.sweep({"bp": tiny()}, [0], results_dir="~nobody-here/x", progress=False),
+        lambda: jc.Rows.read("~nobody-here/x"),
+    ):
+        with pytest.raises(ValueError, match="'~nobody-here/x': Could not determine home directory"):
+            refusing()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gc
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,8 @@ def test_a_name_that_credit_and_rule_share_is_to_be_said_whole():
     refused(
         lambda: config.replace(mix=0.1), "mix is a setting of more than one part; say which: credit.mix or rule.mix"
     )
+    with pytest.raises(jc.ConfigError, match=re.escape("Config(...).replace(**{'credit.mix': ...})")):
+        jc.Config(credit=mixed(), rule=mixing(), mix=0.1)
     changed = config.replace(**{"credit.mix": 0.1})
     assert (changed.credit.settings["mix"], changed.rule.settings["mix"]) == (0.1, 0.5)
 
@@ -57,6 +60,7 @@ def test_a_float32_is_the_number_that_it_prints():
     one, other = (tiny(learning_rate=rate) for rate in (1e-3, np.float32(1e-3)))
     assert other.learning_rate == 1e-3 and config_hash(one) == config_hash(other)
     assert tiny(learning_rate=jnp.float32(1e-3)).learning_rate == 1e-3
+    assert tiny(learning_rate=np.float16(1e-3)).learning_rate == 1e-3
 
 
 def test_texts_stand_for_their_values():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from jcredit.files import FileError
+from jcredit.files import FileError, own_path
 from jcredit.report import terminal
 from jcredit.report.asked import asked, hint, matches, settings_of
 from jcredit.report.lines import of_lines
@@ -102,7 +102,10 @@ class Rows(Sequence[Row]):
         Raises:
           ResultsError: no rows there, or some that cannot be read.
         """
-        path = Path(path)
+        try:
+            path = own_path(path)
+        except FileError as error:
+            raise ResultsError(str(error)) from None
         if path.is_file():
             return cls(read_rows(path))
         files = sorted(file for above in ("", "*/", "*/*/") for file in path.glob(f"{above}rows.jsonl"))

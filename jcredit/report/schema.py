@@ -245,9 +245,9 @@ def with_reference(
     Args:
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
-      reference_label: the variant that is subtracted: its row of the same task, network and length of training, that
-        of the same block before those of others.  Where settings are varied, each line has the reference of its own
-        values.
+      reference_label: the variant that is subtracted: its row of the same task, network, batches, length of training
+        and start, that of the same block before those of others.  Where settings are varied, each line has the
+        reference of its own values.
       name: metrics[name] holds the result; it is absent where either number is missing.
       ratio: divide by the reference's number instead; absent where that is zero.
 

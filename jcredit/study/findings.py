@@ -254,6 +254,6 @@ FINDINGS = (
     Finding("projection", "The scale of h_L's projection", "boundary_ablation", (6.4, 3.6), 1, _projection),
     Finding("pinned", "Values that the code pins", "toy_lq", (9.4, 3.4), 2, _pinned),
     Finding("readings", "Toy LQ: no reading gives both figures", "toy_lq", (7.4, 2.8), 1, _readings),
-    Finding("order", "The bridges change places as training goes on", "synth_ladder", (11, 3.2), 4, _order, "full",
-            tuple(BRIDGES)),
+    Finding("order", "Which bridge is ahead, and when: with a warm-up and without", "synth_ladder", (11, 3.2), 4,
+            _order, "full", tuple(BRIDGES)),
 )  # fmt: skip

@@ -15,13 +15,14 @@ import jax
 import numpy as np
 
 from jcredit.config import Config, change, parts_first, parts_of, paths_of
+from jcredit.files import FileError, own_path
 from jcredit.report.lines import Line, keep_lines
 from jcredit.report.rows import Row, Rows
-from jcredit.settings import ConfigError, brief
+from jcredit.settings import ConfigError, as_python, brief
 from jcredit.sweeps.layout import programs_kept, use_all_cores
 from jcredit.sweeps.record import as_line, settings_of
 from jcredit.sweeps.run import Stopped, run_sweep
-from jcredit.sweeps.variants import Folder, Variant, as_python, checked_seeds
+from jcredit.sweeps.variants import Folder, Variant, checked_seeds
 
 PRESET = "sweep"
 """The folder below the sweep's name, where an experiment has its presets."""
@@ -114,7 +115,7 @@ def sweep(
 def _place(results_dir: str | Path | None) -> Iterator[Path]:
     """The folder of results, or one that is gone after the block."""
     if results_dir is not None:
-        yield Path(results_dir).expanduser()
+        yield own_path(results_dir)
         return
     with tempfile.TemporaryDirectory(prefix="jcredit-") as directory:
         yield Path(directory)
@@ -132,6 +133,10 @@ def _check_options(results_dir: Any, seeds_per_batch: Any, executor: Any, batch_
         text = os.fspath(results_dir) if isinstance(results_dir, str | os.PathLike) else None
         if not isinstance(text, str) or not text or "\0" in text:
             raise ConfigError(f"results_dir={brief(results_dir)} is no folder; give its path, or None for none")
+        try:
+            own_path(text)
+        except FileError as error:
+            raise ConfigError(f"results_dir={error}") from None
     for name, value in (("seeds_per_batch", seeds_per_batch), ("batch_runs", batch_runs)):
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if value is not None and not (whole and value >= 1):
@@ -197,10 +202,10 @@ def _combined(label: str, config: Config, combinations: Iterable[tuple[tuple[str
             "".join([label, *(f" {name}={_shown(value)}" for name, value in chosen)]), _varied(label, config, chosen)
         )
         if twin := found.get(variant.config):
-            raise ConfigError(
-                f"vary: lines {twin.label!r} and {variant.label!r} would be one configuration: one setting overwrites"
-                " another; vary one of them alone"
+            why = (
+                "one setting overwrites another; vary one of them alone" if len(chosen) > 1 else "give each value once"
             )
+            raise ConfigError(f"vary: lines {twin.label!r} and {variant.label!r} would be one configuration: {why}")
         found[variant.config] = variant
     return list(found.values())
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jcredit.config import Config, change, config_hash, digest, paths_of
 from jcredit.files import FileError, check_writable
 from jcredit.parts import Description, Part
-from jcredit.settings import LARGEST_INTEGER, ConfigError, brief
+from jcredit.settings import LARGEST_INTEGER, ConfigError, as_python, brief, is_scalar
 
 USUAL_EPOCHS = (1, 3, 20)
 """Epochs every network that others start from keeps, beside its last one."""
@@ -163,25 +161,13 @@ class Request(NamedTuple):
         return self.variant.run_hash, self.seed
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
-
-
-def as_python(value: Any) -> Any:
-    """A number of numpy's or jax's as Python's own; float32(1e-3) as 0.001, which is its shortest decimal."""
-    if not _is_scalar(value) or jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a random key
-        return value
-    number = np.asarray(value)
-    return float(str(number[()])) if number.dtype in (np.float16, np.float32) else number.item()
-
-
 def checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     """Distinct whole numbers a key can be made of, numpy's and jax's among them.
 
     Raises:
       ConfigError: anything else, or none.
     """
-    if not isinstance(seeds, Iterable) or _is_scalar(seeds):
+    if not isinstance(seeds, Iterable) or is_scalar(seeds):
         several = f"range({seeds})" if isinstance(seeds, int) and seeds > 0 else "range(3)"
         raise ConfigError(f"seeds={brief(seeds)} must be several, such as {several}")
     found = tuple(map(as_python, seeds))
