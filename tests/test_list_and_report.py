@@ -45,7 +45,7 @@ def test_list_shows_every_experiment(capsys):
     for script in FOLDER.glob("*.py"):
         found = load_experiment(script)
         assert found.question in text and re.search(rf"^{found.name}  \(phase", text, re.M)
-    assert "57 runs (19 configurations x 3 seeds)" in text and "16 minutes" in text and "docs/method.md" in text
+    assert "66 runs (22 configurations x 3 seeds)" in text and "20 minutes" in text and "docs/method.md" in text
 
 
 def test_the_folder_of_scripts_is_named_or_lies_in_the_current_directory(capsys, tmp_path, folder, monkeypatch):
