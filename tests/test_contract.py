@@ -161,7 +161,14 @@ def test_random_numbers_from_elsewhere_and_numbers_that_vmap_changes():
 
         return jc.Estimator(lambda key, shapes: jc.EstState({}, {}), credit)
 
-    fails(check_estimator, mine, "other numbers under vmap")
+    fails(check_estimator, mine, "is another program when it is traced again")
+
+    @jax.custom_batching.custom_vmap
+    def doubled(h):
+        return h
+
+    doubled.def_vmap(lambda size, batched, h: (2 * h, batched[0]))
+    fails(check_estimator, credit_of(lambda s, ctx, env, k: doubled(ctx.trace.h_KxBxD)), "other numbers under vmap")
 
 
 def test_losses():
