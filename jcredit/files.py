@@ -184,9 +184,6 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
 
 
-# --- errors on one line -----------------------------------------------------------------------------------------------
-
-
 def own_path(given: str | Path) -> Path:
     """A path as its user means it: ``~`` is the home folder.
 
@@ -197,6 +194,9 @@ def own_path(given: str | Path) -> Path:
         return Path(given).expanduser()
     except RuntimeError as error:
         raise FileError(f"{str(given)!r}: {one_line(error)}; write the folder out") from None
+
+
+# --- errors on one line -----------------------------------------------------------------------------------------------
 
 
 def cause(error: BaseException) -> str:

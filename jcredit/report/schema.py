@@ -254,22 +254,20 @@ def with_reference(
     Returns:
       Copies of the rows, in order.
     """
-    alike: dict[tuple[str, str, int], list[tuple[float, Any]]] = {}
-    in_block: dict[tuple[str, tuple[Any, ...], str, int], tuple[float, Any]] = {}
+    alike: dict[tuple[str, str, int], list[tuple[Any, float, Any]]] = {}
     for row in rows:
         values = varied(row["label"], reference_label)
         if values is not None and (value := number_at(row, metric)) is not None:
-            alike.setdefault((values, _trained(row), row["seed"]), []).append((value, row.get("data")))
-            in_block[values, _place(row), _trained(row), row["seed"]] = value, row.get("data")
-    suffixes = sorted({values for values, *_ in in_block}, key=len, reverse=True)
+            found = alike.setdefault((values, _trained(row), row["seed"]), [])
+            found.append((_place(row), value, row.get("data")))
+    suffixes = sorted({values for values, *_ in alike}, key=len, reverse=True)
 
     def added(row: Row) -> Row:
         own = number_at(row, metric)
         values = next((values for values in suffixes if row["label"].endswith(values)), "")
-        here = in_block.get((values, _place(row), _trained(row), row["seed"]))
-        found = [*([here] if here else []), *alike.get((values, _trained(row), row["seed"]), [])]
-        copy = row.get("data")  # two copies of a data set are not compared
-        reference = next((value for value, data in found if not data or not copy or data == copy), None)
+        place, copy = _place(row), row.get("data")  # two copies of a data set are not compared
+        found = sorted(alike.get((values, _trained(row), row["seed"]), []), key=lambda other: other[0] != place)
+        reference = next((value for _, value, data in found if not data or not copy or data == copy), None)
         if own is None or reference is None or (ratio and reference == 0):
             return dict(row)
         return {**row, "metrics": {**row["metrics"], name: own / reference if ratio else own - reference}}
