@@ -349,3 +349,8 @@ def test_real_cifar10(tmp_path):
     assert time.monotonic() - start < decoding / 2  # measured: 0.1 to 0.7 s against 6 s
     assert_equal(second, first)
     shutil.rmtree(tmp_path / "cache")  # 185 MB, and pytest keeps the folders of its last runs
+
+
+def test_the_home_of_somebody_unknown_is_said():
+    with pytest.raises(DataError, match="data_dir='~nobody-here/x': Could not determine home directory"):
+        load_images("cifar10", data_dir="~nobody-here/x")

@@ -23,7 +23,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jcredit.files import FileError, cache_directory, cause, private_directory, remove_leftovers, replacing, set_aside
+from jcredit.files import (
+    FileError,
+    cache_directory,
+    cause,
+    own_path,
+    private_directory,
+    remove_leftovers,
+    replacing,
+    set_aside,
+)
 
 ImageSet = Literal["cifar10", "fashion_mnist"]
 CLASSES = 10
@@ -144,11 +153,13 @@ def _quiet_tfds(progress: bool) -> Iterator[Any]:
 
 def _data_root(data_dir: str | Path | None) -> tuple[Path, str]:
     """The folder, and how the user named it ('' when nobody did)."""
-    if data_dir is not None:
-        return Path(data_dir).expanduser(), f"data_dir={str(data_dir)!r}"
     # Read here and not by tfds, which looks at the variable only once, when it is imported.
-    if variable := os.environ.get("TFDS_DATA_DIR"):
-        return Path(variable).expanduser(), f"TFDS_DATA_DIR={variable!r}"
+    for name, given in (("data_dir", data_dir), ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or None)):
+        if given is not None:
+            try:
+                return own_path(given), f"{name}={str(given)!r}"
+            except FileError as error:
+                raise DataError(f"{name}={error}") from None
     return Path.home() / "tensorflow_datasets", ""
 
 
