@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+F = TypeVar("F", bound=Callable[..., Any])
 
 LAYER_NORM_EPS = 1e-5
 RMS_EPS = 1e-6
@@ -20,6 +23,25 @@ NUMERICS = {
 """JAX's options that decide a run's bits, as they are by default."""
 
 
+FULL_PRECISION = ("highest", "float32", "F32_F32_F32")
+"""Names of the precision that runs have anyway: see ``in_full_precision``."""
+
+
+def in_full_precision(function: F) -> F:
+    """``function`` with matrix products of float32 arrays in float32, unless the user has chosen otherwise.
+
+    By default a GPU rounds their factors to ten bits (TF32) and a TPU to seven (bfloat16), where a CPU does not: one
+    run would be three experiments.  ``jax_default_matmul_precision`` chooses otherwise, and makes it another run.
+    """
+
+    @functools.wraps(function)
+    def precise(*args, **kwargs):
+        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+            return function(*args, **kwargs)
+
+    return precise  # type: ignore[return-value]
+
+
 def numerics() -> dict[str, Any]:
     """The values of the options in ``NUMERICS``, here and now."""
     return {name: getattr(jax.config, f"jax_{name}") for name in NUMERICS}
@@ -27,7 +49,10 @@ def numerics() -> dict[str, Any]:
 
 def unusual_numerics() -> dict[str, Any]:
     """Those of them that are not what they are by default."""
-    return {name: value for name, value in numerics().items() if value != NUMERICS[name]}
+    found = {name: value for name, value in numerics().items() if value != NUMERICS[name]}
+    if found.get("default_matmul_precision") in FULL_PRECISION:
+        del found["default_matmul_precision"]
+    return found
 
 
 def float_type() -> jnp.dtype:

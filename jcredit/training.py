@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import optax
 
 from jcredit.config import Config, ConfigError, Hparams, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
-from jcredit.numerics import clamp, clip_by_norm, float_type
+from jcredit.numerics import clamp, clip_by_norm, float_type, in_full_precision
 from jcredit.observing import (
     WARMUP_CREDIT,
     Built,
@@ -119,7 +119,10 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
             f"batch_size={config.batch_size}{asked} does not fit the {samples} training samples; lower {lower}"
         )
     setup = Setup(config, data_dir, config.credit.build(), samples, steps)
-    bind = functools.partial
+
+    def bind(function: Callable[..., Any], setup: Setup) -> Callable[..., Any]:
+        return in_full_precision(functools.partial(function, setup))
+
     return Run(
         hparams=bind(_hparams, setup),
         data=bind(_data, setup),

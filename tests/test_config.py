@@ -209,6 +209,32 @@ def test_float64_is_another_run():
     assert len({single, double, coarse}) == 3 and config_hash(config) == single
 
 
+@pytest.mark.parametrize("precision", ["highest", "float32"])
+def test_the_precision_that_runs_have_anyway_is_no_other_run(precision):
+    config = tiny(jc.dfa())
+    usual = config_hash(config)
+    with jax.default_matmul_precision(precision):
+        assert config_hash(config) == usual
+
+
+def products_of(program: str) -> list[str]:
+    return [line for line in program.splitlines() if "dot_general" in line]
+
+
+@pytest.mark.parametrize("function", ["step", "evaluate", "diagnose"])
+def test_matrix_products_have_full_precision_unless_another_is_chosen(function):
+    # By default a GPU would round float32 factors to TF32, a TPU to bfloat16.
+    config = tiny(small(jc.tangent_chain))
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    args = (state, hp, data, jnp.arange(config.batch_size))[: 4 if function == "step" else 3]
+    usual = products_of(jax.jit(getattr(run, function)).lower(*args).as_text())
+    assert usual and all("precision = [HIGHEST, HIGHEST]" in line for line in usual)
+    with jax.default_matmul_precision("tensorfloat32"):
+        chosen = products_of(jax.jit(getattr(run, function)).lower(*args).as_text())
+    assert len(chosen) == len(usual) and all("precision = [HIGH, HIGH]" in line for line in chosen)
+
+
 def test_the_first_setting_in_which_programs_differ_is_named():
     config = jc.Config(credit=jc.vector_field(directions=4))
     swept = config.replace(learning_rate=0.5, epochs=3, **{"credit.learning_rate": 0.5})

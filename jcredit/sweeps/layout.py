@@ -20,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcredit.files import FileError, cache_directory, private_directory
+from jcredit.numerics import in_full_precision
 from jcredit.sweeps.compiled import set_damaged_aside, trim
 
 log = logging.getLogger("jcredit")
@@ -167,6 +168,7 @@ def over_runs(fn: Callable, per_run: Sequence[bool], layout: Layout, donate: Seq
       A jitted function of the stacked arguments; its results have a leading run axis.
     """
 
+    @in_full_precision
     def on_device(*args):
         own = [arg for arg, varies in zip(args, per_run, strict=True) if varies]
 
