@@ -5,6 +5,7 @@
 CIFAR shapes (L = 4, D = 256, batch 128), the real step: gather, crops and flips, credit, local updates, AdamW, and the
 estimator's step. Every line is measured in a process of its own (compile time and peak memory are its own); the float32
 matmul peak comes from the same run, and costs relative to BP that are aimed at from epochs of the two in turn.
+``--preset accelerator`` is for a GPU or TPU: with ``--at-once N``, N lines compile side by side and are timed in turn.
 ``--against torch`` (pip install 'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after
 another. Profiles say which part of a step of one seed on one core takes how long, in matrix products and in everything
 else.
@@ -16,10 +17,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from measuring import LINES, work
+from measuring import LINES, TURN, work
 from showing import COST_AIMS, figure, table
 
 from jcredit.files import write_json, write_text
@@ -27,10 +30,15 @@ from jcredit.study.command import Parser
 
 PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
 PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_chain")
+WIDE = (
+    "bp", "dfa", "broadcast", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_mask",
+    "tangent_chain", "tangent_sweeps K=2",
+)  # fmt: skip
 PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
     "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
     "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "25 minutes"),
     "full": (tuple(LINES), (1, 2, 6, 16), 10.0, 7, "40 minutes"),
+    "accelerator": (WIDE, (6, 96), 0.5, 3, "1 minute on a GPU, nine at once"),
 }
 
 
@@ -44,7 +52,7 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
             found[f"{line} | {seeds}"] = {"kind": "line", "line": line, "seeds": seeds, **pace}
             if against and line in PEERS:
                 found[f"torch {line} | {seeds}"] = {"kind": "torch", "method": PEERS[line], "seeds": seeds, **pace}
-    if preset != "smoke":
+    if preset in ("quick", "full"):
         for line in COST_AIMS:
             found[f"{line} beside bp | 6 in turn"] = {"kind": "pair", "line": line, "seeds": 6, **pace}
         found["bp | 1 on one core"] = {"kind": "line", "line": "bp", "seeds": 1, "one_core": True, **pace}
@@ -59,18 +67,24 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_jobs(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Runs every job in a fresh process, one after the other, without a compilation cache."""
+def run_jobs(found: dict[str, dict[str, Any]], at_once: int, progress: bool) -> dict[str, dict[str, Any]]:
+    """Runs every job in a fresh process without a compilation cache; those at once compile together, time in turn."""
     from tqdm import tqdm
 
-    measured = {}
-    for name, job in (bar := tqdm(found.items(), unit="line")):
-        bar.set_description(name)
-        command = [sys.executable, __file__, "--job", json.dumps(job)]
-        finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": ""})
-        if finished.returncode != 0:
-            sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
-        measured[name] = json.loads(finished.stdout.splitlines()[-1])
+    with tempfile.NamedTemporaryFile() as turn, ThreadPoolExecutor(at_once) as pool:
+        environment = os.environ | {"JAX_PLATFORMS": "", TURN: turn.name, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+        def measure(job: dict[str, Any]) -> subprocess.CompletedProcess:
+            command = [sys.executable, __file__, "--job", json.dumps(job)]
+            return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+        measured = {}
+        results = tqdm(pool.map(measure, found.values()), unit="line", total=len(found), disable=not progress)
+        for name, finished in zip(found, results, strict=True):
+            if finished.returncode != 0:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
+            measured[name] = json.loads(finished.stdout.splitlines()[-1])
     return measured
 
 
@@ -82,6 +96,8 @@ def main() -> None:
     parser.add_argument("--against", choices=["torch"], help="also measure the same algorithms in eager PyTorch")
     where = "where results go (default: results)"
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help=where)
+    at_once = "lines that are compiled at once; all are timed alone (default: 1)"
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.add_argument("--redraw", action="store_true", help="only rebuild table and figure from measurements.json")
     parser.add_argument("--job", help="(internal) measure one job in this process")
@@ -94,7 +110,6 @@ def main() -> None:
             __import__("torch")
         except ModuleNotFoundError:
             parser.error("--against torch needs PyTorch; pip install 'jcredit[peers]'")
-    os.environ["TQDM_DISABLE"] = "1" if args.no_progress else ""
     directory = args.results_dir / "benchmark" / args.preset
     kept = directory / "measurements.json"
     if args.redraw and not kept.exists():
@@ -102,18 +117,22 @@ def main() -> None:
     if args.redraw:
         measured = json.loads(kept.read_text())["measured"]
     else:
-        measured = run_jobs(jobs(args.preset, args.against))
-        write_json(kept, {"device": _device(), "measured": measured})
+        if args.at_once < 1:
+            parser.error(f"argument --at-once: {args.at_once} must be a positive whole number")
+        measured = run_jobs(jobs(args.preset, args.against), args.at_once, not args.no_progress)
+        write_json(kept, {"device": _device(measured), "measured": measured})
     text = table(measured, args.preset)
     write_text(directory / "table.md", text)
     figure(measured, directory / "figure.png")
     print(text)
 
 
-def _device() -> str:
+def _device(measured: dict[str, dict[str, Any]]) -> str:
     import platform
 
-    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+    cores = f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+    kind = measured["matmul peak"]["device"]
+    return cores if kind.startswith("cpu") else f"{kind}; {cores}"
 
 
 if __name__ == "__main__":

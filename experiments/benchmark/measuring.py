@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jcredit as jc
 from jcredit.study.settings import CIFAR10
+from jcredit.sweeps import record
 from jcredit.sweeps.layout import use_all_cores
 
 LINES: dict[str, jc.Part] = {
@@ -31,6 +33,8 @@ SCOPES = (
     ("forward",),
 )  # fmt: skip
 IMAGES = 3200
+TURN = "JCREDIT_BENCHMARK_TURN"
+"""Names the file whose lock a process holds while it takes time, where several are at work."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     if job["kind"] == "torch":
         from torch_eager import Sizes, measure
 
-        rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
+        with _alone():
+            rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
         return {"rates": rates, "peak_bytes": _peak_bytes()}
     if job.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -46,21 +51,38 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return {"peak": matmul_peak, "line": measure_line, "pair": measure_pair, "profile": profile}[job["kind"]](job)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """The time in which no other process of the benchmark measures."""
+    with open(os.environ.get(TURN, os.devnull), "a") as turn:
+        if turn.name != os.devnull:
+            import fcntl
+
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
 def _peak_bytes() -> int:
+    """Of the first device where it has memory of its own, else of this process."""
+    import jax
+
+    if (stats := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _rates(call, units: float, job: dict[str, Any]) -> list[float]:
     """Units per second of each repeat, every repeat long enough to be timed."""
-    start = time.perf_counter()
-    call()  # the first call also faults pages in, and tells how many make a repeat
-    n = max(1, round(job["seconds"] / (time.perf_counter() - start)))
-    rates = []
-    for _ in range(job["repeats"]):
+    with _alone():
         start = time.perf_counter()
-        for _ in range(n):
-            call()
-        rates.append(n * units / (time.perf_counter() - start))
+        call()  # the first call also faults pages in, and tells how many make a repeat
+        n = max(1, round(job["seconds"] / (time.perf_counter() - start)))
+        rates = []
+        for _ in range(job["repeats"]):
+            start = time.perf_counter()
+            for _ in range(n):
+                call()
+            rates.append(n * units / (time.perf_counter() - start))
     return rates
 
 
@@ -76,7 +98,8 @@ def matmul_peak(job: dict[str, Any]) -> dict[str, Any]:
     chain = over_runs(lambda x, w: jax.lax.fori_loop(0, products, lambda _, y: y @ w, x), (True, False), layout)
     x, w = jnp.ones((layout.devices, size, size)), jnp.eye(size)
     call = lambda: jax.block_until_ready(chain(x, w))  # noqa: E731
-    return {"rates": _rates(call, layout.devices * products * 2 * size**3, job)}
+    rates = _rates(call, layout.devices * products * 2 * size**3, job)
+    return {"rates": rates, "device": record.device()}
 
 
 @jc.task(jc.image_mlp(depth=4, width=256))
@@ -139,9 +162,10 @@ def measure_pair(job: dict[str, Any]) -> dict[str, Any]:
         call()
         return time.perf_counter() - start
 
-    bp, line = map(seconds, calls)  # these two also fault pages in, and tell how many make a measurement
-    turns = max(5, round(2 * job["seconds"] * job["repeats"] / (bp + line)))
-    taken = [(seconds(calls[0]), seconds(calls[1])) for _ in range(turns)]
+    with _alone():
+        bp, line = map(seconds, calls)  # these two also fault pages in, and tell how many make a measurement
+        turns = max(5, round(2 * job["seconds"] * job["repeats"] / (bp + line)))
+        taken = [(seconds(calls[0]), seconds(calls[1])) for _ in range(turns)]
     return {"costs": [line / bp for bp, line in taken]}
 
 
