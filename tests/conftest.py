@@ -8,6 +8,9 @@ import jax
 import pytest
 from quick import xla_flags
 
+# On a machine with a GPU, too: eight devices, and bits that do not depend on a batch, are the CPU's alone.
+os.environ["JAX_PLATFORMS"] = "cpu"  # of commands that tests call
+jax.config.update("jax_platforms", "cpu")
 os.environ["XLA_FLAGS"] = xla_flags()  # before the first compilation
 jax.config.update("jax_num_cpu_devices", 8)  # before the first device use
 jax.config.update("jax_numpy_rank_promotion", "raise")

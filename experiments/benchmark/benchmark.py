@@ -5,7 +5,7 @@
 CIFAR shapes (L = 4, D = 256, batch 128), the real step: gather, crops and flips, credit, local updates, AdamW, and the
 estimator's step. Every line is measured in a process of its own (compile time and peak memory are its own); the float32
 matmul peak comes from the same run, and costs relative to BP that are aimed at from epochs of the two in turn.
-``--preset accelerator`` is for a GPU or TPU: with ``--at-once N``, N lines compile side by side and are timed in turn.
+``--preset accelerator`` is for a GPU or TPU: fewer lines, more seeds.
 ``--against torch`` (pip install 'jcredit[peers]') also runs the same algorithms in eager PyTorch, one seed after
 another. Profiles say which part of a step of one seed on one core takes how long, in matrix products and in everything
 else.
@@ -17,12 +17,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from measuring import LINES, TURN, work
+from measuring import LINES, work
 from showing import COST_AIMS, figure, table
 
 from jcredit.files import write_json, write_text
@@ -38,7 +36,7 @@ PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
     "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
     "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "25 minutes"),
     "full": (tuple(LINES), (1, 2, 6, 16), 10.0, 7, "40 minutes"),
-    "accelerator": (WIDE, (6, 96), 0.5, 3, "1 minute on a GPU, nine at once"),
+    "accelerator": (WIDE, (6, 96), 0.5, 3, "as long as 19 programs compile"),
 }
 
 
@@ -67,24 +65,18 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_jobs(found: dict[str, dict[str, Any]], at_once: int, progress: bool) -> dict[str, dict[str, Any]]:
-    """Runs every job in a fresh process without a compilation cache; those at once compile together, time in turn."""
+def run_jobs(found: dict[str, dict[str, Any]], progress: bool) -> dict[str, dict[str, Any]]:
+    """Runs every job in a fresh process, one after the other, without a compilation cache."""
     from tqdm import tqdm
 
-    with tempfile.NamedTemporaryFile() as turn, ThreadPoolExecutor(at_once) as pool:
-        environment = os.environ | {"JAX_PLATFORMS": "", TURN: turn.name, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-
-        def measure(job: dict[str, Any]) -> subprocess.CompletedProcess:
-            command = [sys.executable, __file__, "--job", json.dumps(job)]
-            return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-        measured = {}
-        results = tqdm(pool.map(measure, found.values()), unit="line", total=len(found), disable=not progress)
-        for name, finished in zip(found, results, strict=True):
-            if finished.returncode != 0:
-                pool.shutdown(cancel_futures=True)
-                sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
-            measured[name] = json.loads(finished.stdout.splitlines()[-1])
+    measured = {}
+    for name, job in (bar := tqdm(found.items(), unit="line", disable=not progress)):
+        bar.set_description(name)
+        command = [sys.executable, __file__, "--job", json.dumps(job)]
+        finished = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": ""})
+        if finished.returncode != 0:
+            sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
+        measured[name] = json.loads(finished.stdout.splitlines()[-1])
     return measured
 
 
@@ -96,8 +88,6 @@ def main() -> None:
     parser.add_argument("--against", choices=["torch"], help="also measure the same algorithms in eager PyTorch")
     where = "where results go (default: results)"
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help=where)
-    at_once = "lines that are compiled at once; all are timed alone (default: 1)"
-    parser.add_argument("--at-once", type=int, default=1, metavar="N", help=at_once)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.add_argument("--redraw", action="store_true", help="only rebuild table and figure from measurements.json")
     parser.add_argument("--job", help="(internal) measure one job in this process")
@@ -117,9 +107,7 @@ def main() -> None:
     if args.redraw:
         measured = json.loads(kept.read_text())["measured"]
     else:
-        if args.at_once < 1:
-            parser.error(f"argument --at-once: {args.at_once} must be a positive whole number")
-        measured = run_jobs(jobs(args.preset, args.against), args.at_once, not args.no_progress)
+        measured = run_jobs(jobs(args.preset, args.against), not args.no_progress)
         write_json(kept, {"device": _device(measured), "measured": measured})
     text = table(measured, args.preset)
     write_text(directory / "table.md", text)

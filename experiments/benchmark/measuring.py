@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jcredit as jc
@@ -33,8 +32,6 @@ SCOPES = (
     ("forward",),
 )  # fmt: skip
 IMAGES = 3200
-TURN = "JCREDIT_BENCHMARK_TURN"
-"""Names the file whose lock a process holds while it takes time, where several are at work."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,24 +39,12 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     if job["kind"] == "torch":
         from torch_eager import Sizes, measure
 
-        with _alone():
-            rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
+        rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
         return {"rates": rates, "peak_bytes": _peak_bytes()}
     if job.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     use_all_cores()
     return {"peak": matmul_peak, "line": measure_line, "pair": measure_pair, "profile": profile}[job["kind"]](job)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """The time in which no other process of the benchmark measures."""
-    with open(os.environ.get(TURN, os.devnull), "a") as turn:
-        if turn.name != os.devnull:
-            import fcntl
-
-            fcntl.flock(turn, fcntl.LOCK_EX)
-        yield
 
 
 def _peak_bytes() -> int:
@@ -73,16 +58,15 @@ def _peak_bytes() -> int:
 
 def _rates(call, units: float, job: dict[str, Any]) -> list[float]:
     """Units per second of each repeat, every repeat long enough to be timed."""
-    with _alone():
+    start = time.perf_counter()
+    call()  # the first call also faults pages in, and tells how many make a repeat
+    n = max(1, round(job["seconds"] / (time.perf_counter() - start)))
+    rates = []
+    for _ in range(job["repeats"]):
         start = time.perf_counter()
-        call()  # the first call also faults pages in, and tells how many make a repeat
-        n = max(1, round(job["seconds"] / (time.perf_counter() - start)))
-        rates = []
-        for _ in range(job["repeats"]):
-            start = time.perf_counter()
-            for _ in range(n):
-                call()
-            rates.append(n * units / (time.perf_counter() - start))
+        for _ in range(n):
+            call()
+        rates.append(n * units / (time.perf_counter() - start))
     return rates
 
 
@@ -162,10 +146,9 @@ def measure_pair(job: dict[str, Any]) -> dict[str, Any]:
         call()
         return time.perf_counter() - start
 
-    with _alone():
-        bp, line = map(seconds, calls)  # these two also fault pages in, and tell how many make a measurement
-        turns = max(5, round(2 * job["seconds"] * job["repeats"] / (bp + line)))
-        taken = [(seconds(calls[0]), seconds(calls[1])) for _ in range(turns)]
+    bp, line = map(seconds, calls)  # these two also fault pages in, and tell how many make a measurement
+    turns = max(5, round(2 * job["seconds"] * job["repeats"] / (bp + line)))
+    taken = [(seconds(calls[0]), seconds(calls[1])) for _ in range(turns)]
     return {"costs": [line / bp for bp, line in taken]}
 
 
