@@ -206,6 +206,17 @@ def test_a_table_says_when_its_rows_come_from_different_code():
     )
 
 
+def test_a_table_says_which_lines_were_run_on_another_kind_of_device():
+    spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),), notes=("own note",))
+    cpu, gpu = {"device": "cpu: cpu"}, {"device": "gpu: A"}
+    rows = [make_row("BP", seed, block="L = 4") | cpu for seed in (0, 1, 2)] + [
+        make_row("DFA", block="L = 4", device=None)
+    ]
+    assert markdown_of(rows, spec).endswith("\n\n- own note\n")  # DFA's does not say where
+    rows += [make_row("BP", block="L = 2", config_hash="x") | gpu, make_row("DFA", 1, block="L = 4") | gpu]
+    assert markdown_of(rows, spec).splitlines()[-1] == "- Run on gpu: A, not on cpu: BP (L = 2), DFA."
+
+
 def test_a_table_warns_of_rows_from_different_copies_of_the_images():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     cifar, mnist = ({"task": {"task": name}} for name in ("cifar10", "fashion_mnist"))

@@ -143,7 +143,7 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
             check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
-    of_rows = (_commits_note, _numerics_note, _data_note, _copies_note)
+    of_rows = (_commits_note, _devices_note, _numerics_note, _data_note, _copies_note)
     notes = (*_signs_notes(tables, spec), *spec.notes, *(text for note in of_rows for text in note(rows)))
     summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
     return Tables(spec.title, tuple(tables), notes, summary)
@@ -337,6 +337,20 @@ def _numerics_note(rows: Sequence[Row]) -> list[str]:
             text = ", ".join(f"{name}={value}" for name, value in options.items())
             found.setdefault(text, {})[row["label"]] = None
     return [f"Run with {text}: {_some(list(labels))}." for text, labels in found.items()]
+
+
+def _devices_note(rows: Sequence[Row]) -> list[str]:
+    """Which lines were run elsewhere than most; bits differ between kinds of device, and in company on a GPU."""
+    runs = Counter(row["device"].removeprefix("cpu: ") for row in rows if row.get("device"))
+    blocks: dict[str, set[str]] = {}
+    for row in rows:
+        blocks.setdefault(row["label"], set()).add(row.get("block", ""))
+    notes = []
+    for device in list(dict(runs.most_common()))[1:]:
+        mine = [row for row in rows if (row.get("device") or "").removeprefix("cpu: ") == device]
+        names = (f"{r['label']} ({r['block']})" if len(blocks[r["label"]]) > 1 else r["label"] for r in mine)
+        notes.append(f"Run on {device}, not on {runs.most_common(1)[0][0]}: {_some(list(dict.fromkeys(names)))}.")
+    return notes
 
 
 def _data_note(rows: Sequence[Row]) -> list[str]:
