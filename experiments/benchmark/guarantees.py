@@ -2,9 +2,10 @@
 
     python experiments/benchmark/guarantees.py
 
-Bits: eight runs of four lines in processes of their own over 1, 2 and 8 fake CPU devices, twice over 2; all numbers of
-their rows.  The guard: ``first_bad_epoch`` and ``estimator_blew_up`` read means over epochs that are kept anyway, once
-per run, and add nothing to the compiled step; the seconds they take are divided by the run's seconds in steps.
+Bits: eight runs of four lines in processes of their own over 1, 2 and 8 fake CPU devices, twice over 2, and on the GPU
+or TPU where JAX finds one; all numbers of their rows.  The guard: ``first_bad_epoch`` and ``estimator_blew_up`` read
+means over epochs that are kept anyway, once per run, and add nothing to the compiled step; the seconds they take are
+divided by the run's seconds in steps.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def numbers_of(results: str) -> dict[str, Any]:
     return {f"{r['label']} {r['seed']}": [r[name] for name in ("metrics", "initial", "layers", "curves")] for r in rows}
 
 
-def elsewhere(devices: int) -> dict[str, Any]:
-    """The same in a process of its own with so many devices."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def elsewhere(devices: int | None) -> dict[str, Any]:
+    """The same in a process of its own with so many CPU devices; None: on the platform that JAX chooses."""
+    fake = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **(fake if devices else {})}
     with tempfile.TemporaryDirectory(prefix="jcredit-") as results:
         command = [sys.executable, __file__, "--in", results]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
@@ -79,12 +81,15 @@ def compared(ours: dict[str, Any], others: dict[str, Any], line: str) -> str:
 
 def bits() -> list[str]:
     """A table of where the bits are the same."""
+    import jax
+
     one, two, again, eight = map(elsewhere, (1, 2, 2, 8))
-    rows = [
-        f"| {line} | {compared(two, again, line)} | {compared(two, eight, line)} | {compared(one, two, line)} |"
-        for line in LINES
-    ]
-    return ["| line | two processes, 2 devices | 2 and 8 devices | 1 and 2 devices |", "|---|---|---|---|", *rows]
+    pairs = {"two processes, 2 devices": (two, again), "2 and 8 devices": (two, eight), "1 and 2 devices": (one, two)}
+    if (platform := jax.default_backend()) != "cpu":
+        pairs[f"CPU and {platform}"] = (one, elsewhere(None))
+    head = ["line", *pairs]
+    rows = [[line, *(compared(ours, others, line) for ours, others in pairs.values())] for line in LINES]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 # --- the guard --------------------------------------------------------------------------------------------------------
