@@ -296,6 +296,14 @@ def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):
             Rows.read(nothing)
 
 
+def test_of_a_sweep_under_way_without_a_row_it_is_said_that_there_is_one(tmp_path):
+    (tmp_path / "a/quick/cache/0123456789ab").mkdir(parents=True)
+    (tmp_path / "a/quick/cache/0123456789ab/program.json").touch()
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a/quick"):
+        with pytest.raises(ResultsError, match="no run of the sweep there has finished; python -m jcredit watch DIR"):
+            Rows.read(folder)
+
+
 def test_a_figure_refuses_what_a_table_refuses(tmp_path):
     two = Rows([make_row("bp", 0, x=1.0), make_row("bp", 1, x=2.0, config_hash="another")])
     for show in (two.table, lambda: two.plot(tmp_path / "a.png")):

@@ -110,7 +110,10 @@ class Rows(Sequence[Row]):
             return cls(read_rows(path))
         files = sorted(file for above in ("", "*/", "*/*/") for file in path.glob(f"{above}rows.jsonl"))
         if not files:
-            raise ResultsError(f"{path}: no rows.jsonl there; give one, or a folder with results")
+            begun = any(any(path.glob(f"{above}cache/*/program.json")) for above in ("", "*/", "*/*/"))
+            unfinished = "no run of the sweep there has finished; python -m jcredit watch DIR shows how far they are"
+            hint = unfinished if begun else "give one, or a folder with results"
+            raise ResultsError(f"{path}: no rows.jsonl there; {hint}")
         return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))
 
     def where(self, **fields: Any) -> Rows:
