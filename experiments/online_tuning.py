@@ -4,14 +4,15 @@
 
 The 5,000 last training images are held out and scored; no test image is looked at.  Three rates of the network for
 every method, at the estimator's default rate, and two more of the estimator's own, at the network's default, where it
-learns; 15 epochs, one seed.  And how many samples' tangents a step takes to fit the chain's maps, which is most of what
-the chain costs beyond back-propagation.  Everything that was tried stands here.
+learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
+the chain costs beyond back-propagation.  And a rate at which the coarse maps of 12 blocks stay fitted, eight epochs, at
+the seed where the default's break first.  Everything that was tried stands here.
 """
 
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
-from jcredit.study.settings import CIFAR10, MENDED_FIELD, SMOKE, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, MENDED_FIELD, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 METHODS = named("bp", "frozen", "broadcast", "dfa", "fa", "grape", "tangent_gate", "tangent_mask", "tangent_chain") | {
@@ -21,8 +22,15 @@ METHODS = named("bp", "frozen", "broadcast", "dfa", "fa", "grape", "tangent_gate
     "linear_field": {"credit": jc.linear_field("gate")},
     "vector_field, mended": MENDED_FIELD,
 }
+COARSE_BLOCK = "coarse maps on 12 blocks, D = 512"
 NETWORK_RATES = (3e-4, 1e-3, 3e-3)
 SAMPLES = (4, 8, 16, 32, 128)
+COARSE = {
+    "estimator 0.003": {"credit": jc.tangent_coarse()},
+    "estimator 0.001": {"credit": jc.tangent_coarse(learning_rate=1e-3)},
+    "estimator 0.0003": {"credit": jc.tangent_coarse(learning_rate=3e-4)},
+    "estimator 0.003, clip 1": {"credit": jc.tangent_coarse(clip=1.0)},
+}
 
 
 def tried(methods: tuple[str, ...]) -> dict[str, dict[str, dict]]:
@@ -41,13 +49,15 @@ def tried(methods: tuple[str, ...]) -> dict[str, dict[str, dict]]:
 def grid(
     methods: tuple[str, ...] = tuple(METHODS), samples: tuple[int, ...] = SAMPLES, **fields
 ) -> tuple[Variant, ...]:
-    """A block for each method, and one for the chain's tangents: all that is tried, scored on the validation split."""
+    """All that is tried, on the validation split: a block for each method, the chain's tangents, and coarse maps."""
     measured = {f"{n} samples": {"credit": jc.tangent_chain(samples=n)} for n in samples}
-    return tuple(
+    shallow = tuple(
         variant
         for block, table in (tried(methods) | {"tangents measured in a step": measured}).items()
         for variant in lines(CIFAR10, table, block, evaluate_on="validation", **fields)
     )
+    brief = fields | {"epochs": min(8, fields["epochs"])}
+    return shallow + tuple(lines(CIFAR10_DEEP, COARSE, COARSE_BLOCK, evaluate_on="validation", **brief))
 
 
 EXPERIMENT = Experiment(
@@ -59,7 +69,7 @@ EXPERIMENT = Experiment(
         "smoke": Preset(
             (42,),
             grid(("frozen", "tangent_chain"), (4, 32), depth=2, width=16, epochs=1, **SMOKE),
-            "20 seconds",
+            "1 minute",
         ),
         "quick": Preset((42,), grid(epochs=3), "20 minutes"),
         "full": Preset((42,), grid(epochs=15), "2 hours"),
@@ -70,7 +80,7 @@ EXPERIMENT = Experiment(
         notes=(
             "At the last epoch; accuracy on the 5,000 training images held out. Everything that was tried.",
             "Samples: the leading ones of a batch of 128, whose tangents a step measures to fit the chain's maps.",
-            "Quick: 3 epochs (a look, on which nothing is chosen); full: 15.",
+            "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),
     figure=default_figure("Learning rates and tangents, validation split", ("test_accuracy", "gamma")),
