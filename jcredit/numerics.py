@@ -23,7 +23,7 @@ NUMERICS = {
 """JAX's options that decide a run's bits, as they are by default."""
 
 
-FULL_PRECISION = ("highest", "float32", "F32_F32_F32")
+FULL_PRECISION = ("highest", "float32")
 """Names of the precision that runs have anyway: see ``in_full_precision``."""
 
 

@@ -24,7 +24,7 @@ from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.files import cause
 from jcredit.networks import image_mlp
-from jcredit.numerics import float_type
+from jcredit.numerics import float_type, in_full_precision
 from jcredit.observing import shapes_of
 from jcredit.parts import Factory, Part
 from jcredit.passes import depth_of, forward
@@ -86,8 +86,9 @@ def _guarded(call: Callable, name: str) -> Any:
 
 
 def _one_line(check: Callable[P, None]) -> Callable[P, None]:
-    """A check that raises nothing else than ``CheckFailed``, wherever what it is given fails."""
+    """A check that raises nothing else than ``CheckFailed``, wherever what it is given fails, and rounds as runs do."""
 
+    @in_full_precision
     @functools.wraps(check)
     def checked(*args: P.args, **settings: P.kwargs) -> None:
         inspect.signature(check).bind(*args, **settings)  # the caller's own mistake is none of the part's

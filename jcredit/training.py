@@ -121,7 +121,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
     setup = Setup(config, data_dir, config.credit.build(), samples, steps)
 
     def bind(function: Callable[..., Any], setup: Setup) -> Callable[..., Any]:
-        return in_full_precision(functools.partial(function, setup))
+        return functools.partial(in_full_precision(function), setup)
 
     return Run(
         hparams=bind(_hparams, setup),

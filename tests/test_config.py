@@ -22,6 +22,7 @@ from jcredit.config import (
 )
 from jcredit.parts import Arrays, Factory, Part
 from jcredit.settings import Setting
+from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.tasks.classification import arrays_task
 from jcredit.training import make_run
 
@@ -209,6 +210,14 @@ def test_float64_is_another_run():
     assert len({single, double, coarse}) == 3 and config_hash(config) == single
 
 
+@pytest.mark.parametrize("precision", ["default", "bfloat16", "high", "F32_F32_F32"])
+def test_another_precision_is_another_run(precision):
+    config = tiny(jc.dfa())  # of F32_F32_F32 convolutions know nothing, and float64 products would be float32
+    usual = config_hash(config)
+    with jax.default_matmul_precision(precision):
+        assert config_hash(config) != usual
+
+
 @pytest.mark.parametrize("precision", ["highest", "float32"])
 def test_the_precision_that_runs_have_anyway_is_no_other_run(precision):
     config = tiny(jc.dfa())
@@ -230,6 +239,10 @@ def test_matrix_products_have_full_precision_unless_another_is_chosen(function):
     args = (state, hp, data, jnp.arange(config.batch_size))[: 4 if function == "step" else 3]
     usual = products_of(jax.jit(getattr(run, function)).lower(*args).as_text())
     assert usual and all("precision = [HIGHEST, HIGHEST]" in line for line in usual)
+    lifted = (
+        over_runs(lambda x: x @ x, (True,), Layout()).lower(jnp.ones((1, 2, 2))).as_text()
+    )  # whatever else a sweep runs
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products_of(lifted))
     with jax.default_matmul_precision("tensorfloat32"):
         chosen = products_of(jax.jit(getattr(run, function)).lower(*args).as_text())
     assert len(chosen) == len(usual) and all("precision = [HIGH, HIGH]" in line for line in chosen)

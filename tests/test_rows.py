@@ -297,10 +297,11 @@ def test_rows_are_read_from_a_file_and_from_all_files_below_a_folder(tmp_path):
 
 
 def test_of_a_sweep_under_way_without_a_row_it_is_said_that_there_is_one(tmp_path):
-    (tmp_path / "a/quick/cache/0123456789ab").mkdir(parents=True)
-    (tmp_path / "a/quick/cache/0123456789ab/program.json").touch()
-    for folder in (tmp_path, tmp_path / "a", tmp_path / "a/quick"):
-        with pytest.raises(ResultsError, match="no run of the sweep there has finished; python -m jcredit watch DIR"):
+    for own in ("a/quick/cache/0123456789ab", "b/cache/unfinished/0123456789ab"):
+        (tmp_path / own).mkdir(parents=True)
+        (tmp_path / own / "program.json").touch()
+    for folder in (tmp_path / "a", tmp_path / "a/quick", tmp_path / "b", tmp_path):
+        with pytest.raises(ResultsError, match=f"no run of the sweep there has finished; .* watch {folder} shows"):
             Rows.read(folder)
 
 

@@ -213,8 +213,15 @@ def test_a_table_says_which_lines_were_run_on_another_kind_of_device():
         make_row("DFA", block="L = 4", device=None)
     ]
     assert markdown_of(rows, spec).endswith("\n\n- own note\n")  # DFA's does not say where
-    rows += [make_row("BP", block="L = 2", config_hash="x") | gpu, make_row("DFA", 1, block="L = 4") | gpu]
-    assert markdown_of(rows, spec).splitlines()[-1] == "- Run on gpu: A, not on cpu: BP (L = 2), DFA."
+    newer = gpu | {"versions": {"jax": "9"}}
+    moved = make_row("FA", block="L = 4", device="cpu: cpu, gpu: A")
+    rows += [make_row("BP", block="L = 2", config_hash="x") | gpu, make_row("DFA", 1, block="L = 4") | gpu, moved]
+    rows += [make_row("FA", 1, block="L = 4") | newer]
+    assert markdown_of(rows, spec).splitlines()[-3:] == [
+        "- Run on gpu: A, not on cpu: DFA (1 of 2 seeds), BP (L = 2).",
+        "- Run on cpu, then gpu: A, not on cpu: FA (1 of 2 seeds).",
+        "- Run on gpu: A with JAX 9, not on cpu: FA (1 of 2 seeds).",
+    ]
 
 
 def test_a_table_warns_of_rows_from_different_copies_of_the_images():

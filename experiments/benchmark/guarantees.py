@@ -45,10 +45,11 @@ EPOCHS = 100
 
 
 def numbers_of(results: str) -> dict[str, Any]:
-    """{line, seed: all numbers of its row} of a sweep over the devices of this process."""
+    """{line, seed: all numbers of its row} and the device of a sweep over the devices of this process."""
     lines = [Variant(name, SMALL.replace(credit=credit)) for name, credit in LINES.items()]
     rows = run_sweep(lines, SEEDS, Folder(Path(results), "bits", "smoke"), progress=False)
-    return {f"{r['label']} {r['seed']}": [r[name] for name in ("metrics", "initial", "layers", "curves")] for r in rows}
+    kept = ("metrics", "initial", "layers", "curves")
+    return {f"{r['label']} {r['seed']}": [r[name] for name in kept] for r in rows} | {"device": rows[0]["device"]}
 
 
 def elsewhere(devices: int | None) -> dict[str, Any]:
@@ -81,12 +82,11 @@ def compared(ours: dict[str, Any], others: dict[str, Any], line: str) -> str:
 
 def bits() -> list[str]:
     """A table of where the bits are the same."""
-    import jax
-
     one, two, again, eight = map(elsewhere, (1, 2, 2, 8))
+    usual = elsewhere(None)  # this process has not used JAX yet: a TPU belongs to one at a time
     pairs = {"two processes, 2 devices": (two, again), "2 and 8 devices": (two, eight), "1 and 2 devices": (one, two)}
-    if (platform := jax.default_backend()) != "cpu":
-        pairs[f"CPU and {platform}"] = (one, elsewhere(None))
+    if not usual["device"].startswith("cpu"):
+        pairs[f"CPU and {usual['device']}"] = (one, usual)
     head = ["line", *pairs]
     rows = [[line, *(compared(ours, others, line) for ours, others in pairs.values())] for line in LINES]
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]

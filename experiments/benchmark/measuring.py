@@ -40,7 +40,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         from torch_eager import Sizes, measure
 
         rates = measure(job["method"], job["seeds"], Sizes(), job["seconds"], job["repeats"])
-        return {"rates": rates, "peak_bytes": _peak_bytes()}
+        return {"rates": rates, "peak_bytes": _resident_bytes()}
     if job.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     use_all_cores()
@@ -53,6 +53,10 @@ def _peak_bytes() -> int:
 
     if (stats := jax.local_devices()[0].memory_stats()) and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
+    return _resident_bytes()
+
+
+def _resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

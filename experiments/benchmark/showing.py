@@ -20,7 +20,12 @@ COST_AIMS = {
 def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
     """The table of a run, from its measurements."""
     peak = statistics.median(measured["matmul peak"]["rates"])
-    parts = [f"# Benchmark ({preset})", f"float32 matmul peak in this run: {peak / 1e9:.0f} GFLOP/s, all devices"]
+    kind = measured["matmul peak"].get("device", "")
+    where = "" if kind.startswith("cpu") or not kind else f", on {kind}"
+    parts = [
+        f"# Benchmark ({preset}){where}",
+        f"float32 matmul peak in this run: {peak / 1e9:.0f} GFLOP/s, all devices",
+    ]
     for seeds in sorted({int(n.split(" | ")[1]) for n in measured if n.split(" | ")[-1].isdigit() and ", L" not in n}):
         bp = statistics.median(measured[f"bp | {seeds}"]["rates"])
         head = ["method", "compile s", "seed-steps/s", "spread", "MFLOP/step", "of peak", "cost / BP", "peak MiB"]

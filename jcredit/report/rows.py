@@ -110,8 +110,11 @@ class Rows(Sequence[Row]):
             return cls(read_rows(path))
         files = sorted(file for above in ("", "*/", "*/*/") for file in path.glob(f"{above}rows.jsonl"))
         if not files:
-            begun = any(any(path.glob(f"{above}cache/*/program.json")) for above in ("", "*/", "*/*/"))
-            unfinished = "no run of the sweep there has finished; python -m jcredit watch DIR shows how far they are"
+            begun = any(
+                any(path.glob(f"{above}*/program.json"))
+                for above in ("cache/", "*/cache/", "*/*/cache/", "cache/unfinished/")
+            )
+            unfinished = f"no run of the sweep there has finished; python -m jcredit watch {path} shows how far it is"
             hint = unfinished if begun else "give one, or a folder with results"
             raise ResultsError(f"{path}: no rows.jsonl there; {hint}")
         return cls(row for file in files for row in of_lines(file.parent, read_rows(file)))

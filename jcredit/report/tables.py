@@ -340,17 +340,31 @@ def _numerics_note(rows: Sequence[Row]) -> list[str]:
 
 
 def _devices_note(rows: Sequence[Row]) -> list[str]:
-    """Which lines were run elsewhere than most; bits differ between kinds of device, and in company on a GPU."""
-    runs = Counter(row["device"].removeprefix("cpu: ") for row in rows if row.get("device"))
-    blocks: dict[str, set[str]] = {}
+    """Which lines were run elsewhere than most, at how many of their seeds: bits hang on the kind of device."""
+    places = {id(row): _place(row) for row in rows if row.get("device")}
+    devices = Counter(device for device, _ in places.values()).most_common()
+    versions = Counter(version for _, version in places.values()).most_common(1)
+    lines: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        blocks.setdefault(row["label"], set()).add(row.get("block", ""))
+        lines.setdefault((row["label"], row.get("block", "")), []).append(row)
+    labels = Counter(label for label, _ in lines)
     notes = []
-    for device in list(dict(runs.most_common()))[1:]:
-        mine = [row for row in rows if (row.get("device") or "").removeprefix("cpu: ") == device]
-        names = (f"{r['label']} ({r['block']})" if len(blocks[r["label"]]) > 1 else r["label"] for r in mine)
-        notes.append(f"Run on {device}, not on {runs.most_common(1)[0][0]}: {_some(list(dict.fromkeys(names)))}.")
+    for place in dict.fromkeys(place for place in places.values() if place[0] != devices[0][0]):
+        shown = []
+        for (label, block), own in lines.items():
+            there = sum(places.get(id(row)) == place for row in own)
+            about = [block] * (labels[label] > 1) + [f"{there} of {len(own)} seeds"] * (there < len(own))
+            shown += [f"{label} ({', '.join(about)})" if about else label] * (there > 0)
+        device, version = place
+        made_with = f" with JAX {version}" if version != versions[0][0] else ""
+        notes.append(f"Run on {device}{made_with}, not on {devices[0][0]}: {_some(shown)}.")
     return notes
+
+
+def _place(row: Row) -> tuple[str, str]:
+    """The devices that a run was trained on, one after the other, and JAX's version."""
+    devices = [device.removeprefix("cpu: ") for device in row["device"].split(", ")]
+    return ", then ".join(devices), row.get("versions", {}).get("jax", "")
 
 
 def _data_note(rows: Sequence[Row]) -> list[str]:

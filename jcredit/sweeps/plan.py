@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jcredit.config import Config, parts_of
+from jcredit.numerics import in_full_precision
 from jcredit.settings import ConfigError
 from jcredit.sweeps.cost import matmul_flops, memory_of
 from jcredit.sweeps.layout import Layout, choose_layout, over_runs
@@ -161,7 +162,7 @@ def _readable(size: float) -> str:
 def this_device() -> Device:
     """The devices of this machine, their float32 rate measured with one short matrix product."""
     size, products = 1024, 4
-    chain = jax.jit(lambda x: jax.lax.fori_loop(0, products, lambda _, y: y @ x, x))
+    chain = jax.jit(in_full_precision(lambda x: jax.lax.fori_loop(0, products, lambda _, y: y @ x, x)))
     x = jnp.eye(size)
     chain(x).block_until_ready()
     start = time.perf_counter()
