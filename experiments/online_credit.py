@@ -34,9 +34,14 @@ SHUFFLED = {
 }
 LINES = CONTROLS | TANGENTS | PEERS | SCALAR | SHUFFLED
 FEW = (*CONTROLS, "dfa", "fa", "tangent_mask", "tangent_chain", "tangent_sweeps K=2")
-DEEP_LINES = CONTROLS | named("dfa", "tangent_chain", "tangent_coarse") | {
-    f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)
-}  # fmt: skip
+DEEP_LINES = (
+    CONTROLS
+    | named("dfa", "tangent_chain", "tangent_coarse")
+    | {
+        "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse(learning_rate=1e-3)},  # stays fitted: online_tuning
+    }
+    | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
+)
 MAIN, FLIPS, FASHION, DEEP = "crops and flips", "flips alone", "Fashion-MNIST", "12 blocks, D = 512"
 
 
