@@ -56,8 +56,8 @@ def grid(
         for block, table in (tried(methods) | {"tangents measured in a step": measured}).items()
         for variant in lines(CIFAR10, table, block, evaluate_on="validation", **fields)
     )
-    brief = fields | {"epochs": min(8, fields["epochs"])}
-    return shallow + tuple(lines(CIFAR10_DEEP, COARSE, COARSE_BLOCK, evaluate_on="validation", **brief))
+    fields |= {"epochs": min(8, fields["epochs"]), "evaluate_on": "validation"}
+    return shallow + tuple(lines(CIFAR10_DEEP, COARSE, COARSE_BLOCK, **fields))
 
 
 EXPERIMENT = Experiment(

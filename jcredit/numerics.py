@@ -36,7 +36,7 @@ def in_full_precision(function: F) -> F:
 
     @functools.wraps(function)
     def precise(*args, **kwargs):
-        with jax.default_matmul_precision(jax.config.jax_default_matmul_precision or "highest"):
+        with jax.default_matmul_precision(numerics()["default_matmul_precision"] or "highest"):
             return function(*args, **kwargs)
 
     return precise  # type: ignore[return-value]
