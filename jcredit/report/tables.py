@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from jcredit.report import stats
+from jcredit.report.origins import origins
 from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped, number_at, varied, with_reference
 
 MISSING = "\N{EN DASH}"
@@ -16,7 +17,6 @@ REFERENCE = "reference"
 MANY_NOTE = "No p where a difference has more than 20 seeds."
 NO_BLOCK = "no block"
 """Heading of lines that have none, below lines that have one."""
-SHOWN_LABELS = 5
 INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t); one seed has no interval."
 P_NOTE = (
     "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
@@ -143,8 +143,7 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
             check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
         tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
-    of_rows = (_commits_note, _devices_note, _numerics_note, _data_note, _copies_note)
-    notes = (*_signs_notes(tables, spec), *spec.notes, *(text for note in of_rows for text in note(rows)))
+    notes = (*_signs_notes(tables, spec), *spec.notes, *origins(rows))
     summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
     return Tables(spec.title, tuple(tables), notes, summary)
 
@@ -316,83 +315,6 @@ def _flags(rows: Sequence[Row]) -> str:
         f"{flag} {count}/{len(rows)}" for flag, count in counts.items()
     ]
     return ", ".join(shown)
-
-
-def _commits_note(rows: Sequence[Row]) -> list[str]:
-    """A note that rows come from more than one commit, each with its labels; rows of no known commit count as one."""
-    commits: dict[str, dict[str, None]] = {}
-    for row in rows:
-        commits.setdefault(row.get("git_commit") or "an unknown one", {})[row["label"]] = None
-    if len(commits) < 2:
-        return []
-    shown = ", ".join(f"{commit} ({_some(list(labels))})" for commit, labels in commits.items())
-    return [f"Rows come from {len(commits)} commits of the code: {shown}."]
-
-
-def _numerics_note(rows: Sequence[Row]) -> list[str]:
-    """Which lines were run with other options of JAX than those by default, float64 among them."""
-    found: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if options := row.get("numerics"):
-            text = ", ".join(f"{name}={value}" for name, value in options.items())
-            found.setdefault(text, {})[row["label"]] = None
-    return [f"Run with {text}: {_some(list(labels))}." for text, labels in found.items()]
-
-
-def _devices_note(rows: Sequence[Row]) -> list[str]:
-    """Which lines were run elsewhere than most, at how many of their seeds: bits hang on the kind of device."""
-    places = {id(row): _place(row) for row in rows if row.get("device")}
-    devices = Counter(device for device, _ in places.values()).most_common()
-    versions = Counter(version for _, version in places.values()).most_common(1)
-    lines: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        lines.setdefault((row["label"], row.get("block", "")), []).append(row)
-    labels = Counter(label for label, _ in lines)
-    notes = []
-    for place in dict.fromkeys(place for place in places.values() if place[0] != devices[0][0]):
-        shown = []
-        for (label, block), own in lines.items():
-            there = sum(places.get(id(row)) == place for row in own)
-            about = [block] * (labels[label] > 1) + [f"{there} of {len(own)} seeds"] * (there < len(own))
-            shown += [f"{label} ({', '.join(about)})" if about else label] * (there > 0)
-        device, version = place
-        made_with = f" with JAX {version}" if version != versions[0][0] else ""
-        notes.append(f"Run on {device}{made_with}, not on {devices[0][0]}: {_some(shown)}.")
-    return notes
-
-
-def _place(row: Row) -> tuple[str, str]:
-    """The devices that a run was trained on, one after the other, and JAX's version."""
-    devices = [device.removeprefix("cpu: ") for device in row["device"].split(", ")]
-    return ", then ".join(devices), row.get("versions", {}).get("jax", "")
-
-
-def _data_note(rows: Sequence[Row]) -> list[str]:
-    """A warning that rows come from more than one copy of a data set; of rows that do not say, nothing is known."""
-    copies: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if data := row.get("data"):
-            copies.setdefault((row["config"].get("task", {}).get("task", ""), data), {})[row["label"]] = None
-    notes = []
-    for task in dict.fromkeys(name for name, _ in copies):
-        mine = {data[:8]: labels for (name, data), labels in copies.items() if name == task}
-        if len(mine) > 1:
-            shown = ", ".join(f"{data} ({_some(list(labels))})" for data, labels in mine.items())
-            notes.append(f"Rows come from {len(mine)} different copies of {task}, do not compare them: {shown}.")
-    return notes
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels if len(labels) <= SHOWN_LABELS else [*labels[: SHOWN_LABELS - 1], "..."])
-
-
-def _copies_note(rows: Sequence[Row]) -> list[str]:
-    """A note that rows were copied from other experiments, counted for each."""
-    counts = Counter(row["from"] for row in rows if row.get("from"))
-    if not counts:
-        return []
-    first, *others = (f"{n} row{'s are those' if n > 1 else ' is that'} of {place}" for place, n in counts.items())
-    return ["; ".join([first, *others]) + "."]
 
 
 def _in_cell(text: str) -> str:
