@@ -52,6 +52,10 @@ def _check_network(name: str, network: Network, task: Task) -> None:
     h = jax.eval_shape(network.embed, params.embed, x)
     if len(h.shape) != 2:
         return  # the forward pass says it
+    if h.dtype != float_type():
+        raise ConfigError(
+            f"network {name}: states are of type {h.dtype}; a run's are {jnp.dtype(float_type())}, cast them in embed"
+        )
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params.blocks)
     after, outputs = jax.eval_shape(network.block, first, h), jax.eval_shape(network.readout, params.readout, h)
     if (after.shape, after.dtype) != (h.shape, h.dtype):

@@ -208,15 +208,17 @@ def parts_of(config: Config) -> Iterator[tuple[str, Part]]:
 
 
 def paths_of(config: Config, name: str) -> list[str]:
-    """The paths a name stands for: a field of ``Config``, a dotted path, or the setting of that name in any part."""
+    """The paths a name stands for: a field of ``Config``, a dotted path, or the setting of that name in any part.
+
+    A path that leads to a setting stands for that one alone; one that does not, for those of its name further inside.
+    """
     if name in settings():
         return [name]
     head, _, last = name.rpartition(".")
-    return [
-        f"{path}.{last}"
-        for path, part in parts_of(config)
-        if last in part.factory.settings and (not head or path == head or path.startswith(f"{head}."))
-    ]
+    owners = [path for path, part in parts_of(config) if last in part.factory.settings]
+    if head in owners:
+        return [name]
+    return [f"{path}.{last}" for path in owners if not head or path.startswith(f"{head}.")]
 
 
 def parts_first(changes: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -233,8 +235,8 @@ def change(config: Config, name: str, value: Any) -> Config:
     """The configuration with one setting changed, wherever ``paths_of`` finds it; texts stand for their values.
 
     Raises:
-      ConfigError: no such setting, one that several parts have (but task and network, which are changed together), or a
-        value that cannot run.
+      ConfigError: no such setting, one of several parts (but task and network, and a part and those inside it, are
+        changed together), or a value that cannot run.
     """
     paths = paths_of(config, name)
     if not paths:

@@ -250,7 +250,7 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (IsADirectoryError, NotADirectoryError, ValueError, RecursionError) as error:
-        raise FileError(f"not readable as JSON ({' '.join(str(error).split())[:100]})") from error
+        raise FileError(f"not readable as JSON ({one_line(error)[:100]})") from error
     return unsealed(value)
 
 

@@ -73,6 +73,6 @@ def diagnose(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> dict[s
         layers["weight_cosine"] = diagnostics.weight_cosine(spent[1], exact[1])
     metrics: dict[str, Any] = diagnostics.summarise(layers)
     if estimator.loss is not None:
-        loss, terms = estimator_loss(setup, estimator, state.estimator, seen, keys[3])
+        loss, terms = estimator_loss(setup, estimator, state.est_state, seen, keys[3])
         metrics |= {f"test_{name}": value for name, value in {"estimator_loss": loss, **terms}.items()}
     return {"metrics": metrics, "layers": layers}

@@ -122,12 +122,15 @@ def clamped_cosine(a_BxD: Array, b_BxD: Array, least: float) -> Array:
 
 
 def cosine(a_BxD: Array, b_BxD: Array) -> Array:
-    """Cosine over the last axis, exact at any scale; 0 where either vector is zero.  Drops the last axis."""
+    """Cosine over the last axis, exact at any scale; 0 where either vector is zero, nan where one is not finite.
+
+    Drops the last axis.
+    """
     a, b = _unit_scale(a_BxD), _unit_scale(b_BxD)
     squares = jnp.sum(a * a, axis=-1) * jnp.sum(b * b, axis=-1)
     # Guarded before the root as well: at zero its derivative is infinite, and one solved sample would give nan.
-    norms = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
-    return jnp.where(squares > 0, jnp.sum(a * b, axis=-1) / norms, 0.0)
+    norms = jnp.sqrt(jnp.where(squares == 0, 1.0, squares))
+    return jnp.where(squares == 0, 0.0, jnp.sum(a * b, axis=-1) / norms)
 
 
 def pearson(a: Array, b: Array) -> Array:

@@ -133,7 +133,7 @@ def credit_of(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Ke
     """
     estimator, ctx = built.estimator, seen.ctx
     view = with_oracle(built.task, built.network, state.params, ctx, seen.pulls) if estimator.oracle else ctx
-    a_KxBxD = estimator.credit(state.estimator, view, seen.env, key)
+    a_KxBxD = estimator.credit(state.est_state, view, seen.env, key)
     h_KxBxD, name = ctx.trace.h_KxBxD, setup.config.credit.name
     found = getattr(a_KxBxD, "shape", type(a_KxBxD).__name__)
     if found != h_KxBxD.shape:

@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jcredit.modules import file_digest
 from jcredit.settings import ConfigError, Kind, Setting, argument_docs, brief, declared, known
@@ -41,6 +42,12 @@ class Arrays(tuple):
     def digest(self) -> str:
         """Hash of dtypes, shapes and bytes."""
         return array_digest(self)
+
+    @functools.cached_property  # a task is built again for every run and every trace
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the first array along all axes but the last, in float64."""
+        axes = tuple(range(self[0].ndim - 1))
+        return self[0].mean(axes, dtype=np.float64), self[0].std(axes, dtype=np.float64)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Arrays) and self.digest == other.digest

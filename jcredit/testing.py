@@ -208,9 +208,9 @@ def check_estimator(estimator: Factory | Part, *, network: Part | None = None, t
     _check_init(built, config, part.name)
     _guarded(lambda: check_no_hidden_backprop(config), part.name)
     before, after = _check_step(config, part.name)
-    if built.loss is not None and not jax.tree.leaves(before.estimator.params):
+    if built.loss is not None and not jax.tree.leaves(before.est_state.params):
         raise CheckFailed(f"{part.name} has a loss, but its state.params hold nothing to train")
-    if built.loss is not None and _same_bits(before.estimator.params, after.estimator.params):
+    if built.loss is not None and _same_bits(before.est_state.params, after.est_state.params):
         raise CheckFailed(f"{part.name}: its loss does not depend on state.params, so nothing is learned")
 
 

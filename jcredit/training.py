@@ -173,7 +173,7 @@ def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
     net_key, est_key, _, train_key = jax.random.split(jax.random.fold_in(key, 0), 4)
     params = network.init(net_key)
     shapes = shapes_of(network, params, task)
-    # DFA and the warm-up take the same key, hence the same feedback matrices.
+    # DFA and the warm-up take the same key, hence the same feedback matrices; heads of local losses start from it, too.
     est_state = estimator.init(est_key, shapes)
     if not isinstance(est_state, EstState):
         raise ConfigError(
@@ -182,9 +182,9 @@ def _init(setup: Setup, key: Key, hp: Hparams) -> TrainState:
         )
     return TrainState(
         params=params,
-        optimizer=ADAM.init(params),
-        estimator=est_state,
-        estimator_optimizer=estimator.optimizer.init(est_state.params),
+        opt_state=ADAM.init(params),
+        est_state=est_state,
+        est_opt_state=estimator.optimizer.init(est_state.params),
         warmup=WARMUP_CREDIT.init(est_key, shapes),
         step=jnp.zeros((), jnp.int32),
         key=train_key,
@@ -232,7 +232,7 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
         grads = grads._replace(blocks=jax.vmap(bound)(blocks))
         grads = grads._replace(embed=bound(embed)) if config.train_embedding else grads
     rate = _learning_rate(setup, state, hp)
-    new, moments = _adam_step(params, grads, state.optimizer, rate, hp.weight_decay, config.optimizer == "sgd")
+    new, moments = _adam_step(params, grads, state.opt_state, rate, hp.weight_decay, config.optimizer == "sgd")
     # What is not trained does not decay either.
     kept = new if setup.trains_blocks else params._replace(readout=new.readout)
     return kept if config.train_embedding else kept._replace(embed=params.embed), moments
@@ -240,11 +240,11 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
 
 @jax.named_scope("estimator")
 def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key):
-    estimator, extra = built.estimator, state.estimator.extra
+    estimator, extra = built.estimator, state.est_state.extra
     of_params = lambda p: estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
-    (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.estimator.params)
-    updates, moments = estimator.optimizer.update(grads, state.estimator_optimizer, state.estimator.params)
-    fresh = estimator.update(EstState(optax.apply_updates(state.estimator.params, updates), extra))
+    (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.est_state.params)
+    updates, moments = estimator.optimizer.update(grads, state.est_opt_state, state.est_state.params)
+    fresh = estimator.update(EstState(optax.apply_updates(state.est_state.params, updates), extra))
     return fresh, moments, {"estimator_loss": loss, **metrics}
 
 
@@ -269,14 +269,14 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
             warm = state.step.astype(float_type()) < hp.warmup_ratio * hp.total_steps
             a_KxBxD = jnp.where(warm, WARMUP_CREDIT.credit(state.warmup, seen.ctx, seen.env, credit_key), a_KxBxD)
         params, moments = _learn_network(setup, built, state, hp, seen, a_KxBxD)
-        new = new._replace(params=params, optimizer=moments)
+        new = new._replace(params=params, opt_state=moments)
         if estimator.follow is not None and setup.trains_blocks:
             keep = 1 - _learning_rate(setup, state, hp) * hp.weight_decay
             step = jax.tree.map(lambda after, p: after - keep * p, params.blocks, state.params.blocks)
-            new = new._replace(estimator=estimator.follow(new.estimator, seen.env, step, keep))
+            new = new._replace(est_state=estimator.follow(new.est_state, seen.env, step, keep))
     if estimator.loss is not None:
         fresh, moments, learned = _learn_estimator(setup, built, new, seen, loss_key)
-        new = new._replace(estimator=fresh, estimator_optimizer=moments)
+        new = new._replace(est_state=fresh, est_opt_state=moments)
         metrics |= learned
     return new, metrics
 

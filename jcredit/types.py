@@ -74,8 +74,8 @@ class Network(NamedTuple):
       block: (one block's parameters, h_BxD) -> h_BxD.
       readout: (readout's parameters, h_BxD) -> outputs_BxC, terminal LayerNorm included.
       normalise: h_BxD -> what estimators see of it: LN(h), or h itself (toy LQ).
-      branch: the block's linearised branch; None where there is none (linear dynamics), or it is not wanted: FA and
-        the gated tangent maps then say so.
+      branch: the block's linearised branch; None where there is none (linear dynamics), or it is not wanted: FA, the
+        mirrors and all tangent maps but ``gate`` then say so.
     """
 
     init: Callable[[Key], NetParams]
@@ -199,6 +199,17 @@ def all_blocks(depth: int) -> int:
     return depth
 
 
+SequentialDepth = int | Callable[[int], int] | None
+"""A number of steps, a function of the depth L, or not stated (``Estimator.depth``)."""
+
+
+def deeper(depth: SequentialDepth, by: int) -> SequentialDepth:
+    """The sequential depth of a credit that takes ``by`` steps more."""
+    if callable(depth):
+        return lambda blocks: depth(blocks) + by
+    return None if depth is None else depth + by
+
+
 class InitFn(Protocol):
     """(key, shapes) -> EstState."""
 
@@ -223,8 +234,8 @@ class EstimatorLoss(Protocol):
     def __call__(self, state: EstState, ctx: Context, env: Env, key: Key, /) -> tuple[Array, dict[str, Array]]: ...  # noqa: D102
 
 
-def adam(learning_rate: Array | float = 1e-3, clip: Array | float = 1.0) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) behind a clip of the global norm (0: off); both numbers may be traced."""
+def adam(learning_rate: Array | float = 1e-3, clip: Array | float = 0.0) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) behind a clip of the global norm (0, the default: none); both numbers may be traced."""
     clipped = optax.stateless(lambda updates, params: clip_by_norm(updates, clip))
     return optax.chain(clipped, optax.scale_by_adam(), optax.scale_by_learning_rate(learning_rate))
 
@@ -264,7 +275,7 @@ class Estimator(NamedTuple):
     update: Callable[[EstState], EstState] = lambda state: state
     optimizer: optax.GradientTransformation = adam()
     tier: str = "not stated"
-    depth: int | Callable[[int], int] | None = None
+    depth: SequentialDepth = None
     oracle: bool = False
     trains_blocks: bool = True
     follow: FollowFn | None = None
@@ -325,12 +336,22 @@ class Task(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything a run carries from step to step."""
+    """Everything a run carries from step to step.
+
+    Attributes:
+      params: of the network.
+      opt_state: the moments of the network's optimizer.
+      est_state: the estimator's parameters, and what else it keeps.
+      est_opt_state: the state of the estimator's optimizer.
+      warmup: DFA's feedback, used while ``step`` < warmup_ratio * total steps.
+      step: how many were made, int32.
+      key: that of every step is drawn from it and ``step``; it never changes.
+    """
 
     params: NetParams
-    optimizer: Any
-    estimator: EstState
-    estimator_optimizer: Any
-    warmup: EstState  # DFA's feedback, used while step < warmup_ratio * total steps
+    opt_state: Any
+    est_state: EstState
+    est_opt_state: Any
+    warmup: EstState
     step: Array
     key: Key

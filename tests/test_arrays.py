@@ -1,5 +1,7 @@
 """Arrays of one's own as a task."""
 
+import gc
+import weakref
 from typing import Any
 
 import jax
@@ -95,6 +97,19 @@ def test_labels_with_gaps_are_said(caplog):
     assert jc.tasks.arrays(x, y, x, y).settings["classes"] == 6
     [gaps] = caplog.messages
     assert gaps.startswith("y has no sample of 4 of the classes 0 to 5, first 1, and they have outputs all the same")
+    jc.tasks.arrays(x, np.arange(8) % 2 * (2**31 - 2), x, y * 0)  # identities taken for classes: no list of all of them
+    assert caplog.messages[-1].startswith("y has no sample of 2147483645 of the classes 0 to 2147483646, first 1, and")
+
+
+def test_arrays_can_be_forgotten():
+    """Folds of a cross-validation must not pile up."""
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.arange(8) % 2
+    task = jc.tasks.arrays(x, y, x, y)
+    task.build()
+    kept = weakref.ref(task.settings["data"][0])
+    del task
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize(
@@ -127,10 +142,11 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
     refused(lambda: jc.tasks.arrays(*change(*my_arrays(5))), message)
 
 
-def test_the_mean_over_samples_is_taken_once_for_all_runs(monkeypatch):
+def test_the_mean_over_samples_is_taken_once_for_all_runs():
     x, *rest = my_arrays(5)
-    task, calls = jc.tasks.arrays(x + 1, *rest), []
-    monkeypatch.setattr(np, "abs", lambda values, abs_=np.abs: calls.append(1) or abs_(values))
-    first, second = (task.build().prepare(jnp.asarray(x)) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    assert len(calls) == 1
+    task = jc.tasks.arrays(x + 1, *rest)
+    first, taken = task.build().prepare(jnp.asarray(x)), task.settings["data"].moments
+    np.testing.assert_array_equal(first, task.build().prepare(jnp.asarray(x)))
+    assert task.settings["data"].moments is taken
+    taken[0][:] = 0  # what they are is what samples are scaled by
+    np.testing.assert_allclose(np.asarray(task.build().prepare(jnp.asarray(x))) * taken[1], x, rtol=1e-6)

@@ -192,6 +192,20 @@ SILENT: list[tuple[Any, str]] = [
 ]
 
 
+def test_a_path_changes_the_setting_it_leads_to_alone():
+    wrapped = jc.Config(credit=jc.unbiased_residual(of=jc.vector_field(directions=4), directions=2))
+
+    def directions(name):
+        credit = wrapped.replace(**{name: 7}).credit
+        return credit.settings["directions"], credit.settings["of"].settings["directions"]
+
+    assert directions("credit.directions") == (7, 4)
+    assert directions("credit.of.directions") == (2, 7)
+    # A path that leads nowhere means those of its name further inside.
+    changed = wrapped.replace(**{"credit.learning_rate": 0.5})
+    assert changed.credit.settings["of"].settings["learning_rate"] == 0.5
+
+
 @pytest.mark.parametrize(("call", "message"), SILENT, ids=[message[:40] for _, message in SILENT])
 def test_what_once_was_taken_silently(call, message):
     refused(call, message)

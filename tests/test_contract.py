@@ -233,6 +233,9 @@ NETWORKS = {
         readout=lambda p, h: net.readout(p, h)[:, :3]
     ),
     "init returns a dict; return jc.NetParams": lambda net: dict(init=lambda key: {"blocks": jnp.zeros(3)}),
+    "states are of type bfloat16; a run's are float32, cast them in embed": lambda net: dict(
+        embed=lambda p, x: net.embed(p, x).astype(jnp.bfloat16)
+    ),
     r"a block turns states float32\(8,\) into float32\(7,\)": lambda net: dict(
         block=lambda p, h: net.block(p, h)[:, 1:]
     ),

@@ -72,7 +72,7 @@ FROZEN_OF_MY_OWN = as_part(jc.estimator, jc.broadcast().build()._replace(trains_
 def test_what_is_not_trained_keeps_its_bits(credit, changes, expected):
     before, after = some_steps(tiny(credit, network=IMAGE_NETWORK, **changes, **PULLED))
     assert moved(before.params, after.params) == expected
-    assert same_bits(before.estimator, after.estimator)  # fixed feedback stays fixed
+    assert same_bits(before.est_state, after.est_state)  # fixed feedback stays fixed
     assert same_bits(before.warmup, after.warmup)
 
 
@@ -80,14 +80,14 @@ def test_what_is_not_trained_keeps_its_bits(credit, changes, expected):
 def test_an_estimator_trains_on_frozen_features(trains):
     before, after = some_steps(tiny(VARIANTS["field-central"], network=IMAGE_NETWORK, trains=trains, **PULLED))
     assert moved(before.params, after.params) == dict(embed=False, blocks=False, readout=trains == "readout")
-    pairs = zip(jax.tree.leaves(before.estimator.params), jax.tree.leaves(after.estimator.params), strict=True)
+    pairs = zip(jax.tree.leaves(before.est_state.params), jax.tree.leaves(after.est_state.params), strict=True)
     assert not any(same_bits(a, b) for a, b in pairs)
 
 
 def test_a_projection_of_a_code_is_never_trained():
     before, after = some_steps(tiny(VARIANTS["state_bridge-raw"]))
-    assert same_bits(before.estimator.extra, after.estimator.extra) and before.estimator.extra["projection"].any()
-    assert not same_bits(before.estimator.params, after.estimator.params)
+    assert same_bits(before.est_state.extra, after.est_state.extra) and before.est_state.extra["projection"].any()
+    assert not same_bits(before.est_state.params, after.est_state.params)
 
 
 def test_warmup_of_all_epochs_is_dfa_bit_for_bit():
@@ -100,8 +100,8 @@ def test_warmup_of_all_epochs_is_dfa_bit_for_bit():
         for i in range(8):  # all its steps
             state, _ = step(state, hp, data, (first_batch(config) + i) % 32)
         assert int(state.step) == int(hp.total_steps)
-        reference = reference or (state.params, state.optimizer)
-        assert same_bits(reference, (state.params, state.optimizer)), credit
+        reference = reference or (state.params, state.opt_state)
+        assert same_bits(reference, (state.params, state.opt_state)), credit
 
 
 def test_warmup_ends_after_its_share_of_the_steps():
@@ -139,7 +139,7 @@ def gammas(credit, seeds=8):
         end, _ = jax.lax.scan(lambda s, _: run.epoch(s, hp, data), start, length=config.epochs)
         both = jax.tree.map(lambda *leaves: jnp.stack(leaves), start, end)
         gamma = jax.lax.map(lambda s: run.diagnose(s, hp, data)["metrics"]["gamma"], both)
-        return gamma, end.estimator.params
+        return gamma, end.est_state.params
 
     gamma, params = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(1), seeds))
     return *np.asarray(gamma).T, params

@@ -312,5 +312,20 @@ def test_a_sweep_after_jax_has_been_used_says_once_that_cores_are_left():
     assert done.returncode == 0 and done.stderr.count("has 1 of 3 cores") == 1, done.stderr
 
 
+@pytest.mark.parametrize(
+    "chosen", [{"JAX_NUM_CPU_DEVICES": "1"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}]
+)
+def test_a_chosen_number_of_devices_stays(chosen):
+    lines = (
+        "import os; os.sched_getaffinity = lambda pid: {0, 1, 2}",
+        "from jcredit.sweeps.layout import use_all_cores; use_all_cores()",
+        "import jax; print(jax.local_device_count())",
+    )
+    others = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    for environment, devices in ((others | chosen, "1"), (others, "3")):
+        done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, env=environment)
+        assert (done.stdout.strip(), done.stderr) == (devices, "")
+
+
 def test_the_package_tells_its_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+", jc.__version__)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from helpers import sweep_into, tiny
@@ -192,6 +193,17 @@ def test_a_batch_that_fails_is_named_while_others_finish_and_what_starts_from_it
     assert {r["label"] for r in read_rows(tmp_path / "tiny/smoke/rows.jsonl")} == {"dfa"}
     out_of_memory = False
     assert len(sweep_into(tmp_path, [line(), fit()], executor=pool)) == 4
+
+
+def test_a_pool_that_is_broken_when_it_is_handed_a_batch_is_one_line(tmp_path):
+    def begin(batch):
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    with pytest.raises(BatchError, match=r"the pool that ran the batches, was lost .*abruptly.*; finished runs have"):
+        engine.hand_out(
+            [batch_of(tmp_path, [Request(line(), 0)])], begin, lambda *_: None, stopping=lambda: False, halt=set,
+            persistent=False,
+        )  # fmt: skip
 
 
 def test_what_is_the_users_to_mend_is_said_as_it_is_and_other_errors_name_their_batch(tmp_path, pool, monkeypatch):

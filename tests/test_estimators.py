@@ -113,7 +113,8 @@ def test_tiers_say_what_is_used():
     assert tier(jc.unbiased_residual(jc.dfa())).startswith("2")
     assert tier(jc.unbiased_residual(jc.fa())).endswith("sequential")
     # What is used beside the loss stays in sight.
-    assert "3: tangents" in tier(jc.unbiased_residual(jc.tangent_gate()))
+    both = tier(jc.unbiased_residual(jc.tangent_gate()))
+    assert both.startswith("3: loss under perturbation") and both.endswith("3: tangents")
     assert tier(jc.unbiased_residual(jc.bp())) == tier(jc.bp()) == "oracle: back-propagation"
 
 

@@ -83,7 +83,7 @@ def one_line(error, *parts):
 
 
 def only_cache_file(tmp_path):
-    (path,) = (tmp_path / "cache").iterdir()  # a single file also means: no temporary one is left
+    (path,) = (tmp_path / "cache/images").iterdir()  # a single file also means: no temporary one is left
     return path
 
 
@@ -153,20 +153,22 @@ def test_what_a_killed_process_left_of_a_cache_goes_and_what_a_living_one_writes
     written, save = [], np.savez
 
     def save_while_another_starts(file, **arrays):
-        [temporary] = (tmp_path / "cache").iterdir()
-        remove_leftovers(tmp_path / "cache")
+        [temporary] = (tmp_path / "cache/images").iterdir()
+        remove_leftovers(tmp_path / "cache/images")
         written.append(temporary.name)
         assert temporary.exists()
         save(file, **arrays)
 
     monkeypatch.setattr(np, "savez", save_while_another_starts)
     load_images("fashion_mnist", tmp_path / "data", progress=False)
-    left = tmp_path / "cache" / written[0]  # as a killed process leaves it, beside a cache that is whole
+    left = tmp_path / "cache/images" / written[0]  # as a killed process leaves it, beside a cache that is whole
     left.write_bytes(b"half")
-    with replacing(tmp_path / "cache/another.npz"):
+    with replacing(tmp_path / "cache/images/another.npz"):
         load_images("fashion_mnist", tmp_path / "data", progress=False)
-        assert not left.exists() and len(list((tmp_path / "cache").iterdir())) == 2
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".npz", ".npz"] and len(written) == 1
+        assert not left.exists() and len(list((tmp_path / "cache/images").iterdir())) == 2
+    assert (
+        sorted(path.suffix for path in (tmp_path / "cache/images").iterdir()) == [".npz", ".npz"] and len(written) == 1
+    )
 
 
 def test_unwritable_cache_only_warns(tmp_path):
@@ -184,10 +186,15 @@ def test_variables_choose_the_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("JCREDIT_CACHE")
     assert_equal(load_images("fashion_mnist", progress=False), want)
-    assert len(list((tmp_path / "home" / ".cache" / "jcredit").glob("fashion_mnist-3.0.1-*.npz"))) == 1
+    assert len(list((tmp_path / "home/.cache/jcredit/images").glob("fashion_mnist-3.0.1-*.npz"))) == 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     load_images("fashion_mnist", progress=False)
-    assert len(list((tmp_path / "xdg" / "jcredit").iterdir())) == 1
+    assert len(list((tmp_path / "xdg/jcredit/images").iterdir())) == 1
+    shared = tmp_path / "shared"  # a folder of other things, too: who may read it is not ours to say
+    shared.mkdir(0o755)
+    monkeypatch.setenv("JCREDIT_CACHE", str(shared))
+    load_images("fashion_mnist", progress=False)
+    assert shared.stat().st_mode & 0o777 == 0o755 and (shared / "images").stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "absent"))
     with pytest.raises(DataError) as error:
         load_images("fashion_mnist", progress=False)

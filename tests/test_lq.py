@@ -63,7 +63,7 @@ def test_an_epoch_trains_the_estimator_and_nothing_else():
     assert data.train_x.shape == (0, 16) and data.test_x.shape == (16, 16) and data.test_y.shape == (16, 4)
     new, metrics = jax.jit(run.epoch)(state, hp, data)
     assert same_bits(state.params, new.params)
-    pairs = zip(*map(jax.tree.leaves, (state.estimator, new.estimator)), strict=True)
+    pairs = zip(*map(jax.tree.leaves, (state.est_state, new.est_state)), strict=True)
     assert all((a != b).any() for a, b in pairs)
     assert int(new.step) == 2 and np.isfinite(metrics["estimator_loss"])
     assert set(jax.jit(run.evaluate)(state, hp, data)) == {"test_loss"}  # a regression has no accuracy

@@ -53,6 +53,14 @@ def test_cosine_with_a_zero_vector_is_zero_and_so_is_its_gradient():
             np.testing.assert_array_equal(gradient[0], 0)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_cosine(wrong):
+    credit, other = jnp.ones((3, 4)).at[1, 2].set(wrong), jnp.arange(12.0).reshape(3, 4)
+    for found in (cosine(credit, other), cosine(other, credit)):
+        np.testing.assert_array_equal(np.isnan(found), [False, True, False])
+    assert np.isnan(pearson(credit, other)) and np.isnan(pearson(other, credit))
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
 def test_gradient_of_cosine(scale):
     # d cos(a, b) / da = (b / |b| - cos a / |a|) / |a|

@@ -199,4 +199,4 @@ def test_the_weights_of_a_branch_stay_small_where_a_dense_map_would_not():
     # A dense map of flattened images would hold D x D numbers in each block.
     config = tiny_images(small(jc.tangent_chain))
     _, state, _, _ = begin(config)
-    assert flat(state.estimator.params).size == 2 * 2 * 9 * 3 * 4 < math.prod((2, 192, 192))
+    assert flat(state.est_state.params).size == 2 * 2 * 9 * 3 * 4 < math.prod((2, 192, 192))

@@ -88,7 +88,7 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
 
     def apart(state) -> Any:
         weights = jax.vmap(own)(state.params.blocks)
-        return {name: w - state.estimator.extra[name] for name, w in weights.items()}
+        return {name: w - state.est_state.extra[name] for name, w in weights.items()}
 
     first, before, keep = apart(state), state, 1.0
     for count in range(3):
@@ -96,10 +96,10 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
         keep *= 1 - 0.02 * 10.0 * 0.5 * (1 + np.cos(np.pi * count / 8))
         for name, difference in apart(state).items():
             assert relative(difference, keep * first[name]) < 1e-4
-    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.estimator.extra, before.estimator.extra)
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.est_state.extra, before.est_state.extra)
     assert moved["u"] > 1e-3
     if "v" not in first:  # the way out of the ladder's activation is the identity
-        np.testing.assert_array_equal(state.estimator.extra["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
+        np.testing.assert_array_equal(state.est_state.extra["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
 
 
 def test_feedback_does_not_follow_blocks_that_stand_still():
@@ -107,7 +107,7 @@ def test_feedback_does_not_follow_blocks_that_stand_still():
     run = make_run(config)
     state, hp, data = start(run, config)
     after, _ = jax.jit(run.step)(state, hp, data, first_batch(config))
-    np.testing.assert_array_equal(after.estimator.extra["u"], state.estimator.extra["u"])
+    np.testing.assert_array_equal(after.est_state.extra["u"], state.est_state.extra["u"])
 
 
 @pytest.mark.parametrize("credit", [jc.weight_mirror(), jc.kolen_pollack()], ids=str)

@@ -158,14 +158,14 @@ def test_more_samples_than_the_data_have_are_refused():
 def test_a_step_that_changes_the_states_type_is_refused():
     growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
     config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
-    refused(lambda: checked(config), r"a step turns state\.estimator\.extra from float32.* shapes and types must stay")
+    refused(lambda: checked(config), r"a step turns state\.est_state\.extra from float32.* shapes and types must stay")
 
 
 @pytest.mark.parametrize(
     ("update", "said"),
     [
-        (lambda state: (state.params, state.extra), r"state\.estimator from CustomNode\(.*EstState.* into \("),
-        (lambda state: jc.EstState(state.params, {"slow": state.extra}), r"state\.estimator from .* fields must stay"),
+        (lambda state: (state.params, state.extra), r"state\.est_state from CustomNode\(.*EstState.* into \("),
+        (lambda state: jc.EstState(state.params, {"slow": state.extra}), r"state\.est_state from .* fields must stay"),
     ],
 )
 def test_a_step_that_changes_the_states_fields_is_refused(update, said):

@@ -189,7 +189,7 @@ def test_the_step_normalises_pulls_clamps_and_clips_in_this_order(normalise):
 
     h, probability = map(np.asarray, explicit(params, x))
     error = probability - np.eye(4)[np.asarray(data.train_y[index])]
-    a = np.einsum("bc,lcd->lbd", error, state.estimator.extra)
+    a = np.einsum("bc,lcd->lbd", error, state.est_state.extra)
     rms = {
         "raw": 1.0,
         "rms": np.sqrt(np.mean(a**2, -1, keepdims=True)),

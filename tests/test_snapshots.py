@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
 def norm_of_estimator(run, settings):
     def measure(state, hp, data):
-        total = jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.estimator)), float)
+        total = jnp.asarray(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.est_state)), float)
         return {"metrics": {"size": settings.factor * total}, "curves": {"sizes": total[None]}}
 
     return measure
@@ -168,7 +168,7 @@ def test_frozen_parameters_do_not_move(tmp_path):
     before = run.init(key, hp)._replace(params=params)
     after, _ = quick(run.epoch)(before, hp, run.data(key, hp))
     assert same_bits(after.params, params)
-    assert not same_bits(after.estimator.params, before.estimator.params)
+    assert not same_bits(after.est_state.params, before.est_state.params)
 
 
 def test_fits_start_at_the_snapshot_and_are_followed_up_without_training_again(tmp_path, compiled):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import as_part, first_batch, flat, normal, relative, same_bits, small, start, tiny
 
@@ -26,6 +27,15 @@ def test_a_step_reports_the_forward_pass_that_it_learns_from():
     assert metrics["train_loss"] == pytest.approx(np.mean(np.log(np.exp(outputs).sum(1)) - own), rel=1e-5)
 
 
+def test_adam_is_optax_s_unless_a_clip_is_asked_for():
+    ours, theirs, params = adam(0.25), optax.adam(0.25), jnp.zeros(100)
+    state, other = ours.init(params), theirs.init(params)
+    for step in range(3):
+        gradient = 1e3 * normal(step, 100)
+        (moved, state), (expected, other) = ours.update(gradient, state, params), theirs.update(gradient, other, params)
+        np.testing.assert_array_equal(moved, expected)
+
+
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_the_clip_of_an_estimators_adam_stands_before_its_scaling(size):
     # Adam's first step is the rate times the gradient's sign, whatever its size: clipped after it, a hundred entries of
@@ -40,16 +50,16 @@ def test_the_slow_copy_follows_what_a_step_has_learned():
     config = tiny(small(jc.scalar_bridge, ema=0.75))
     run = make_run(config)
     state, hp, data = start(run, config)
-    slow, before = flat(state.estimator.extra["slow"]), flat(state.estimator.params)
-    assert same_bits(state.estimator.extra["slow"], state.estimator.params)  # they start as one
+    slow, before = flat(state.est_state.extra["slow"]), flat(state.est_state.params)
+    assert same_bits(state.est_state.extra["slow"], state.est_state.params)  # they start as one
     step = jax.jit(run.step)
     for _ in range(2):
         state, _ = step(state, hp, data, first_batch(config))
-        expected = 0.75 * slow + 0.25 * flat(state.estimator.params)
-        moved = flat(state.estimator.extra["slow"]) - slow
+        expected = 0.75 * slow + 0.25 * flat(state.est_state.params)
+        moved = flat(state.est_state.extra["slow"]) - slow
         assert np.abs(moved).max() > 1e-4 and relative(moved, expected - slow) < 1e-3
-        slow = flat(state.estimator.extra["slow"])
-    assert not np.array_equal(before, flat(state.estimator.params))
+        slow = flat(state.est_state.extra["slow"])
+    assert not np.array_equal(before, flat(state.est_state.params))
 
 
 def test_an_estimator_that_learns_keeps_what_it_followed():
@@ -69,5 +79,5 @@ def test_an_estimator_that_learns_keeps_what_it_followed():
     step = jax.jit(run.step)
     for count in range(1, 4):
         state, _ = step(state, hp, data, first_batch(config))
-        assert state.estimator.extra["steps"] == count
-        np.testing.assert_allclose(state.estimator.params["w"], 1 - 0.01 * count, rtol=1e-3)
+        assert state.est_state.extra["steps"] == count
+        np.testing.assert_allclose(state.est_state.params["w"], 1 - 0.01 * count, rtol=1e-3)

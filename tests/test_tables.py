@@ -224,6 +224,22 @@ def test_a_table_says_which_lines_were_run_on_another_kind_of_device():
     ]
 
 
+def test_a_table_says_when_its_rows_come_from_different_versions():
+    spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),), notes=("own note",))
+
+    def made(label, seed, jcredit, jax, device="cpu: cpu"):
+        return make_row(label, seed) | {"versions": {"jcredit": jcredit, "jax": jax}, "device": device}
+
+    rows = [made("BP", 0, "0.2.0", "1"), made("BP", 1, "0.2.0", "1"), make_row("FA") | {"device": "cpu: cpu"}]
+    assert markdown_of(rows, spec).endswith("\n\n- own note\n")  # FA's does not say
+    rows += [made("BP", 2, "0.3.0", "1"), made("DFA", 0, "0.3.0", "2"), made("DFA", 1, "0.3.0", "3", "gpu: A")]
+    assert markdown_of(rows, spec).splitlines()[-3:] == [
+        "- Rows come from 2 versions of jcredit: 0.2.0 (BP), 0.3.0 (BP, DFA).",
+        "- Rows come from 2 versions of JAX: 1 (BP), 2 (DFA).",
+        "- Run on gpu: A with JAX 3, not on cpu: DFA (1 of 2 seeds).",
+    ]
+
+
 def test_a_table_warns_of_rows_from_different_copies_of_the_images():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     cifar, mnist = ({"task": {"task": name}} for name in ("cifar10", "fashion_mnist"))

@@ -334,7 +334,7 @@ def test_a_fit_never_enters_the_network(credit):
         )
     same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
     assert same(slow.params, fast.params) and not same(slow.params, state.params)
-    assert not same(slow.estimator.params, fast.estimator.params)
+    assert not same(slow.est_state.params, fast.est_state.params)
 
 
 def test_forward_is_what_the_linear_network_does(x64):

@@ -16,7 +16,7 @@ import numpy as np
 
 from jcredit.numerics import float_type, layer_norm_tangent
 from jcredit.passes import branch_of
-from jcredit.types import Array, Env, Key, Params, Shapes, Trace, all_blocks
+from jcredit.types import Array, Env, Key, Params, Shapes, Trace, all_blocks, deeper
 
 MapForm = Literal["gate", "mask", "chain", "sweeps", "coarse"]
 Relaxation = Literal["jacobi", "neumann"]
@@ -295,9 +295,9 @@ def sweeps_map(sweeps: int, relaxation: Relaxation, start: Start = "delta", rank
     path = f"{sweeps} sweep{'s' * (sweeps > 1)}"
     if first is None:
         return chain._replace(pull=pull, depth=sweeps, path=path)
-    before = first.depth
-    depth = (lambda blocks: before(blocks) + sweeps) if callable(before) else before + sweeps
-    return chain._replace(init=init, pull=pull, depth=depth, path=f"{start}, then {path}", start=first)
+    return chain._replace(
+        init=init, pull=pull, depth=deeper(first.depth, sweeps), path=f"{start}, then {path}", start=first
+    )
 
 
 def make_map(form: MapForm, rank: int, sweeps: int = 1) -> TangentMap:

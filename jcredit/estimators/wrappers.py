@@ -9,7 +9,7 @@ from jcredit import parts
 from jcredit.losses.perturbation import add_residual
 from jcredit.parts import EstimatorPart
 from jcredit.settings import Count
-from jcredit.types import Estimator
+from jcredit.types import Estimator, deeper
 
 
 @parts.estimator
@@ -43,7 +43,7 @@ def unbiased_residual(of: EstimatorPart, directions: Count = 2) -> Estimator:
         a_KxBxD = inner.credit(state, ctx, env, own_key)
         return add_residual(env, ctx, a_KxBxD, residual_key, directions)
 
-    before = inner.depth
-    after = (lambda blocks: before(blocks) + 1) if callable(before) else None if before is None else before + 1
-    tier = inner.tier if inner.oracle else f"2: loss under perturbation, added to {inner.tier}"
-    return inner._replace(credit=credit, tier=tier, depth=after)
+    head = inner.tier.partition(":")[0]
+    number = max(2, int(head)) if head.isdigit() else 2
+    tier = inner.tier if inner.oracle else f"{number}: loss under perturbation, added to {inner.tier}"
+    return inner._replace(credit=credit, tier=tier, depth=deeper(inner.depth, 1))

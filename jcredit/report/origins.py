@@ -12,7 +12,7 @@ SHOWN_LABELS = 5
 
 def origins(rows: Sequence[Row]) -> list[str]:
     """What a reader should know before comparing them; of rows that all come from one place, nothing."""
-    told = (_commits_note, _devices_note, _numerics_note, _data_note, _copies_note)
+    told = (_commits_note, _versions_note, _devices_note, _numerics_note, _data_note, _copies_note)
     return [text for note in told for text in note(rows)]
 
 
@@ -25,6 +25,22 @@ def _commits_note(rows: Sequence[Row]) -> list[str]:
         return []
     shown = ", ".join(f"{commit} ({_some(list(labels))})" for commit, labels in commits.items())
     return [f"Rows come from {len(commits)} commits of the code: {shown}."]
+
+
+def _versions_note(rows: Sequence[Row]) -> list[str]:
+    """Notes that rows of one kind of device come from more than one version of jcredit or JAX, each with its labels."""
+    usual = Counter(_place(row)[0] for row in rows if row.get("device")).most_common(1)
+    here = [row for row in rows if not row.get("device") or _place(row)[0] == usual[0][0]]
+    notes = []
+    for package, name in (("jcredit", "jcredit"), ("jax", "JAX")):
+        found: dict[str, dict[str, None]] = {}
+        for row in here:
+            if version := row.get("versions", {}).get(package):
+                found.setdefault(version, {})[row["label"]] = None
+        if len(found) > 1:
+            shown = ", ".join(f"{version} ({_some(list(labels))})" for version, labels in found.items())
+            notes.append(f"Rows come from {len(found)} versions of {name}: {shown}.")
+    return notes
 
 
 def _numerics_note(rows: Sequence[Row]) -> list[str]:

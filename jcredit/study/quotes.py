@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
+from jcredit.files import one_line
 from jcredit.report import stats
 from jcredit.report.rows import ResultsError, Row, number_at, read_rows, with_reference
 from jcredit.settings import known
@@ -145,7 +146,7 @@ def differences(quotes: list[Quote], results_dir: Path, experiments: Mapping[str
             try:
                 expected = _formatted(number, results_dir, experiments, rows)
             except (ConfigError, ResultsError) as error:
-                yield f"{where}: {text} cannot be checked, {line}: {' '.join(str(error).split())}"
+                yield f"{where}: {text} cannot be checked, {line}: {one_line(error)}"
                 continue
             if _bare(text) != _bare(expected):
                 yield f"{where}: {text} on the page, {expected} in the rows ({line}, {number.metric})"

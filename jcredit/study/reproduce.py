@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jcredit.config import ConfigError
-from jcredit.files import write_json
+from jcredit.files import one_line, write_json
 from jcredit.report.rows import finished, read_rows
 from jcredit.report.tables import markdown
 from jcredit.report.terminal import WIDTH
@@ -270,7 +270,7 @@ def walk(
                 print(f"{item.name}: {str(error).partition(';')[0]}, with a checkpoint")
                 break
             except (*USER_ERRORS, BatchError) as error:
-                print(f"{item.name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"{item.name}: error: {one_line(error)}", file=sys.stderr)
                 good = False
     left = what_is_left(items, all_finished(results_dir), only)
     print(_total(left))

@@ -33,6 +33,7 @@ MENDABLE = (ConfigError, DataError, ResultsError, CheckpointError, FileError)
 """What users mend, said in one line; anything else that a batch raises is a failure of its own."""
 LOST = "the scheduler, or the pool that ran the batches, was lost"
 GOES_ON = "finished runs have their rows, and the same command goes on from the last checkpoints"
+_GONE = (CancelledError, BrokenExecutor)
 log = logging.getLogger("jcredit")
 
 
@@ -261,7 +262,7 @@ def hand_out(
             ready = None if persistent and stopping() else _ready(waiting, [*running.values(), *(j for j, _ in failed)])
             if ready is not None:
                 waiting = [job for job in waiting if job is not ready]
-                running[begin(ready.batch)] = ready
+                running[_begun(begin, ready.batch)] = ready
             elif not running:
                 break
             elif stopping():
@@ -275,8 +276,8 @@ def hand_out(
                     stopped.append(error)
                     if not persistent:
                         raise
-                except (CancelledError, BrokenExecutor) as error:
-                    raise BatchError(f"{LOST} ({cause(error)}); {GOES_ON}") from error
+                except _GONE as error:
+                    raise _lost(error) from error
                 except Exception as error:
                     failed.append((job, error))
                     if not persistent:
@@ -291,6 +292,22 @@ def hand_out(
         raise Stopped(f"stopped{left}; the same command goes on from there")
     if failed:
         _raise(failed, len(waiting))
+
+
+def _begun(begin: Callable[[Batch], Future], batch: Batch) -> Future:
+    """The future of a batch that is handed to an executor.
+
+    Raises:
+      BatchError: the executor takes none any more.
+    """
+    try:
+        return begin(batch)
+    except _GONE as error:
+        raise _lost(error) from error
+
+
+def _lost(error: BaseException) -> BatchError:
+    return BatchError(f"{LOST} ({cause(error)}); {GOES_ON}")
 
 
 def _ready(waiting: Sequence[_Job], before: Sequence[_Job]) -> _Job | None:

@@ -46,21 +46,24 @@ class Layout(NamedTuple):
 def use_all_cores() -> None:
     """Makes one CPU device per core, each with one thread.  Must come before the first use of a device.
 
-    Has no effect where XLA is already running, or on other platforms.
+    Keeps a number of CPU devices that was chosen (``jax_num_cpu_devices``, ``JAX_NUM_CPU_DEVICES``, or the option
+    ``--xla_force_host_platform_device_count`` of XLA).  Has no effect where XLA is already running, or on other
+    platforms.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
     # What this process may use, where the system tells (Linux), else all there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        jax.config.update("jax_num_cpu_devices", cores)
+        if jax.config.jax_num_cpu_devices <= 0 and "host_platform_device_count" not in flags:
+            jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
-        flags, there = os.environ.get("XLA_FLAGS", ""), jax.local_device_count()
-        chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags
-        if jax.default_backend() == "cpu" and there < cores and not chosen:
+        there = jax.local_device_count()
+        if jax.default_backend() == "cpu" and there < cores:
             _say_fewer(there, cores)
         return
     flag = "--xla_cpu_multi_thread_eigen=false"
-    if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    if flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jcredit.config import credit_depth, described
-from jcredit.files import plain
+from jcredit.files import one_line, plain
 from jcredit.numerics import unusual_numerics
 from jcredit.report.schema import SCHEMA, WORSE_THAN_NOTHING, ResultsError, Row, read_rows, worse_than_nothing
 from jcredit.sweeps.layout import Layout
@@ -215,7 +215,7 @@ def rows_under(results_dir: Path, but: Path | None = None) -> list[Row]:
             unread.append(error)
     if unread:
         others = f" (and {len(unread) - 1} more files)" if len(unread) > 1 else ""
-        log.warning("rows of other experiments are not used: %s%s", " ".join(str(unread[0]).split()), others)
+        log.warning("rows of other experiments are not used: %s%s", one_line(unread[0]), others)
     return rows
 
 

@@ -174,7 +174,7 @@ def begin(request: Request, state: TrainState, results_dir: Path, is_finished: b
         return state
     if variant.config.trains != "nothing":
         state = state._replace(params=load(results_dir, request.run_key, last, "network", state.params))
-    return state._replace(estimator=load(results_dir, request.run_key, last, "estimator", state.estimator))
+    return state._replace(est_state=load(results_dir, request.run_key, last, "estimator", state.est_state))
 
 
 def keep(group: Sequence[Request], state: TrainState, progress: Progress, results_dir: Path) -> None:
@@ -194,7 +194,7 @@ def keep(group: Sequence[Request], state: TrainState, progress: Progress, result
     chosen = [i for i, request in enumerate(group) if wanted(request.variant)]
     if not chosen:
         return
-    learned = jax.tree.map(_host, {"network": state.params, "estimator": state.estimator})
+    learned = jax.tree.map(_host, {"network": state.params, "estimator": state.est_state})
     for i in chosen:
         parts = jax.tree.map(lambda leaf: leaf[i], learned)  # noqa: B023
         if group[i].variant.config.trains == "nothing":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from typing import Annotated, Any, TypeAlias
 
@@ -67,12 +66,9 @@ def arrays_task(data: Arrays, classes: Classes, normalise: bool = True) -> Task:
     return Task(sizes, cross_entropy, correct, shared, batch, prepare, train_x.shape[0])
 
 
-@functools.lru_cache(maxsize=8)  # a task is built again for every run and every trace
 def _centre_and_factor(data: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """The mean over the training samples, and one over their deviation where they vary."""
-    train_x = data[0]
-    axes = tuple(range(train_x.ndim - 1))
-    mean, deviation = train_x.mean(axes, dtype=np.float64), train_x.std(axes, dtype=np.float64)
+    mean, deviation = data.moments
     varies = deviation > 1e-7 * np.abs(mean)  # less than that, float32 does not resolve
     return mean, np.where(varies, 1 / np.where(varies, deviation, 1), 1)
 
@@ -99,13 +95,14 @@ def arrays(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = True) 
             raise ConfigError(f"labels of {name} have shape {labels.shape}; give one for each of {len(inputs)} samples")
     if (train_y == train_y[0]).all():
         raise ConfigError(f"y: all {len(train_y)} labels are {train_y[0]}; give samples of at least two classes")
-    gaps = sorted({*range(int(train_y.max()))} - {*np.unique(train_y).tolist()})
-    if gaps:
+    present = np.unique(train_y)
+    if gaps := train_y.max() + 1 - len(present):
+        first = np.flatnonzero(present != np.arange(len(present)))[0]
         log.warning(
             "y has no sample of %d of the classes 0 to %d, first %d, and they have outputs all the same; relabel if"
-            " they do not exist", len(gaps), train_y.max(), gaps[0],
+            " they do not exist", gaps, train_y.max(), first,
         )  # fmt: skip
-    if new := sorted({*np.unique(test_y).tolist()} - {*np.unique(train_y).tolist()}):
+    if len(new := np.setdiff1d(test_y, present)):
         log.warning("y_test has label %d, of which y has no sample: nothing can learn it", new[0])
     if train_x.ndim == 4 and train_x.shape[1] in (1, 3, 4) and train_x.shape[2] == train_x.shape[3]:
         log.warning(

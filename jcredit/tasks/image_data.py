@@ -308,7 +308,7 @@ def _check(arrays: ImageArrays, name: str, counts: tuple[int, int]) -> ImageArra
 def _cache_dir(cache_dir: str | Path | None) -> Path | None:
     """Where decoded images are kept; None, with a warning, where the folder is not the user's alone."""
     try:
-        folder = cache_directory() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = cache_directory() / "images" if cache_dir is None else Path(cache_dir).expanduser()
         return private_directory(folder) if os.path.exists(folder) else folder  # made when there is something to keep
     except FileError as error:
         warnings.warn(f"no image cache: {error}", stacklevel=3)

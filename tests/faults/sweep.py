@@ -36,7 +36,7 @@ def size_of_estimator(run, settings):
     """A followup that reads what was fitted."""
 
     def measure(state, hp, data):
-        total = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.estimator.params))
+        total = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state.est_state.params))
         return {"metrics": {"size": settings.factor * total}, "curves": {"sizes": total[None]}}
 
     return measure
