@@ -1,6 +1,7 @@
 """Cases of the properties: values of every kind of setting, parts, configurations, and what would be none."""
 
 import math
+from typing import Any
 
 import numpy as np
 from helpers import FACTORIES, tiny
@@ -15,6 +16,7 @@ from jcredit.settings import Setting
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure
 from jcredit.sweeps.variants import Variant
 from jcredit.tasks.classification import arrays_task
+from jcredit.tasks.regression import regression_task
 
 
 def says_one_line(text, *named):
@@ -29,6 +31,12 @@ IMAGES = np.random.default_rng(0).normal(size=(24, 8, 8, 1)).astype(np.float32)
 LABELS = np.arange(24, dtype=np.int32) % 3
 ARRAYS, VECTORS = (Arrays((x[:16], LABELS[:16], x[16:], LABELS[16:])) for x in (IMAGES, IMAGES.reshape(24, 64)[:, :12]))
 DATA = st.sampled_from([ARRAYS, VECTORS])
+ONE_HOT = np.eye(3, dtype=np.float32)
+TARGETS = [Arrays((x, ONE_HOT[y], u, ONE_HOT[v])) for x, y, u, v in (ARRAYS, VECTORS)]
+OF_ARRAYS: dict[Factory, dict[str, Any]] = {
+    arrays_task: {"data": ARRAYS, "classes": 3},
+    regression_task: {"data": TARGETS[0], "outputs": 3},
+}
 
 BY_KIND: dict[str, list[Factory]] = {}
 for found in FACTORIES:
@@ -80,8 +88,9 @@ def good(draw, setting: Setting, level=0):
 def parts(draw, kind: str, level=0):
     """A part of a kind, some of its settings given."""
     factory = draw(st.sampled_from([f for f in BY_KIND[kind] if level < 2 or f not in WRAPPERS]))
-    if factory is arrays_task:
-        return factory(data=draw(DATA), classes=3, normalise=draw(st.booleans()))
+    if factory in OF_ARRAYS:
+        data = draw(DATA if factory is arrays_task else st.sampled_from(TARGETS))
+        return factory(**OF_ARRAYS[factory] | {"data": data, "normalise": draw(st.booleans())})
     chosen = {s.name: draw(good(s, level)) for s in factory.settings.values() if level == 0 or draw(st.booleans())}
     for setting in factory.settings.values():  # those without a default
         if setting.kind and setting.kind.name == "estimator" and setting.name not in chosen:

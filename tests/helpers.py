@@ -23,7 +23,7 @@ from jcredit.passes import NetworkEnv, depth_of, forward
 from jcredit.sweeps.run import run_sweep
 from jcredit.sweeps.variants import Folder, Variant
 from jcredit.tasks.classification import arrays_task, cross_entropy
-from jcredit.tasks.linear_quadratic import quadratic_loss
+from jcredit.tasks.regression import regression_task, squared_error
 from jcredit.training import Run
 from jcredit.types import Array, Context, Data, NetParams, Network, Shapes, Sizes, TrainState
 
@@ -74,7 +74,7 @@ FACTORIES: list[Factory] = [
     jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field,
     jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp,
     jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
-    arrays_task,
+    arrays_task, regression_task,
 ]  # fmt: skip
 # Every way to obtain credit without back-propagation, options included.
 VARIANTS: dict[str, Part] = {
@@ -225,7 +225,7 @@ def explicit_tail(network: Network, params: NetParams, layer: int, h_BxD: Array,
 def _scene(kind: str, depth: int, batch: int, x64: bool) -> Scene:
     del x64  # only part of the cache's key
     network = network_part(kind, depth).build(SIZES)
-    loss = quadratic_loss if kind == "lq" else cross_entropy
+    loss = squared_error if kind == "lq" else cross_entropy
     params = randomised(jax.eval_shape(network.init, jax.random.key(0)), 7)
     x = normal(1, batch, 12)
     target = normal(3, batch, 4) if kind == "lq" else jnp.arange(batch, dtype=jnp.int32) % 4

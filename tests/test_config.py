@@ -24,6 +24,7 @@ from jcredit.parts import Arrays, Factory, Part
 from jcredit.settings import Setting
 from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.tasks.classification import arrays_task
+from jcredit.tasks.regression import regression_task
 from jcredit.training import make_run
 
 # --- every factory of ours, and every setting -------------------------------------------------------------------------
@@ -33,6 +34,7 @@ REQUIRED: dict[Factory, dict[str, Any]] = {
     jc.exact_terminal: dict(of=jc.dfa()),
     jc.unbiased_residual: dict(of=jc.dfa()),
     arrays_task: dict(data=ARRAYS, classes=3),
+    regression_task: dict(data=ARRAYS, outputs=3),
 }
 
 
@@ -85,11 +87,11 @@ def test_no_factory_is_forgotten():
         trunk as trunks,
         wrappers,
     )  # fmt: skip
-    from jcredit.tasks import classification, images, ladder, linear_quadratic
+    from jcredit.tasks import classification, images, ladder, linear_quadratic, regression
 
     modules = (networks, rules, aligned, bridges, controls, feedback, fields, local_losses, mirrors, tangents, wrappers)
     modules += (trunks,)
-    modules += (classification, images, ladder, linear_quadratic)
+    modules += (classification, images, ladder, linear_quadratic, regression)
     found = {id(v): v for module in modules for v in vars(module).values() if isinstance(v, Factory)}
     assert set(found) == set(map(id, FACTORIES)), [f.name for f in found.values()]
 

@@ -27,7 +27,7 @@ from jcredit.losses.perturbation import (
 )
 from jcredit.settings import ConfigError
 from jcredit.tasks.classification import correct, cross_entropy
-from jcredit.tasks.linear_quadratic import quadratic_loss
+from jcredit.tasks.regression import squared_error
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -43,7 +43,7 @@ def test_task_losses_by_hand():
     extreme = cross_entropy(jnp.asarray([[1e4, -1e4]]), jnp.asarray([1], jnp.int32))
     np.testing.assert_allclose(extreme, 2e4)
     y, goal = jnp.asarray([[1.0, 2.0], [0.0, 0.0]]), jnp.asarray([[0.0, 0.0], [3.0, 4.0]])
-    np.testing.assert_array_equal(quadratic_loss(y, goal), [2.5, 12.5])
+    np.testing.assert_array_equal(squared_error(y, goal), [2.5, 12.5])
 
 
 def test_soft_min_by_hand():

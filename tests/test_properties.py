@@ -10,7 +10,7 @@ import math
 from collections import Counter
 
 import pytest
-from drawn import ARRAYS, BASE, BY_KIND, EXPERIMENT, PLAIN, WRAPPERS, admits, configs, good, says_one_line
+from drawn import BASE, BY_KIND, EXPERIMENT, OF_ARRAYS, PLAIN, WRAPPERS, admits, configs, good, says_one_line
 from hypothesis import given, strategies as st
 
 import jcredit as jc
@@ -21,7 +21,6 @@ from jcredit.parts import Part
 from jcredit.report.rows import ResultsError, Rows, append_rows, read_rows
 from jcredit.study.found import found_in
 from jcredit.sweeps import plan
-from jcredit.tasks.classification import arrays_task
 from jcredit.training import make_run
 
 pytestmark = pytest.mark.faults
@@ -38,7 +37,7 @@ def test_a_setting_takes_what_its_kind_admits_and_refuses_all_else(holds):
         factory, setting = where
         value = data.draw(PLAIN | good(setting) if setting.kind is None else PLAIN)
         others = {"of": jc.dfa()} if factory in WRAPPERS else {}
-        others |= {"data": ARRAYS, "classes": 3} if factory is arrays_task else {}
+        others |= OF_ARRAYS.get(factory, {})
         make = jc.Config if factory is None else factory
         admitted = admits(setting, value) or (value is None and setting.kind is not None and setting.type is not Part)
         try:

@@ -15,7 +15,7 @@ from helpers import make_scene, normal
 from jcredit import diagnostics
 from jcredit.losses import bridge, perturbation
 from jcredit.tasks.classification import cross_entropy
-from jcredit.tasks.linear_quadratic import quadratic_loss
+from jcredit.tasks.regression import squared_error
 
 RHO_EPSILON, NUDGE_ETA = 1e-3, 1e-2
 
@@ -230,7 +230,7 @@ def test_losses_of_tasks_are_the_formulas():
     np.testing.assert_allclose(cross_entropy(single(logits), jnp.asarray(y, jnp.int32)), expected, rtol=1e-5, atol=1e-6)
     out, goal = rng.normal(size=(2, 30, 7))
     np.testing.assert_allclose(
-        quadratic_loss(single(out), single(goal)), ((out - goal) ** 2).sum(-1) / 2, rtol=1e-5
+        squared_error(single(out), single(goal)), ((out - goal) ** 2).sum(-1) / 2, rtol=1e-5
     )  # fmt: skip
 
 

@@ -43,6 +43,8 @@ MARKED = 8
 """Markers of a long curve."""
 TITLE_WIDTH = 25
 """Characters below a panel of bars."""
+LEGEND_INCHES = (0.5, 0.055)
+"""Width of a mark below the panels, and of a character of what it says."""
 DPI = 150
 
 
@@ -211,7 +213,9 @@ def _marks_legend(
         handles += [Patch(color="0.6", alpha=0.4, lw=0, label=name)]
     if any(study_mark([row], metric) is not None for row in rows for metric in metrics):
         handles += [Line2D([], [], **STUDY_MARK, label="the study")]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=len(handles))
+    fits = sum(LEGEND_INCHES[0] + LEGEND_INCHES[1] * len(h.get_label()) for h in handles) < figure.get_figwidth()
+    columns = len(handles) if fits else 1
+    figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False, ncols=columns)
 
 
 def _line_panel(axis: Axes, labels: Labels, styles: Styles, points: Points, counted: Labels) -> None:

@@ -221,6 +221,8 @@ class Rows(Sequence[Row]):
     def plot(self, path: str | Path, title: str = "") -> None:
         """Writes the overview as a PNG: accuracy and Gamma as bars with a dot per seed, and accuracy over epochs.
 
+        In place of accuracy it has the loss where no row has one (a regression).
+
         Args:
           path: the PNG.
           title: its heading; "": experiment and preset, as in the table.
@@ -237,7 +239,8 @@ class Rows(Sequence[Row]):
             for label, rows in labels.items():
                 check_variant(block, label, rows)
         try:
-            plots.overview(self._rows, path, title or _title(self))
+            score = "test_accuracy" if any("test_accuracy" in row["metrics"] for row in self) else "test_loss"
+            plots.overview(self._rows, path, title or _title(self), (score, "gamma"), score)
         except OSError as error:
             raise FileError(f"figure {str(path)!r} cannot be written ({error.strerror}); name another place") from error
 

@@ -13,7 +13,8 @@ from jcredit.numerics import float_type
 from jcredit.parts import Part
 from jcredit.passes import forward
 from jcredit.settings import Count, Kind
-from jcredit.tasks.classification import Classes, correct, cross_entropy, gather
+from jcredit.tasks.classification import Classes, correct, cross_entropy
+from jcredit.tasks.samples import gather
 from jcredit.types import Data, Sizes, Task
 
 

@@ -14,12 +14,8 @@ from jcredit import parts
 from jcredit.networks import lq_dynamics
 from jcredit.numerics import float_type
 from jcredit.settings import Added, Count, NonNegative
-from jcredit.types import Array, Data, Sizes, Task
-
-
-def quadratic_loss(outputs_BxC: Array, target_BxC: Array) -> Array:
-    """0.5 ||y - y*||^2 for each sample.  Shape (B,)."""
-    return 0.5 * jnp.sum((outputs_BxC - target_BxC) ** 2, axis=-1)
+from jcredit.tasks.regression import squared_error
+from jcredit.types import Data, Sizes, Task
 
 
 @parts.task(lq_dynamics())
@@ -61,7 +57,7 @@ def lq(
 
     return Task(
         sizes=Sizes((state_size,), outputs),
-        loss=quadratic_loss,
+        loss=squared_error,
         accuracy=None,
         data=data,
         batch=batch,
