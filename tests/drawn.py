@@ -16,7 +16,7 @@ from jcredit.settings import Setting
 from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure
 from jcredit.sweeps.variants import Variant
 from jcredit.tasks.classification import arrays_task
-from jcredit.tasks.regression import regression_task
+from jcredit.tasks.targets import regression_task
 
 
 def says_one_line(text, *named):

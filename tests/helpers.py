@@ -23,7 +23,7 @@ from jcredit.passes import NetworkEnv, depth_of, forward
 from jcredit.sweeps.run import run_sweep
 from jcredit.sweeps.variants import Folder, Variant
 from jcredit.tasks.classification import arrays_task, cross_entropy
-from jcredit.tasks.regression import regression_task, squared_error
+from jcredit.tasks.targets import regression_task, squared_error
 from jcredit.training import Run
 from jcredit.types import Array, Context, Data, NetParams, Network, Shapes, Sizes, TrainState
 

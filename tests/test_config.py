@@ -24,7 +24,7 @@ from jcredit.parts import Arrays, Factory, Part
 from jcredit.settings import Setting
 from jcredit.sweeps.layout import Layout, over_runs
 from jcredit.tasks.classification import arrays_task
-from jcredit.tasks.regression import regression_task
+from jcredit.tasks.targets import regression_task
 from jcredit.training import make_run
 
 # --- every factory of ours, and every setting -------------------------------------------------------------------------
@@ -87,11 +87,11 @@ def test_no_factory_is_forgotten():
         trunk as trunks,
         wrappers,
     )  # fmt: skip
-    from jcredit.tasks import classification, images, ladder, linear_quadratic, regression
+    from jcredit.tasks import classification, images, ladder, linear_quadratic, targets
 
     modules = (networks, rules, aligned, bridges, controls, feedback, fields, local_losses, mirrors, tangents, wrappers)
     modules += (trunks,)
-    modules += (classification, images, ladder, linear_quadratic, regression)
+    modules += (classification, images, ladder, linear_quadratic, targets)
     found = {id(v): v for module in modules for v in vars(module).values() if isinstance(v, Factory)}
     assert set(found) == set(map(id, FACTORIES)), [f.name for f in found.values()]
 

@@ -27,7 +27,7 @@ from jcredit.losses.perturbation import (
 )
 from jcredit.settings import ConfigError
 from jcredit.tasks.classification import correct, cross_entropy
-from jcredit.tasks.regression import squared_error
+from jcredit.tasks.targets import squared_error
 
 pytestmark = pytest.mark.usefixtures("strict")
 

@@ -15,7 +15,7 @@ from helpers import make_scene, normal
 from jcredit import diagnostics
 from jcredit.losses import bridge, perturbation
 from jcredit.tasks.classification import cross_entropy
-from jcredit.tasks.regression import squared_error
+from jcredit.tasks.targets import squared_error
 
 RHO_EPSILON, NUDGE_ETA = 1e-3, 1e-2
 

@@ -4,7 +4,7 @@ from jcredit.tasks.classification import arrays, correct, cross_entropy
 from jcredit.tasks.images import cifar10, fashion_mnist
 from jcredit.tasks.ladder import teacher
 from jcredit.tasks.linear_quadratic import lq
-from jcredit.tasks.regression import regression, squared_error
+from jcredit.tasks.targets import regression, squared_error
 
 __all__ = [
     "arrays", "cifar10", "correct", "cross_entropy", "fashion_mnist", "lq", "regression", "squared_error", "teacher",

@@ -14,7 +14,7 @@ from jcredit import parts
 from jcredit.networks import lq_dynamics
 from jcredit.numerics import float_type
 from jcredit.settings import Added, Count, NonNegative
-from jcredit.tasks.regression import squared_error
+from jcredit.tasks.targets import squared_error
 from jcredit.types import Data, Sizes, Task
 
 
