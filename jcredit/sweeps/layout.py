@@ -54,7 +54,8 @@ def use_all_cores() -> None:
     # What this process may use, where the system tells (Linux), else all there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        if jax.config.jax_num_cpu_devices <= 0 and "host_platform_device_count" not in flags:
+        chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags
+        if not chosen:
             jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
         there = jax.local_device_count()
