@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr
 
-from jcredit.config import ConfigError, Hparams
-from jcredit.numerics import float_type
+from jcredit.config import PARTS, ConfigError, Hparams
+from jcredit.numerics import float_type, in_full_precision
+from jcredit.sources import array_digest
 from jcredit.training import Run
-from jcredit.types import Data, NetParams, Network, Task, TrainState
+from jcredit.types import Array, Data, LossFn, NetParams, Network, Task, TrainState
+
+FEW = 4
+"""Samples that a part of one's own is tried on."""
+TOLERANCE = 1e-3
 
 
 def check_run(run: Run) -> Jaxpr:
@@ -32,6 +39,97 @@ def check_run(run: Run) -> Jaxpr:
     step = _checked_step(run, state, hp, data)
     jax.eval_shape(run.diagnose, state, hp, data)
     return step
+
+
+@in_full_precision
+def check_own(run: Run, own: Set[str]) -> None:
+    """Refuses what parts of the user's own can get wrong without an error, having tried them on a few samples.
+
+    Args:
+      run: their run.
+      own: which of its parts are not jcredit's: ``task``, ``network``, ``credit``, ``rule``.
+
+    Raises:
+      ConfigError: numbers that come from no key, a loss or a block in which samples of a batch mix.
+    """
+    config, key, hp = run.config, jax.random.key(0), run.hparams(run.config)
+    task, network, *_ = run.built(hp)
+    data = run.data(key, hp) if own & {"task", "network"} else jax.eval_shape(run.data, key, hp)
+    if "task" in own and array_digest(data) != array_digest(run.data(key, hp)):
+        raise ConfigError(
+            f"task {config.task.name} has other samples whenever it is built; draw from the key it is handed, or from a"
+            " generator with a seed of its own"
+        )
+    named = lambda *parts: " or ".join(getattr(config, part).name for part in parts if part in own)  # noqa: E731
+    if own & {"network", "credit"}:
+        check_repeats(f"{named('network', 'credit')}: init", run.init, key, hp)
+    index_B = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+    check_repeats(named(*PARTS), run.step, jax.eval_shape(run.init, key, hp), hp, data, index_B)
+    if "task" in own:
+        target_B = data.test_y[:FEW]
+        outputs_BxC = jax.random.normal(key, (len(target_B), task.sizes.outputs), float_type())
+        check_samples_apart(config.task.name, task, outputs_BxC, target_B)
+    if "network" in own:
+        params = network.init(key)
+        h_BxD = network.embed(params.embed, task.prepare(data.test_x[:FEW]))
+        check_blocks_apart(config.network.name, network, params, h_BxD)
+
+
+def check_repeats(what: str, function: Callable, *args: Any) -> None:
+    """Refuses a function that is another program when it is traced again.
+
+    Raises:
+      ConfigError: it is one.
+    """
+    # A function that JAX has not seen before: it would not trace one anew.
+    programs = [jax.make_jaxpr(lambda *given: function(*given))(*args) for _ in range(2)]
+    first, second = ((str(program.jaxpr), array_digest(program.consts)) for program in programs)
+    if first != second:
+        raise ConfigError(
+            f"{what} is another program when it is traced again: it draws from numpy or keeps something between calls;"
+            " draw from the key it is handed alone"
+        )
+
+
+def check_samples_apart(name: str, task: Task, outputs_BxC: Array, target_B: Array) -> None:
+    """Refuses a loss or accuracy that is not one number for each sample, whatever others are in its batch.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    score: LossFn
+    for what, score in (("loss", task.loss), ("accuracy", task.accuracy or task.loss)):
+        found, samples = score(outputs_BxC, target_B), (len(outputs_BxC),)
+        if jnp.shape(found) != samples:
+            raise ConfigError(f"{name}: {what} has shape {jnp.shape(found)}, not {samples}: one number a sample")
+        if not _alike(score(outputs_BxC[:1], target_B[:1]), found[:1]):
+            raise ConfigError(
+                f"{name}: a sample's {what} depends on the others of its batch; outputs have shape"
+                f" {outputs_BxC.shape} and targets {jnp.shape(target_B)}, which may broadcast"
+            )
+
+
+def check_blocks_apart(name: str, network: Network, params: NetParams, h_BxD: Array) -> None:
+    """Refuses a network in which samples of a batch mix: credit is of a sample.
+
+    Raises:
+      ConfigError: it is one.
+    """
+    first = jax.tree.map(lambda p: p[0], params.blocks)
+    for what, function in (
+        ("a block mixes", lambda h: network.block(first, h)),
+        ("its readout mixes", lambda h: network.readout(params.readout, h)),
+    ):
+        if not _alike(jax.jit(function)(h_BxD[:1]), jax.jit(function)(h_BxD)[:1]):
+            raise ConfigError(f"{name}: {what} the samples of a batch")
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """Whether arrays of numbers, finite or not, are those of the other but for rounding."""
+    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart, size = (np.linalg.norm(np.nan_to_num(x)) for x in (a - b, b))
+    return a.shape == b.shape and bool(apart <= TOLERANCE * (size + 1e-6))
 
 
 def _check_network(name: str, network: Network, task: Task) -> None:

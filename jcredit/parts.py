@@ -102,6 +102,7 @@ class Factory:
                     " number, bool, str, tuple, Literal of one type or another part, and choose functions by a name"
                 )
             self.settings[name] = setting
+        self._data: dict[Part, str] = {}
 
     @property
     def name(self) -> str:
@@ -134,6 +135,23 @@ class Factory:
         """Has ``source`` made anew when it is next asked for: what it uses may have been changed in this process."""
         if not self._is_edited:
             self.__dict__.pop("source", None)
+        self._data.clear()
+
+    def data_of(self, part: Part) -> str:
+        """Hash of the samples that an own task is built with, which a file may hold; "" where settings tell them.
+
+        Samples drawn from a run's key are told by settings and source, those of a folder that the run hands over by
+        ``Task.origin``.  It is taken once, until ``look_again``.
+        """
+        if self.kind != "task" or self._is_ours or self.given:
+            return ""
+        if part not in self._data:
+            try:
+                samples = part.build().data
+            except Exception:  # whatever it is, it is said where the run is made
+                samples = None
+            self._data[part] = "" if samples is None or callable(samples) else array_digest(samples)
+        return self._data[part]
 
     def __call__(self, *args: Any, **settings: Any) -> Part:
         """The part with these settings; the others have their defaults.
@@ -275,6 +293,8 @@ class Part:
             ``key`` (without settings added later that change nothing).
         """
         source = {} if self.factory.source is None else {"source": self.factory.source}
+        if how == "key" and (samples := self.factory.data_of(self)):
+            source["its samples"] = samples  # no setting can be called so
         chosen = {name: value for name, value in self.bound if how != "key" or not self._is_as_before(name, value)}
         return {self.kind: self.name, **source, **{name: self._plain(name, v, how) for name, v in chosen.items()}}
 

@@ -233,7 +233,10 @@ def branch_of(owner: NetworkEnv | Network | Shapes | Any, wanted_by: str) -> Bra
       ConfigError: it has none.
     """
     if owner.branch is None:
-        raise ConfigError(f"{wanted_by}: the network has no branch (linear dynamics have none; see jc.Network.branch)")
+        raise ConfigError(
+            f"{wanted_by}: the network has no branch, whose weights it replaces by its own; help(jc.Branch) says how to"
+            " give it one, and tangent_gate, the bridges, vector_field and grape need none"
+        )
     return owner.branch
 
 

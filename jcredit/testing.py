@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.checking import check_run
+from jcredit.checking import check_blocks_apart, check_repeats, check_run, check_samples_apart
 from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.files import cause
@@ -220,9 +220,11 @@ def _check_init(estimator: Estimator, config: Config, name: str) -> None:
     state, hp, _ = _begin(run, run.config)
     task, network, *_ = run.built(hp)
     shapes = shapes_of(network, state.params, task)
-    found = _guarded(lambda: jax.eval_shape(lambda key: estimator.init(key, shapes), jax.random.key(0)), name)
+    init = lambda key: estimator.init(key, shapes)  # noqa: E731
+    found = _guarded(lambda: jax.eval_shape(init, jax.random.key(0)), name)
     if not isinstance(found, EstState):
         raise CheckFailed(f"{name}: init returns a {type(found).__name__}; return jc.EstState(params=..., extra=...)")
+    _guarded(lambda: check_repeats(f"{name}: init", init, jax.random.key(0)), name)
 
 
 @_one_line
@@ -276,8 +278,7 @@ def check_network(network: Factory | Part, *, task: Part | None = None) -> None:
     first = jax.tree.map(lambda p: p[0], params.blocks)
     h = trace.h_KxBxD[0]
     _finite({"h": trace.h_KxBxD}, f"{part.name}: state ")
-    if not _close(built.block(first, h[:1]), built.block(first, h)[:1], 1e-4):
-        raise CheckFailed(f"{part.name}: a block mixes the samples of a batch")
+    check_blocks_apart(part.name, built, params, h)
     if built.branch is not None:
         _check_branch(part.name, built.branch, first, h)
     _check_gradient(config, part.name)
@@ -341,16 +342,9 @@ def check_task(task: Factory | Part, *, network: Part | None = None) -> None:
     network_ = run.built(hp).network
     width = shapes_of(network_, state.params, built).width
     outputs = forward(network_, state.params, x).outputs_BxC
+    check_samples_apart(part.name, built, outputs, y)
     for what, fn in (("loss", built.loss), ("accuracy", built.accuracy or built.loss)):
-        found = fn(outputs, y)
-        if jnp.shape(found) != (BATCH,):
-            raise CheckFailed(f"{part.name}: {what} has shape {jnp.shape(found)}, not {(BATCH,)}: one number a sample")
-        _finite(found, f"{part.name}: {what}")
-        if not _close(fn(outputs[:1], y[:1]), found[:1], 1e-3):
-            raise CheckFailed(
-                f"{part.name}: a sample's {what} depends on the others of its batch; outputs have shape"
-                f" {outputs.shape} and targets {jnp.shape(y)}, which may broadcast"
-            )
+        _finite(fn(outputs, y), f"{part.name}: {what}")
     if built.noise is not None:
         shape = (depth_of(state.params), BATCH, width)
         if (found := built.noise(jax.random.key(0), shape).shape) != shape:

@@ -48,7 +48,7 @@ def test_rows_of_another_copy_are_found_and_told_of(tmp_path, folders, caplog):
     assert not caplog.messages
     told = (
         f"rows of dfa are there already, made on another copy of {TASK}, one, than is here, other;"
-        " another --results-dir, or --fresh, makes runs on this copy"
+        " another results_dir, or --fresh, makes runs on this copy"
     )
     assert sweep_into(tmp_path / "runs", [LINE], data_dir=folders["other"]) == rows
     assert caplog.messages == [told]

@@ -2,9 +2,9 @@
 
 Bars have a black diamond at the study's own number where row["study"] holds one (``tables.with_study``).
 
-All figures use matplotlib's object interface (no global state), are written atomically, and are the same bytes for the
-same rows.  An estimator has one colour and one marker in all figures (``styles``).  Missing numbers are left out;
-diverged runs are counted in the label.
+All figures use matplotlib's object interface (no global state that lasts), are written atomically, and are the same
+bytes for the same rows.  An estimator has one colour and one marker in all figures (``styles``).  Missing numbers are
+left out; diverged runs are counted in the label.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -43,6 +44,8 @@ MARKED = 8
 """Markers of a long curve."""
 TITLE_WIDTH = 25
 """Characters below a panel of bars."""
+UNSAID = {"png": ("Software",), "pdf": ("Creator", "Producer", "CreationDate"), "svg": ("Creator", "Date")}
+"""Kinds of figures, and what Matplotlib would say in each of itself and the day."""
 LEGEND_INCHES = (0.5, 0.055)
 """Width of a mark below the panels, and of a character of what it says."""
 DPI = 150
@@ -306,13 +309,15 @@ def _legend(axis: Axes) -> None:
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Writes a PNG atomically: the same bytes for the same figure, whatever Matplotlib is called.
+    """Writes a PNG, PDF or SVG atomically: the same bytes for the same figure, whatever day it is.
 
     Raises:
       FileError: the file is named as one of another kind.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise FileError(f"figure {str(path)!r}: figures are PNGs; end its name in .png")
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in UNSAID:
+        raise FileError(f"figure {str(path)!r}: figures are PNGs, PDFs or SVGs; end its name in .png, .pdf or .svg")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # else the bytes name matplotlib's version
+    with rc_context({"svg.hashsalt": "jcredit", "pdf.fonttype": 42}):  # fonts that journals take
+        figure.savefig(buffer, format=kind, metadata=dict.fromkeys(UNSAID[kind]))
     write_bytes(path, buffer.getvalue())

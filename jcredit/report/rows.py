@@ -219,12 +219,12 @@ class Rows(Sequence[Row]):
         return frame.astype(dict.fromkeys(numbers, float))
 
     def plot(self, path: str | Path, title: str = "") -> None:
-        """Writes the overview as a PNG: accuracy and Gamma as bars with a dot per seed, and accuracy over epochs.
+        """Writes the overview: accuracy and Gamma as bars with a dot per seed, and accuracy over epochs.
 
         In place of accuracy it has the loss where no row has one (a regression).
 
         Args:
-          path: the PNG.
+          path: the file, whose name ends in .png, .pdf or .svg.
           title: its heading; "": experiment and preset, as in the table.
 
         Raises:

@@ -14,7 +14,7 @@ from jcredit.sweeps import snapshots
 from jcredit.sweeps.variants import Request
 from jcredit.training import Run
 
-FIX = "another --results-dir, or --fresh, makes runs on this copy"
+FIX = "another results_dir, or --fresh, makes runs on this copy"
 log = logging.getLogger("jcredit")
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jcredit.checking import check_run
+from jcredit.checking import check_own, check_run
 from jcredit.config import BETWEEN_EPOCHS, Config, parts_of, static_key
 from jcredit.files import DAMAGED
 from jcredit.poison import check_no_hidden_backprop
@@ -192,7 +192,9 @@ def _programs(
         run = make_run(group[0].variant.config, data_dir=data_dir)
         check(run, len(group))
         step = check_run(run)
-        if _is_own(group[0].variant.config):
+        if own := _own(group[0].variant.config):
+            check_own(run, own)
+        if own & {"credit", "rule"}:
             check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
         if (followup := group[0].variant.followup) is not None:
             followup.check(run)
@@ -212,12 +214,9 @@ def _check_sizes(run: Run, runs: int) -> None:
     plan.check_fits(run, runs, memory=math.inf)
 
 
-def _is_own(config: Config) -> bool:
-    """Whether credit or local rule are made of anything that is not jcredit's, whose parts the tests have checked."""
-    return any(
-        part.factory.source is not None
-        for path, part in parts_of(config) if path.partition(".")[0] in ("credit", "rule")
-    )  # fmt: skip
+def _own(config: Config) -> set[str]:
+    """Which parts are made of anything that is not jcredit's, whose parts the tests have checked."""
+    return {path.partition(".")[0] for path, part in parts_of(config) if part.factory.source is not None}
 
 
 def _groups(

@@ -60,10 +60,14 @@ def regression(x: Any, y: Any, x_test: Any, y_test: Any, *, normalise: bool = Tr
     if test_y.shape[1] != outputs:
         raise ConfigError(f"y_test has {test_y.shape[1]} numbers for each sample, and y has {outputs}; give as many")
     deviation = float(train_y.std(axis=0, dtype=np.float64).max())
+    mean = float(np.abs(train_y.mean(axis=0, dtype=np.float64)).max())
     if not deviation:
         raise ConfigError(f"y: all {len(train_y)} targets are alike; there is nothing to learn")
-    if not USUAL[0] <= deviation <= USUAL[1]:
-        log.warning("y has a deviation of %.3g, and a step follows its size; divide targets by it", deviation)
+    if not USUAL[0] <= deviation <= USUAL[1] or mean > USUAL[1] * max(deviation, 1):
+        log.warning(
+            "y has deviations up to %.3g about means up to %.3g, where networks start near 0 and learn in steps of"
+            " order one; take the mean off and divide by the deviation", deviation, mean,
+        )  # fmt: skip
     return regression_task(data=Arrays(data), outputs=outputs, normalise=normalise)
 
 
