@@ -249,10 +249,36 @@ def test_a_table_shows_the_metrics_that_are_asked_for():
         rows.table(metrics=[])
     with pytest.raises(ResultsError, match=r"metric 'a\.b' cannot be a column"):
         Rows([make_row(metrics={"a.b": 1.0})]).table(metrics=["a.b"])
-    with pytest.raises(TypeError, match="spec or metrics"):
+    with pytest.raises(TypeError, match="spec, or metrics"):
         rows.table(TableSpec("", ()), metrics=["mine"])
     with pytest.raises(ResultsError, match="metric 'min' is in none of 2 rows; did you mean 'mine'"):
         rows.table(metrics=["min"])
+
+
+def test_a_table_against_a_line_has_the_differences_at_each_seed():
+    scores = {"bp": (0.5, 0.6, 0.7), "dfa": (0.4, 0.3, 0.1), "own": (0.6, 0.8, 1.0)}
+    rows = Rows(
+        make_row(label, seed, test_accuracy=value, gamma=value / 2)
+        for label, values in scores.items() for seed, value in enumerate(values)
+    )  # fmt: skip
+
+    def cells(text):
+        header, _, *lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:7]]
+        return [dict(zip(header, line, strict=True)) for line in lines]
+
+    bp, dfa, own = cells(rows.table(against="bp"))
+    assert [title for title in bp if title[:5] in ("accur", "Gamma")] == [
+        "accuracy", "accuracy - bp", "Gamma", "Gamma - bp",
+    ]  # fmt: skip
+    # Differences .1, .2, .3 have mean .2 and deviation .1; t at 2 degrees of freedom is 4.303; 2 of 8 signs as far.
+    assert bp["accuracy - bp"] == "reference" and own["accuracy - bp"] == "+0.200 ± 0.248, p=.25"
+    assert dfa["accuracy - bp"].startswith("-0.333 ±") and own["Gamma - bp"] == "+0.100 ± 0.124, p=.25"
+    alone = cells(rows.table(against="own", metrics=["gamma"]))[0]
+    assert list(alone)[-2:] == ["gamma", "gamma - own"]
+    with pytest.raises(ResultsError, match="against='bpp' is none of the lines; did you mean 'bp'"):
+        rows.table(against="bpp")
+    with pytest.raises(TypeError, match="not both"):
+        rows.table(TableSpec("", ()), against="bp")
 
 
 def test_a_figure_that_cannot_be_written_is_named(tmp_path):
@@ -315,8 +341,8 @@ def test_a_figure_refuses_what_a_table_refuses(tmp_path):
 
 def test_rows_plot_their_overview(tmp_path):
     swept().plot(tmp_path / "figure.png", "title")
-    with pytest.raises(FileError, match=r"figure.pdf': figures are PNGs; end its name in .png"):
-        swept().plot(tmp_path / "figure.pdf")
+    with pytest.raises(FileError, match=r"figure.jpg': figures are PNGs, PDFs or SVGs; end its name in .png, .pdf or"):
+        swept().plot(tmp_path / "figure.jpg")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -5,6 +5,7 @@ What a single row is and how rows lie on disk is ``schema``, whose names can be 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,6 +23,7 @@ from jcredit.report.schema import (
     grouped,
     number_at,
     read_rows,
+    varied,
     with_reference,
 )
 from jcredit.report.series import epoch_points, layer_points
@@ -139,28 +141,45 @@ class Rows(Sequence[Row]):
         chosen = {name: asked(name, wanted, every) for name, wanted in fields.items()}
         return Rows(row for row, values in described if all(matches(values, n, v) for n, v in chosen.items()))
 
-    def table(self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None) -> str:
+    def table(
+        self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None, against: str | None = None
+    ) -> str:
         """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
 
         Args:
           spec: what it shows; None: accuracy if there is any, depth utility if a line is called ``frozen``, Gamma, rho,
             RMS(h_L) and the loss.
           metrics: names of ``row["metrics"]`` to show instead, those of one's own estimators too.
+          against: a line, such as ``bp``: behind each number (without ``metrics``: accuracy, Gamma, loss) stands how
+            far it lies above that line's at the same seed, with the p of an exact sign-flip test.
 
         Raises:
-          ResultsError: no rows; a metric that none has, or none at all; one label of one block stands for more than one
-            configuration, or has a seed twice.
-          TypeError: both are given.
+          ResultsError: no rows; a metric that none has, or none at all; a line that there is not; one label of one
+            block stands for more than one configuration, or has a seed twice.
+          TypeError: ``spec`` and one of the others are given.
         """
-        if spec is not None and metrics is not None:
-            raise TypeError("Rows.table takes spec or metrics, not both")
+        if spec is not None and (metrics is not None or against is not None):
+            raise TypeError("Rows.table takes spec, or metrics and against, not both")
         if not self:
             raise ResultsError("no rows to make a table of")
-        return markdown(tables_of(self._rows, spec or self._spec(metrics)))
+        return markdown(tables_of(self._rows, spec or self._spec(metrics, against)))
 
-    def _spec(self, metrics: Sequence[str] | None = None) -> TableSpec:
-        if metrics is None:
-            return TableSpec(_title(self), usual_columns(self._rows))
+    def _spec(self, metrics: Sequence[str] | None = None, against: str | None = None) -> TableSpec:
+        if against is None:
+            return TableSpec(_title(self), usual_columns(self._rows) if metrics is None else self._columns(metrics))
+        labels = list(dict.fromkeys(row["label"] for row in self))
+        if all(varied(label, against) is None for label in labels):
+            raise ResultsError(f"against={against!r} is none of the lines; {hint(str(against), labels)}")
+        columns = self._columns(metrics) if metrics is not None else [
+            column for column in usual_columns(self._rows)
+            if column.title in ("accuracy", "Gamma", "loss")
+        ]  # fmt: skip
+        both = (
+            (c, c._replace(title=f"{c.title} - {against}", format=f"+{c.format}", paired_with=against)) for c in columns
+        )
+        return TableSpec(_title(self), tuple(itertools.chain(*both)))
+
+    def _columns(self, metrics: Sequence[str]) -> tuple[Column, ...]:
         names = sorted({name for row in self for name in row["metrics"]})
         chosen = [metrics] if isinstance(metrics, str) else list(metrics)
         if not chosen:
@@ -170,9 +189,7 @@ class Rows(Sequence[Row]):
                 raise ResultsError(f"metric {name!r} is in none of {len(self)} rows; {hint(str(name), names)}")
             if "." in name:
                 raise ResultsError(f"metric {name!r} cannot be a column: dots part paths; name it without")
-        return TableSpec(
-            _title(self), tuple(Column(name, path := f"metrics.{name}", self._format(path)) for name in chosen)
-        )
+        return tuple(Column(name, path := f"metrics.{name}", self._format(path)) for name in chosen)
 
     def _format(self, path: str) -> str:
         """Three decimals, but for numbers that have none of them."""
