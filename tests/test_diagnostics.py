@@ -1,5 +1,6 @@
 """Scores of a credit on functions whose answers are known by hand; averages of an epoch and of an evaluation."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import IMAGE_NETWORK, first_batch, flat, make_scene, normal, same_bits, start, tiny
+from helpers import IMAGE_NETWORK, VARIANTS, first_batch, flat, make_scene, normal, same_bits, start, tiny
 
 import jcredit as jc
 from jcredit import diagnostics, measuring
@@ -231,3 +232,23 @@ def test_a_network_is_scored_as_it_learns():
     np.testing.assert_array_equal(moved["gamma_fresh"], layers["gamma_fresh"])
     # The same directions, samples and matrices for every seed.
     assert same_bits(score(state._replace(key=jax.random.key(9)), hp, data)["layers"], layers)
+
+
+def test_every_number_of_a_row_is_explained():
+    parts = {part.name: part for part in VARIANTS.values()}  # one of each estimator
+    names = {"test_accuracy", "test_loss", "start_unexplained"}  # the last is of sweeps with a start, left out here
+    for part in parts.values():
+        config = tiny(part)
+        run = make_run(config)
+        hp, key = run.hparams(config), jax.random.key(0)
+        state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
+        index = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        _, metrics = jax.eval_shape(run.step, state, hp, data, index)
+        scores = jax.eval_shape(run.diagnose, state, hp, data)
+        names |= {
+            *metrics,
+            *scores["layers"],
+            *(n for n in scores["metrics"] if n.removeprefix("test_") not in metrics),
+        }
+    page = (Path(__file__).parent.parent / "docs/reading.md").read_text(encoding="utf-8")
+    assert len(names) > 30 and [name for name in sorted(names) if f"`{name}`" not in page] == []
