@@ -135,11 +135,11 @@ class Config:
                 value = self.task.factory.usual_network
             if name in PARTS and not (isinstance(value, Part) and value.kind == PARTS[name]):
                 kind = PARTS[name]
-                mend = (
-                    "call its factory"
-                    if getattr(value, "kind", None) == kind
-                    else f"give one, such as {EXAMPLES[kind]}"
-                )
+                found = getattr(value, "kind", None)
+                mend = "call its factory" if found == kind else f"give one, such as {EXAMPLES[kind]}"
+                if isinstance(value, Part):  # of another kind
+                    fields = [field for field, its in PARTS.items() if its == found]
+                    mend = f"it is a {found}{f', for {fields[0]}=' if fields else ''}; {mend}"
                 raise ConfigError(f"{name}={brief(value)} is no {kind}; {mend}")
             object.__setattr__(self, name, value if name in PARTS else setting.checked(value))
         estimator = self.credit.build()

@@ -184,7 +184,11 @@ SILENT: list[tuple[Any, str]] = [
     (lambda: CONFIG(rule=jc.dfa()), r"rule=dfa\(\) is no rule; give one, such as jc.inner"),
     (lambda: CONFIG(rule=jc.target_shift), "rule=<rule factory target_shift> is no rule; call its factory"),
     (lambda: CONFIG(credit=jc.dfa), "credit=<estimator factory dfa> is no estimator"),
-    (lambda: jc.Config(credit=jc.inner_product()), r"credit=inner_product\(\) is no estimator"),
+    (
+        lambda: jc.Config(credit=jc.inner_product()),
+        r"credit=inner_product\(\) is no estimator; it is a rule, for rule=; give one, such as jc.dfa",
+    ),
+    (lambda: jc.Config(credit=jc.mlp()), r"credit=mlp\(\) is no estimator; it is a trunk; give one, such as jc.dfa"),
     (lambda: jc.Config(task=jc.ladder_mlp()), r"task=ladder_mlp\(\) is no task"),
     (lambda: CONFIG(rule=None), "rule=None is no rule"),
     (lambda: jc.Config(learning_rat=1), "setting 'learning_rat' is unknown; did you mean 'learning_rate'"),
