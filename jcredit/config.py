@@ -137,9 +137,9 @@ class Config:
                 kind = PARTS[name]
                 found = getattr(value, "kind", None)
                 mend = "call its factory" if found == kind else f"give one, such as {EXAMPLES[kind]}"
-                if isinstance(value, Part):  # of another kind
-                    fields = [field for field, its in PARTS.items() if its == found]
-                    mend = f"it is a {found}{f', for {fields[0]}=' if fields else ''}; {mend}"
+                if isinstance(value, Part) and found in PARTS.values():
+                    field = next(field for field, its in PARTS.items() if its == found)
+                    mend = f"{found}s are given as {field}=; {mend}"
                 raise ConfigError(f"{name}={brief(value)} is no {kind}; {mend}")
             object.__setattr__(self, name, value if name in PARTS else setting.checked(value))
         estimator = self.credit.build()
