@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -54,25 +55,37 @@ def check_own(run: Run, own: Set[str]) -> None:
     """
     config, key, hp = run.config, jax.random.key(0), run.hparams(run.config)
     task, network, *_ = run.built(hp)
-    data = run.data(key, hp) if own & {"task", "network"} else jax.eval_shape(run.data, key, hp)
-    if "task" in own and array_digest(data) != array_digest(run.data(key, hp)):
-        raise ConfigError(
-            f"task {config.task.name} has other samples whenever it is built; draw from the key it is handed, or from a"
-            " generator with a seed of its own"
-        )
+    data = jax.eval_shape(run.data, key, hp)
     named = lambda *parts: " or ".join(getattr(config, part).name for part in parts if part in own)  # noqa: E731
     if own & {"network", "credit"}:
         check_repeats(f"{named('network', 'credit')}: init", run.init, key, hp)
     index_B = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     check_repeats(named(*PARTS), run.step, jax.eval_shape(run.init, key, hp), hp, data, index_B)
     if "task" in own:
-        target_B = data.test_y[:FEW]
-        outputs_BxC = jax.random.normal(key, (len(target_B), task.sizes.outputs), float_type())
-        check_samples_apart(config.task.name, task, outputs_BxC, target_B)
+        outputs_BxC = jax.random.normal(key, (FEW, task.sizes.outputs), float_type())
+        drawn = callable(task.data)
+        target_B = _few(data.test_y, task.sizes.outputs) if drawn else jnp.asarray(task.data.test_y[:FEW])
+        check_samples_apart(config.task.name, task, outputs_BxC[: len(target_B)], target_B)
+        if not drawn and _digest(task.data) != _digest(run.built(hp).task.data):
+            raise ConfigError(
+                f"task {config.task.name} has other samples whenever it is built; draw from the key it is handed, or"
+                " from a generator with a seed of its own"
+            )
     if "network" in own:
-        params = network.init(key)
-        h_BxD = network.embed(params.embed, task.prepare(data.test_x[:FEW]))
-        check_blocks_apart(config.network.name, network, params, h_BxD)
+        params, x_B = network.init(key), jax.eval_shape(task.prepare, data.test_x)
+        check_blocks_apart(config.network.name, network, params, network.embed(params.embed, _few(x_B)))
+
+
+def _few(like: Any, below: int = 2) -> Array:
+    """As many samples as are tried, of some shape and type: normal numbers, or whole ones below another."""
+    shape = (FEW, *like.shape[1:])
+    if jnp.issubdtype(like.dtype, jnp.inexact):
+        return jax.random.normal(jax.random.key(1), shape, like.dtype)
+    return (jnp.arange(math.prod(shape)) % below).reshape(shape).astype(like.dtype)
+
+
+def _digest(data: Data) -> str:
+    return array_digest(jax.tree.leaves(data))
 
 
 def check_repeats(what: str, function: Callable, *args: Any) -> None:
@@ -97,12 +110,14 @@ def check_samples_apart(name: str, task: Task, outputs_BxC: Array, target_B: Arr
     Raises:
       ConfigError: it is not.
     """
+    others_BxC = outputs_BxC.at[1:].set(1 - outputs_BxC[1:])
+    others_B = jnp.asarray(target_B).at[1:].set(target_B[0])
     score: LossFn
     for what, score in (("loss", task.loss), ("accuracy", task.accuracy or task.loss)):
         found, samples = score(outputs_BxC, target_B), (len(outputs_BxC),)
         if jnp.shape(found) != samples:
             raise ConfigError(f"{name}: {what} has shape {jnp.shape(found)}, not {samples}: one number a sample")
-        if not _alike(score(outputs_BxC[:1], target_B[:1]), found[:1]):
+        if not _alike(score(others_BxC, others_B)[:1], found[:1]):
             raise ConfigError(
                 f"{name}: a sample's {what} depends on the others of its batch; outputs have shape"
                 f" {outputs_BxC.shape} and targets {jnp.shape(target_B)}, which may broadcast"
@@ -110,17 +125,17 @@ def check_samples_apart(name: str, task: Task, outputs_BxC: Array, target_B: Arr
 
 
 def check_blocks_apart(name: str, network: Network, params: NetParams, h_BxD: Array) -> None:
-    """Refuses a network in which samples of a batch mix: credit is of a sample.
+    """Refuses a network in whose first block or readout, at its start, samples of a batch mix: credit is of a sample.
 
     Raises:
       ConfigError: it is one.
     """
-    first = jax.tree.map(lambda p: p[0], params.blocks)
+    first, others_BxD = jax.tree.map(lambda p: p[0], params.blocks), h_BxD.at[1:].set(1 - h_BxD[1:])
     for what, function in (
-        ("a block mixes", lambda h: network.block(first, h)),
-        ("its readout mixes", lambda h: network.readout(params.readout, h)),
+        ("a block mixes", jax.jit(lambda h: network.block(first, h))),
+        ("its readout mixes", jax.jit(lambda h: network.readout(params.readout, h))),
     ):
-        if not _alike(jax.jit(function)(h_BxD[:1]), jax.jit(function)(h_BxD)[:1]):
+        if not _alike(function(others_BxD)[:1], function(h_BxD)[:1]):
             raise ConfigError(f"{name}: {what} the samples of a batch")
 
 

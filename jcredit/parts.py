@@ -102,7 +102,6 @@ class Factory:
                     " number, bool, str, tuple, Literal of one type or another part, and choose functions by a name"
                 )
             self.settings[name] = setting
-        self._data: dict[Part, str] = {}
 
     @property
     def name(self) -> str:
@@ -135,23 +134,6 @@ class Factory:
         """Has ``source`` made anew when it is next asked for: what it uses may have been changed in this process."""
         if not self._is_edited:
             self.__dict__.pop("source", None)
-        self._data.clear()
-
-    def data_of(self, part: Part) -> str:
-        """Hash of the samples that an own task is built with, which a file may hold; "" where settings tell them.
-
-        Samples drawn from a run's key are told by settings and source, those of a folder that the run hands over by
-        ``Task.origin``.  It is taken once, until ``look_again``.
-        """
-        if self.kind != "task" or self._is_ours or self.given:
-            return ""
-        if part not in self._data:
-            try:
-                samples = part.build().data
-            except Exception:  # whatever it is, it is said where the run is made
-                samples = None
-            self._data[part] = "" if samples is None or callable(samples) else array_digest(samples)
-        return self._data[part]
 
     def __call__(self, *args: Any, **settings: Any) -> Part:
         """The part with these settings; the others have their defaults.
@@ -238,10 +220,31 @@ def _named(kind: str, module: str, name: str, folder: str | None, source: str | 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """A factory with its settings bound.  Parts with equal names, sources and settings are equal."""
+    """A factory with its settings bound.  Parts with equal names, sources and settings are equal.
+
+    Attributes:
+      factory: what makes it.
+      bound: its settings, by name.
+      samples: of an own task in a sweep: hash of the samples it is built with, which a file may hold.
+    """
 
     factory: Factory
     bound: tuple[tuple[str, Any], ...]
+    samples: str = ""
+
+    def with_samples(self) -> Part:
+        """An own task that knows the samples it is built with; itself where settings and source tell them.
+
+        They do where samples are drawn from a run's key; of those in a folder that a run hands over ``Task.origin``
+        tells.
+        """
+        if self.kind != "task" or self.factory.source is None or self.factory.given:
+            return self
+        try:
+            data = self.build().data
+        except Exception:  # whatever it is, it is said where the run is made
+            return self
+        return self if callable(data) else dataclasses.replace(self, samples=array_digest(jax.tree.leaves(data)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -293,8 +296,8 @@ class Part:
             ``key`` (without settings added later that change nothing).
         """
         source = {} if self.factory.source is None else {"source": self.factory.source}
-        if how == "key" and (samples := self.factory.data_of(self)):
-            source["its samples"] = samples  # no setting can be called so
+        if how == "key" and self.samples:
+            source["its samples"] = self.samples  # no setting can be called so
         chosen = {name: value for name, value in self.bound if how != "key" or not self._is_as_before(name, value)}
         return {self.kind: self.name, **source, **{name: self._plain(name, v, how) for name, v in chosen.items()}}
 

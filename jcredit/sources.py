@@ -29,9 +29,11 @@ _PLAIN = int | float | complex | str | bytes | None | slice | range | np.generic
 
 
 def array_digest(arrays: Iterable[Any]) -> str:
-    """Sixteen hexadecimal digits over the dtypes, shapes and bytes of arrays."""
+    """Sixteen hexadecimal digits over the dtypes, shapes and bytes of arrays, JAX's typed keys among them."""
     sha = hashlib.sha256()
-    for array in map(np.asarray, arrays):
+    for given in arrays:
+        is_key = isinstance(given, jax.Array) and jnp.issubdtype(given.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(given) if is_key else given)
         sha.update(f"{array.dtype}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()[:16]

@@ -1,12 +1,16 @@
 """What a user's own parts can get wrong without an error: stale samples, numbers from no key, samples that mix."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import refused, tiny
 
 import jcredit as jc
-from jcredit.config import config_hash
+from jcredit.report.rows import read_rows
 
 X = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
 
@@ -65,20 +69,55 @@ def on(task, **changes):
     return tiny(task=task, network=None, **changes)
 
 
+@jc.task(jc.image_mlp(depth=1, width=8))
+def without_training_samples() -> jc.Task:
+    """Fresh samples in every step, and a loss that drops the axis of one sample."""
+    batch = lambda data, index_B, key: (x := jax.random.normal(key, (len(index_B), 5)), x[:, :1])  # noqa: E731
+    loss = lambda outputs, target: jnp.squeeze((outputs - target) ** 2)  # noqa: E731
+    return jc.Task(jc.Sizes((5,), 1), loss, None, jc.Data(None, None, X, X[:, :1]), batch, lambda x: x, None)
+
+
+@jc.estimator
+def with_a_key() -> jc.Estimator:
+    """Broadcast plus noise of a key that it closes over."""
+    key, inner = jax.random.key(7), jc.broadcast().build()
+    noise = lambda a: 1e-3 * jax.random.normal(key, a.shape, a.dtype)  # noqa: E731
+    return inner._replace(credit=lambda *given: (a := inner.credit(*given)) + noise(a))
+
+
+def loss_of(task, executor=None, seed=0, **changes):
+    [row] = jc.sweep({"a": on(task, **changes)}, [seed], results_dir="runs", progress=False, executor=executor)
+    return row["metrics"]["test_loss"]
+
+
 def test_samples_that_a_file_holds_are_part_of_a_runs_identity(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-    def loss():
-        [row] = jc.sweep({"a": on(of_a_file())}, [0], results_dir="runs", progress=False)
-        return row["metrics"]["test_loss"]
-
     np.save("y.npy", X[:, 0])
-    first, key = loss(), config_hash(on(of_a_file()))
+    first = loss_of(of_a_file())
     np.save("y.npy", 3 * X[:, 0])
-    second = loss()
-    assert second != first and config_hash(on(of_a_file())) != key
+    assert loss_of(of_a_file()) != first
     np.save("y.npy", X[:, 0])
-    assert loss() == first and config_hash(on(of_a_file())) == key
+    assert loss_of(of_a_file()) == first and len(read_rows(tmp_path / "runs/sweep/sweep/rows.jsonl")) == 2
+
+
+def test_a_worker_that_lives_longer_than_a_file_trains_on_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        np.save("y.npy", X[:, 0])
+        first = loss_of(of_a_file(), pool)
+        np.save("y.npy", 3 * X[:, 0])
+        changed = loss_of(of_a_file(), pool, seed=1)
+        assert loss_of(of_a_file(), pool) != first
+    shutil.rmtree("runs")
+    assert loss_of(of_a_file(), seed=1) == changed
+
+
+def test_what_is_sound_is_not_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = without_training_samples()
+    assert loss_of(task, steps_per_epoch=2) == loss_of(task, steps_per_epoch=2) > 0
+    assert len(read_rows(tmp_path / "runs/sweep/sweep/rows.jsonl")) == 1
+    assert jc.sweep({"a": tiny(with_a_key())}, [0], progress=False)[0]["status"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,8 @@ def test_a_table_against_a_line_has_the_differences_at_each_seed():
     assert list(alone)[-2:] == ["gamma", "gamma - own"]
     with pytest.raises(ResultsError, match="against='bpp' is none of the lines; did you mean 'bp'"):
         rows.table(against="bpp")
+    with pytest.raises(ResultsError, match="against=3 is none of the lines"):
+        rows.table(against=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not both"):
         rows.table(TableSpec("", ()), against="bp")
 

@@ -168,12 +168,11 @@ class Rows(Sequence[Row]):
         if against is None:
             return TableSpec(_title(self), usual_columns(self._rows) if metrics is None else self._columns(metrics))
         labels = list(dict.fromkeys(row["label"] for row in self))
-        if all(varied(label, against) is None for label in labels):
+        if not isinstance(against, str) or all(varied(label, against) is None for label in labels):
             raise ResultsError(f"against={against!r} is none of the lines; {hint(str(against), labels)}")
-        columns = self._columns(metrics) if metrics is not None else [
-            column for column in usual_columns(self._rows)
-            if column.title in ("accuracy", "Gamma", "loss")
-        ]  # fmt: skip
+        usual = [c for c in usual_columns(self._rows) if c.title in ("accuracy", "Gamma", "loss")]
+        there = [c for c in usual if any(number_at(row, c.metric) is not None for row in self)]
+        columns = there if metrics is None else self._columns(metrics)
         both = (
             (c, c._replace(title=f"{c.title} - {against}", format=f"+{c.format}", paired_with=against)) for c in columns
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import tempfile
@@ -96,6 +97,8 @@ def sweep(
     for factory in {part.factory for v in variants for _, part in parts_of(v.config)}:
         factory.look_again()
     use_all_cores()
+    tasks = {task: task.with_samples() for task in {v.config.task for v in variants}}
+    variants = [v._replace(config=dataclasses.replace(v.config, task=tasks[v.config.task])) for v in variants]
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
     try:

@@ -46,17 +46,16 @@ class Layout(NamedTuple):
 def use_all_cores() -> None:
     """Makes one CPU device per core, each with one thread.  Must come before the first use of a device.
 
-    Keeps a number of CPU devices that was chosen (``jax_num_cpu_devices``, ``JAX_NUM_CPU_DEVICES``, or the option
-    ``--xla_force_host_platform_device_count`` of XLA).  Has no effect where XLA is already running, or on other
-    platforms.
+    Has no effect where a number of CPU devices was chosen (``jax_num_cpu_devices``, ``JAX_NUM_CPU_DEVICES``, or the
+    option ``--xla_force_host_platform_device_count`` of XLA), where XLA is already running, or on other platforms.
     """
     flags = os.environ.get("XLA_FLAGS", "")
+    if getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags:
+        return
     # What this process may use, where the system tells (Linux), else all there are.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        chosen = getattr(jax.config, "jax_num_cpu_devices", -1) > 0 or "host_platform_device_count" in flags
-        if not chosen:
-            jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores)
     except RuntimeError:  # XLA runs already: keep the devices there are
         there = jax.local_device_count()
         if jax.default_backend() == "cpu" and there < cores:
