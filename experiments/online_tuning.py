@@ -9,9 +9,15 @@ the chain costs beyond back-propagation.  And a rate at which the coarse maps of
 the seed where the default's break first.  Everything that was tried stands here.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jcredit as jc
+from jcredit.report import dots
+from jcredit.report.schema import Row
+from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
-from jcredit.study.experiment import Experiment, Preset, credit_columns, default_figure, main
+from jcredit.study.experiment import Experiment, Preset, credit_columns, main
 from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, MENDED_FIELD, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
@@ -40,7 +46,7 @@ def tried(methods: tuple[str, ...]) -> dict[str, dict[str, dict]]:
         line = METHODS[name]
         table[name] = {f"network {rate:g}": line | {"learning_rate": rate} for rate in NETWORK_RATES}
         for path, part in line["credit"].walk("credit"):
-            if default := part.settings.get("learning_rate"):
+            if default := _rate(part):
                 own = {f"estimator {default * f:g}": line | {f"{path}.learning_rate": default * f} for f in (1 / 3, 3)}
                 table[name] |= own
     return table
@@ -58,6 +64,49 @@ def grid(
     )
     fields |= {"epochs": min(8, fields["epochs"]), "evaluate_on": "validation"}
     return shallow + tuple(lines(CIFAR10_DEEP, COARSE, COARSE_BLOCK, **fields))
+
+
+def figure(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy of every method at each rate of the network and of its own, and of the chain with few tangents."""
+    met = {row.get("block") for row in rows}
+    methods = [name for name in METHODS if name in met]
+    canvas, axes = dots.panels(3, (12.0, 1.6 + 0.35 * len(methods)))
+    for y, method in enumerate(methods):
+        own = [row for row in rows if row.get("block") == method]
+        seeds = set.intersection(*(set(seeds) for seeds in _seeds(own).values()))  # others have one line alone
+        alike = [row for row in own if row["seed"] in seeds]
+        default = next((d for _, part in METHODS[method]["credit"].walk("") if (d := _rate(part))), None)
+        estimators = {} if default is None else {
+            "a third": f"estimator {default / 3:g}",
+            "its default": "network 0.001",
+            "three times": f"estimator {default * 3:g}",
+        }  # fmt: skip
+        networks = {f"{rate:g}": f"network {rate:g}" for rate in NETWORK_RATES}
+        for axis, tried_here in zip(axes[:2], (networks, estimators), strict=True):
+            for i, ((name, label), color) in enumerate(zip(tried_here.items(), PALETTE, strict=False)):
+                values = dots.values_of(alike, "metrics.test_accuracy", label)
+                dots.draw(axis, y + 0.2 * (i - 1), values, color, name if y == len(methods) - 1 else None, half=0.1)
+    samples = [f"{n} samples" for n in SAMPLES]
+    for y, label in enumerate(samples):
+        values = dots.values_of(rows, "metrics.test_accuracy", label, "tangents measured in a step")
+        dots.draw(axes[2], y, values, PALETTE[0])
+    dots.name(axes[0], methods, "rate of the network: validation accuracy")
+    dots.name(axes[1], [""] * len(methods), "rate of the estimator: validation accuracy")
+    dots.name(axes[2], samples, "the chain, fitted to few: validation accuracy")
+    for axis, where in zip(axes[:2], ("lower left", "upper left"), strict=True):  # where no dots are
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, loc=where)
+    dots.write(canvas, "Learning rates and tangents, validation split", path)
+
+
+def _seeds(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """{label: seeds}."""
+    return {label: [row["seed"] for row in rows if row["label"] == label] for label in {row["label"] for row in rows}}
+
+
+def _rate(part: jc.Part) -> float | None:
+    """A part's own learning rate."""
+    return part.settings.get("learning_rate")
 
 
 EXPERIMENT = Experiment(
@@ -83,7 +132,7 @@ EXPERIMENT = Experiment(
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),
-    figure=default_figure("Learning rates and tangents, validation split", ("test_accuracy", "gamma")),
+    figure=figure,
 )  # fmt: skip
 
 if __name__ == "__main__":
