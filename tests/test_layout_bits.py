@@ -94,7 +94,7 @@ def check_vmap(tolerance, credit):
     step = jax.jit(run.step)
     for i in range(3):
         alone, _ = step(at(states, i), at(hps, i), data, first_batch(config))
-        for part in ("params", "estimator"):
+        for part in ("params", "est_state"):
             pair = (getattr(state, part) for state in (at(together, i), alone))
             assert all(relative(a, b) < tolerance for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
 
