@@ -233,7 +233,7 @@ def test_an_own_rule_is_that_rule():
 
 
 def test_an_own_part_of_another_kind_is_refused():
-    refused(lambda: jc.Config(credit=as_part(jc.rule, None)), "is no estimator; rules are given as rule=; give one, such")
+    refused(lambda: jc.Config(credit=as_part(jc.rule, None)), "is no estimator; rules are given as rule=; give one")
 
 
 @pytest.mark.parametrize(
