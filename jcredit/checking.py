@@ -19,7 +19,7 @@ from jcredit.types import Array, Data, LossFn, NetParams, Network, Task, TrainSt
 
 FEW = 4
 """Samples that a part of one's own is tried on."""
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 
 
 def check_run(run: Run) -> Jaxpr:
