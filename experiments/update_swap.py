@@ -14,7 +14,17 @@ import jcredit as jc
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, main
 from jcredit.study.exploit import KSteps, k_steps, rule_name
-from jcredit.study.frozen import QUICK_FIT, QUICK_NET, SCALED, SMOKE_FIT, SMOKE_NET, SPENT, change_figure, fits
+from jcredit.study.frozen import (
+    FULL_FIT,
+    QUICK_FIT,
+    QUICK_NET,
+    SCALED,
+    SMOKE_FIT,
+    SMOKE_NET,
+    SPENT,
+    change_figure,
+    fits,
+)
 from jcredit.study.settings import CIFAR10
 from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
@@ -64,7 +74,9 @@ EXPERIMENT = Experiment(
             (42, 123), grid(QUICK_NET, KSteps(steps=(1, 5), batches=2, held=500), **QUICK_FIT),
             "7 minutes, 1 after frozen_recovery",
         ),
-        "full": Preset((42, 123, 456), grid(CIFAR10, KSteps(batches=16, held=2000), epochs=100), "5 hours"),
+        "full": Preset(
+            (42, 123, 456), grid(CIFAR10, KSteps(batches=16, held=2000), **FULL_FIT), "3 hours, less after frozen_recovery"
+        ),
     },
     table=TableSpec(
         "Loss change after five local steps of each rule on a BP snapshot, CIFAR-10",

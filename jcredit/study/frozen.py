@@ -17,6 +17,7 @@ from jcredit.sweeps.variants import Followup, Snapshot, Variant
 
 QUICK_NET = CIFAR10.replace(epochs=3)
 QUICK_FIT: dict[str, Any] = {"epochs": 5}
+FULL_FIT: dict[str, Any] = {"epochs": 30}
 SMOKE_NET = CIFAR10.replace(depth=2, width=16, epochs=2, **SMOKE)
 SMOKE_FIT: dict[str, Any] = {"epochs": 1, "hidden": 16}
 """Networks and fits of the presets, the same in every script, so that each is trained once.
