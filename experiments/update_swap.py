@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
             "7 minutes, 1 after frozen_recovery",
         ),
         "full": Preset(
-            (42, 123, 456), grid(CIFAR10, KSteps(batches=16, held=2000), **FULL_FIT), "3 hours, less after frozen_recovery"
+            (42, 123, 456), grid(CIFAR10, KSteps(batches=16, held=2000), **FULL_FIT), "3 hours"
         ),
     },
     table=TableSpec(
