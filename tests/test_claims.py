@@ -237,7 +237,10 @@ def test_a_control_that_is_there_to_fail_may():
     rows = made_up(AUDIT) | made_up(
         {line: x for line, x in AUDIT.items() if "shuffled" in line}, flags=["worse_than_nothing"]
     )
-    assert ledger.judge(BY_ID["VA1"], {"full": rows}).verdict == "reproduced"
+    verdict = ledger.judge(BY_ID["VA1"], {"full": rows})
+    assert verdict.verdict == "reproduced"
+    assert "counted though worse than nothing, as the claim has it fail: L = 4 | shuffled" in verdict.why
+    assert "counted though" not in judged("VA1", AUDIT).why
 
 
 def test_a_broken_reading_of_an_estimator_leaves_the_claim_to_the_other():

@@ -184,7 +184,11 @@ def _judge_reading(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> _P
     trouble, broken = _trouble(reading, rows, may_fail)
     if trouble:
         return _Part("undecided", trouble, outcomes, broken)
-    return _Part(verdict_of(outcomes), _why(outcomes), outcomes)
+    excused = [
+        line for line in _lines([reading]) if key_of(line)[1] in may_fail and _broken(rows.get(key_of(line), ()))
+    ]
+    spared = f"; counted though worse than nothing, as the claim has it fail: {', '.join(excused)}" if excused else ""
+    return _Part(verdict_of(outcomes), _why(outcomes) + spared, outcomes)
 
 
 def _trouble(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> tuple[str, bool]:
@@ -196,10 +200,15 @@ def _trouble(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> tuple[st
         diverged = sum(row["status"] != "ok" for row in mine)
         if diverged and key_of(line)[1] not in may_fail:
             return f"{line}: diverged at {diverged} of {len(mine)} seeds", False
-        broken = sum(WORSE_THAN_NOTHING in (row.get("flags") or ()) for row in mine)
+        broken = _broken(mine)
         if broken and key_of(line)[1] not in may_fail:
             return f"{line}: the estimator ends worse than nothing at {broken} of {len(mine)} seeds", True
     return "", False
+
+
+def _broken(rows: Sequence[Row]) -> int:
+    """How many of them end worse than nothing."""
+    return sum(WORSE_THAN_NOTHING in (row.get("flags") or ()) for row in rows)
 
 
 def _why(outcomes: Sequence[Outcome]) -> str:

@@ -50,7 +50,8 @@ def render_markdown(verdicts: Sequence[Verdict]) -> str:
         " seeds leaves its claim *undecided*, and so does one that six seeds leave open where the others do not"
         " disagree, be they all yes or all no. So does an estimator that diverges or whose relative error (of a field,"
         " a tangent map, a predicted state, a terminal gradient) ends above that of zero; where another reading of it"
-        " does not, that one judges the claim (a vector field of ours, given the size of each sample's error).",
+        " does not, that one judges the claim (a vector field of ours, given the size of each sample's error). Excepted"
+        " are estimators of which the claim itself says that they fail; they are named.",
         "- *Robust*, *fragile*: the verdict is, or is not, the same under all readings of what the study leaves open"
         " that were run.",
         "- No correction is made for the number of claims. Quick presets are shorter, some also narrower; the notes"

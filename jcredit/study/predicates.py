@@ -32,6 +32,7 @@ NAMES = {
     "gamma": "Gamma", "gamma_clamped": "clamped Gamma", "rho": "rho", "test_accuracy": "accuracy",
     "test_state_error": "state error",
     "dl_held_inner_product_eta1e-02_k5": "held-out loss change in 5 steps",
+    "dl_held_inner_product_eta1e-02_k1": "held-out loss change in one step",
     "dl_held_target_shift1e-01_eta1e-02_k5": "held-out loss change in 5 steps of target shift .1",
     "dl_held_target_shift1e-02_eta1e-02_k5": "held-out loss change in 5 steps of target shift .01",
     "dl_held_cosine_eta1e-02_k5": "held-out loss change in 5 steps of the cosine rule",
