@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Set
 from typing import Any
@@ -15,11 +16,17 @@ from jcredit.config import PARTS, ConfigError, Hparams
 from jcredit.numerics import float_type, in_full_precision
 from jcredit.sources import array_digest
 from jcredit.training import Run
-from jcredit.types import Array, Data, LossFn, NetParams, Network, Task, TrainState
+from jcredit.types import Array, Data, Estimator, LossFn, NetParams, Network, Task, TrainState
 
 FEW = 4
 """Samples that a part of one's own is tried on."""
 TOLERANCE = 1e-4
+_USUAL = ("state", "ctx", "env", "key")
+SIGNATURES = {
+    "init": ("key", "shapes"), "credit": _USUAL, "loss": _USUAL, "update": _USUAL,
+    "follow": ("state", "env", "step", "keep"),
+}  # fmt: skip
+"""What the functions of an estimator are called with."""
 
 
 def check_run(run: Run) -> Jaxpr:
@@ -32,11 +39,13 @@ def check_run(run: Run) -> Jaxpr:
       ConfigError: a part that does not fit, such as a credit of another shape than the states.
     """
     key, hp = jax.random.key(0), run.hparams(run.config)
-    task, network, *_ = run.built(hp)
+    task, network, estimator, _ = run.built(hp)
+    check_signatures(run.config.credit.name, estimator)
     _check_network(run.config.network.name, network, task)
     data = jax.eval_shape(run.data, key, hp)
     _check_data(run.config.task.name, task, data)
     state = jax.eval_shape(run.init, key, hp)
+    _check_trainable(run.config.credit.name, state)
     step = _checked_step(run, state, hp, data)
     jax.eval_shape(run.diagnose, state, hp, data)
     return step
@@ -88,6 +97,28 @@ def _few(like: Any, below: int = 2) -> Array:
 def _read_again(run: Run, hp: Hparams) -> str:
     """Digest of the samples that a run's task has when it is built once more."""
     return array_digest(jax.tree.leaves(run.built(hp).task.data))
+
+
+def check_signatures(name: str, estimator: Estimator) -> None:
+    """Refuses an estimator whose functions do not take what they are called with.
+
+    Raises:
+      ConfigError: one does not.
+    """
+    for field, called in SIGNATURES.items():
+        function = getattr(estimator, field)
+        if function is None:
+            continue
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # written in C, say
+            continue
+        try:
+            signature.bind(*called)
+        except TypeError:
+            raise ConfigError(
+                f"{name}: {field}{signature} is called as {field}({', '.join(called)}); let it take these"
+            ) from None
 
 
 def check_repeats(what: str, function: Callable, *args: Any) -> None:
@@ -183,6 +214,14 @@ def _check_network(name: str, network: Network, task: Task) -> None:
             f"network {name}: readout gives each sample an array of shape {outputs.shape[1:]}, and the task has"
             f" {task.sizes.outputs} outputs; take their number from sizes.outputs"
         )
+
+
+def _check_trainable(name: str, state: TrainState) -> None:
+    """Refuses parameters of an estimator that no gradient can train."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.est_state.params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            where = jax.tree_util.keystr(path)
+            raise ConfigError(f"{name}: state.params{where} is of type {leaf.dtype}; keep it in state.extra")
 
 
 def _sample(states: Any) -> str:

@@ -6,6 +6,8 @@ the traced numbers ``hp``, and look at the network through ``observe`` and ``cre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,8 +135,9 @@ def credit_of(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Ke
     """
     estimator, ctx = built.estimator, seen.ctx
     view = with_oracle(built.task, built.network, state.params, ctx, seen.pulls) if estimator.oracle else ctx
-    a_KxBxD = estimator.credit(state.est_state, view, seen.env, key)
     h_KxBxD, name = ctx.trace.h_KxBxD, setup.config.credit.name
+    with _left_as_it_is(state.est_state, f"credit of {name}"):
+        a_KxBxD = estimator.credit(state.est_state, view, seen.env, key)
     found = getattr(a_KxBxD, "shape", type(a_KxBxD).__name__)
     if found != h_KxBxD.shape:
         raise ConfigError(
@@ -157,7 +160,9 @@ def estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Se
       ConfigError: it returns something else, or a metric bears the name of a reported one.
     """
     assert estimator.loss is not None
-    found, name = estimator.loss(state, seen.ctx, seen.env, key), setup.config.credit.name
+    name = setup.config.credit.name
+    with _left_as_it_is(state, f"loss of {name}"):
+        found = estimator.loss(state, seen.ctx, seen.env, key)
     if not (isinstance(found, tuple) and len(found) == 2 and jnp.shape(found[0]) == () and isinstance(found[1], dict)):
         raise ConfigError(f"{name}: its loss returns {_kind(found)}; return (scalar, {{name: scalar}})")
     loss, metrics = found
@@ -165,10 +170,24 @@ def estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Se
         number = isinstance(value, jax.Array | np.ndarray | np.generic | float | int)
         if not isinstance(metric, str) or not number or jnp.shape(value) != ():
             raise ConfigError(f"loss of {name} returns a metric {metric!r} that is {_kind(value)}; give named scalars")
+        if "." in metric:  # which leads into a row, in its tables
+            raise ConfigError(f"loss of {name} returns a metric {metric!r}; name it without the point")
     reported = (*OWN_METRICS, *diagnostics.METRICS)
     if taken := [name for name in metrics if name in reported or f"test_{name}" in reported]:
         raise ConfigError(f"loss of {name} returns a metric {taken[0]!r}, which is a reported one")
     return loss, metrics
+
+
+@contextmanager
+def _left_as_it_is(state: EstState, who: str) -> Iterator[None]:
+    """Refuses what puts something else into a state that it is handed: training would keep it, and scores would not."""
+    before = jax.tree.leaves(state)
+    yield
+    after = jax.tree.leaves(state)
+    if len(before) != len(after) or any(old is not new for old, new in zip(before, after, strict=True)):
+        raise ConfigError(
+            f"{who} changes the state it is handed; return what is to be kept from the estimator's update"
+        )
 
 
 def _kind(found: Any) -> str:

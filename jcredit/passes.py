@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -126,29 +127,30 @@ def _stages(layer_B: Array | np.ndarray, depth: int) -> list[tuple[int, int, int
     return [part for part in parts if part[2] > 0]
 
 
-class NetworkEnv(NamedTuple):
-    """The questions an estimator may ask of a network at ``params`` (see ``types.Env``)."""
+@dataclass(frozen=True, slots=True)
+class NetworkEnv:
+    """The questions an estimator may ask of a network at some parameters (see ``types.Env``)."""
 
-    network: Network
-    loss: LossFn
-    params: NetParams
+    _network: Network
+    _loss: LossFn
+    _params: NetParams
 
     @property
     def branch(self) -> Branch | None:
         """The linearised branch of a block, without the block's weights."""
-        return self.network.branch
+        return self._network.branch
 
     def normalise(self, h: Array) -> Array:
         """LN(h), or h itself; the network's own function meets (N, D), whatever axes lead here."""
-        return self.network.normalise(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1)
+        return self._network.normalise(h.reshape(-1, h.shape[-1])).reshape(*h.shape[:-1], -1)
 
     def output_loss(self, outputs_BxC: Array, target_B: Array) -> Array:
         """loss_B of any outputs."""
-        return self.loss(outputs_BxC, target_B)
+        return self._loss(outputs_BxC, target_B)
 
     def readout_loss(self, h_BxD: Array, target_B: Array) -> Array:
         """loss_B of the readout at h_L."""
-        return self.loss(self.network.readout(self.params.readout, h_BxD), target_B)
+        return self._loss(self._network.readout(self._params.readout, h_BxD), target_B)
 
     def loss_at(self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array) -> Array:
         """loss_B with each sample's tail re-run from its own layer and state."""
@@ -162,13 +164,13 @@ class NetworkEnv(NamedTuple):
             def advance(h, layer):
                 index, block_params, noise = layer
                 # Samples perturbed at a later layer have not started yet: they wait, unchanged, for their block.
-                after = self.network.block(block_params, h)
+                after = self._network.block(block_params, h)
                 after = after if noise is None else after + noise
                 return jnp.where((own_B <= index)[:, None], after, h), None  # noqa: B023
 
             noise_LxBxD = ctx.trace.noise_LxBxD
             noise_LxBxD = noise_LxBxD if noise_LxBxD is None else noise_LxBxD[first:end, :started]
-            blocks = jax.tree.map(lambda p: p[first:end], self.params.blocks)  # noqa: B023
+            blocks = jax.tree.map(lambda p: p[first:end], self._params.blocks)  # noqa: B023
             moved, _ = jax.lax.scan(advance, h_BxD[:started], (jnp.arange(first, end), blocks, noise_LxBxD))
             h_BxD = jnp.concatenate([moved, h_BxD[started:]])
         return h_BxD
@@ -184,16 +186,16 @@ class NetworkEnv(NamedTuple):
         self, ctx: Context | OracleContext, layer_B: Array | np.ndarray, h_BxD: Array, v_MxBxD: Array
     ) -> Array:
         """Derivatives of the outputs along directions, in forward mode (M, B, C)."""
-        outputs = lambda h: self.network.readout(self.params.readout, self._last_state(ctx, layer_B, h))  # noqa: E731
+        outputs = lambda h: self._network.readout(self._params.readout, self._last_state(ctx, layer_B, h))  # noqa: E731
         return jax.vmap(lambda v: jax.jvp(outputs, (h_BxD,), (v,))[1])(v_MxBxD)
 
     def next_states(self, ctx: Context | OracleContext, h_LxBxD: Array) -> Array:
         """Every block applied to a state of its own, with the pass's process noise."""
-        after = jax.vmap(self.network.block)(self.params.blocks, h_LxBxD)
+        after = jax.vmap(self._network.block)(self._params.blocks, h_LxBxD)
         return after if ctx.trace.noise_LxBxD is None else after + ctx.trace.noise_LxBxD
 
     def _block_tangent(self, block_params: Params, h_BxD: Array, v_BxD: Array) -> Array:
-        return jax.jvp(lambda state: self.network.block(block_params, state), (h_BxD,), (v_BxD,))[1]
+        return jax.jvp(lambda state: self._network.block(block_params, state), (h_BxD,), (v_BxD,))[1]
 
     def tangents(self, h_LxBxD: Array, u_BxD: Array) -> Array:
         """u_0 carried to u_L in one forward-mode sweep."""
@@ -203,12 +205,12 @@ class NetworkEnv(NamedTuple):
             after = self._block_tangent(block_params, h, u)
             return after, after
 
-        _, later = jax.lax.scan(advance, u_BxD, (self.params.blocks, h_LxBxD))
+        _, later = jax.lax.scan(advance, u_BxD, (self._params.blocks, h_LxBxD))
         return jnp.concatenate([u_BxD[None], later])
 
     def block_tangents(self, h_LxBxD: Array, v_LxBxD: Array) -> Array:
         """J_l v_l for each block alone."""
-        return jax.vmap(self._block_tangent)(self.params.blocks, h_LxBxD, v_LxBxD)
+        return jax.vmap(self._block_tangent)(self._params.blocks, h_LxBxD, v_LxBxD)
 
     def mirrored(self, key: Key, samples: int) -> dict[str, Array]:
         """x^T (x W) / samples for each of the blocks' own matrices, x ~ N(0, I): its expectation is W (L, I, O).
@@ -216,7 +218,7 @@ class NetworkEnv(NamedTuple):
         Raises:
           ConfigError: the network declares no ``branch`` or no ``own`` matrices.
         """
-        own = own_matrices_of(self, "mirrored weights")(self.params.blocks)
+        own = own_matrices_of(self, "mirrored weights")(self._params.blocks)
         keys = dict(zip(own, jax.random.split(key, len(own)), strict=True))
 
         def one(w_LxIxO, key):

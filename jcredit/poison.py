@@ -84,6 +84,7 @@ def check_no_hidden_backprop(config: Config, *, data_dir: str | Path | None = No
         jax.eval_shape(step_and_credit, state, hp, data, index)
     except HiddenBackprop:
         raise ConfigError(
-            f"{config.credit.name} back-propagates through a block; measure effects forward with jc.measure, or say"
-            " oracle=True of its jc.Estimator, which every table then prints"
+            f"{config.credit.name} back-propagates through a block; measure effects forward with jc.measure, stop the"
+            " gradient (jax.lax.stop_gradient) of what its loss hands to env, or say oracle=True of its jc.Estimator,"
+            " which every table then prints"
         ) from None

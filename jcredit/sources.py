@@ -80,6 +80,11 @@ class _Identity:
         """What numbers, text, arrays and collections hold; None for other objects."""
         if isinstance(value, _PLAIN):
             return repr(value)
+        if isinstance(value, jax.core.Tracer):
+            raise ConfigError(
+                f"what identifies a run cannot be told of a traced array of shape {value.shape}, which was kept in a"
+                " global, a default or a closure when a function was traced; keep it in the estimator's state"
+            )
         if isinstance(value, np.ndarray | jax.Array):
             is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
             return array_digest([jax.random.key_data(value) if is_key else value])
@@ -190,7 +195,10 @@ class _Identity:
             return self.met[id(thing)]
         self.met[id(thing)] = f"{name} #{len(self.met)}"
         if inspect.isclass(thing):
-            inside = {k: v for k, v in vars(thing).items() if inspect.isfunction(v) or not k.startswith("__")}
+            inside = {
+                k: v for k, v in vars(thing).items()
+                if k != "_abc_impl" and (inspect.isfunction(v) or not k.startswith("__"))
+            }  # fmt: skip
             return [name, _source(thing), self.of(thing.__bases__), self._named(inside)]
         used = dict(_closed_over(thing)) | (dict(_globals_of(thing)) if at_home else {})
         package = thing.__globals__.get("__package__") or ""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.checking import check_blocks_apart, check_repeats, check_run, check_samples_apart
+from jcredit.checking import check_blocks_apart, check_repeats, check_run, check_samples_apart, check_signatures
 from jcredit.config import Config, Hparams
 from jcredit.estimators import bp, broadcast
 from jcredit.files import cause
@@ -27,19 +27,22 @@ from jcredit.networks import image_mlp
 from jcredit.numerics import float_type, in_full_precision
 from jcredit.observing import shapes_of
 from jcredit.parts import Factory, Part
-from jcredit.passes import depth_of, forward
+from jcredit.passes import NetworkEnv, depth_of, forward
 from jcredit.poison import HiddenBackprop, check_no_hidden_backprop, poisoned
 from jcredit.settings import ConfigError
 from jcredit.tasks import teacher
 from jcredit.training import Run, make_run
-from jcredit.types import Branch, Data, Network, Task, TrainState
+from jcredit.types import Branch, Data, Env, Network, Task, TrainState
 
 __all__ = [
     "CheckFailed", "HiddenBackprop", "check_estimator", "check_network", "check_rule", "check_task", "poisoned",
     "tiny_config",
 ]  # fmt: skip
 BATCH = 32
+MORE_STEPS = 15
 P = ParamSpec("P")
+QUESTIONS = tuple(name for name in vars(Env) if not name.startswith("_"))
+"""What may be asked of ``env``."""
 # Programs here run once: what is compiled quickly is done quickly.
 _jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -55,9 +58,10 @@ class CheckFailed(AssertionError):
 
 def tiny_config(**changes: Any) -> Config:
     """A configuration that compiles and runs in moments: three blocks of width 16 on 64 samples of the ladder."""
-    task = teacher(classes=4, inputs=12, train_size=2 * BATCH, test_size=BATCH)
+    scored = BATCH + 8  # another number than a batch has, which no part may rely on
+    task = teacher(classes=4, inputs=12, train_size=2 * BATCH, test_size=scored)
     network = image_mlp(depth=3, width=16)
-    return Config(**{"task": task, "network": network, "batch_size": BATCH, "diagnostic_samples": BATCH, **changes})
+    return Config(**{"task": task, "network": network, "batch_size": BATCH, "diagnostic_samples": scored, **changes})
 
 
 def _part(thing: Any, kind: str) -> Part:
@@ -77,9 +81,12 @@ def _guarded(call: Callable, name: str) -> Any:
         raise
     except ConfigError as error:
         raise CheckFailed(str(error)) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise CheckFailed(f"{name} hands a traced array to numpy; use jax.numpy{_hint(error)}") from error
     except jax.errors.ConcretizationTypeError as error:
         raise CheckFailed(
             f"{name} reads a traced number or array as a Python value; use jnp.where or make the setting static"
+            f"{_hint(error)}"
         ) from error
     except Exception as error:
         raise CheckFailed(f"{name} does not run: {cause(error)}{_hint(error)}") from error
@@ -99,7 +106,8 @@ def _one_line(check: Callable[P, None]) -> Callable[P, None]:
 
 def _hint(error: Exception) -> str:
     """What an object of ours has, where it was asked for something else, and the line of the caller's own file."""
-    fields = getattr(getattr(error, "obj", None), "_fields", ()) if isinstance(error, AttributeError) else ()
+    obj = error.obj if isinstance(error, AttributeError) else None
+    fields = QUESTIONS if isinstance(obj, NetworkEnv) else getattr(obj, "_fields", ())
     has = f"; it has {', '.join(fields)}" if fields else ""
     here = Path(__file__).parent
     own = [
@@ -131,7 +139,7 @@ def _same_bits(a: Any, b: Any) -> bool:
 
 def _begin(run: Run, config: Config):
     hp, key = run.hparams(config), jax.random.key(0)
-    return run.init(key, hp), hp, run.data(key, hp)
+    return _jit(run.init)(key, hp), hp, run.data(key, hp)
 
 
 def _tried_on(network: Part | None, task: Part | None, **parts: Part) -> Config:
@@ -205,13 +213,31 @@ def check_estimator(estimator: Factory | Part, *, network: Part | None = None, t
     part = _part(estimator, "estimator")
     config = _guarded(lambda: _tried_on(network, task, credit=part), part.name)
     built = _guarded(part.build, part.name)
+    check_signatures(part.name, built)
     _check_init(config, part.name)
     _guarded(lambda: check_no_hidden_backprop(config), part.name)
     before, after = _check_step(config, part.name)
     if built.loss is not None and not jax.tree.leaves(before.est_state.params):
         raise CheckFailed(f"{part.name} has a loss, but its state.params hold nothing to train")
-    if built.loss is not None and _same_bits(before.est_state.params, after.est_state.params):
-        raise CheckFailed(f"{part.name}: its loss does not depend on state.params, so nothing is learned")
+    if built.loss is None and jax.tree.leaves(before.est_state.params):
+        raise CheckFailed(f"{part.name} has no loss, so that nothing trains its state.params; keep them in extra")
+    if built.loss is not None and not _ever_learns(config, before, after):
+        raise CheckFailed(
+            f"{part.name}: its loss does not depend on state.params, so nothing is learned (or its gradient, or what"
+            f" its optimizer makes of that, is zero for {1 + MORE_STEPS} steps)"
+        )
+
+
+def _ever_learns(config: Config, before: TrainState, after: TrainState) -> bool:
+    """Whether a few steps change what is trained: a schedule may begin at zero, gradients may be gathered first."""
+    if not _same_bits(before.est_state.params, after.est_state.params):
+        return True
+    run = make_run(config)
+    _, hp, data = _begin(run, config)
+    step = _jit(run.step)
+    for _ in range(MORE_STEPS):
+        after, _ = step(after, hp, data, jnp.arange(BATCH))
+    return not _same_bits(before.est_state.params, after.est_state.params)
 
 
 def _check_init(config: Config, name: str) -> None:

@@ -243,8 +243,10 @@ def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, 
     estimator, extra = built.estimator, state.est_state.extra
     of_params = lambda p: estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
     (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.est_state.params)
-    updates, moments = estimator.optimizer.update(grads, state.est_opt_state, state.est_state.params)
-    fresh = estimator.update(EstState(optax.apply_updates(state.est_state.params, updates), extra))
+    # Some optimizers ask for more than the gradient, such as the loss: those of optax that take none leave it.
+    optimizer = optax.with_extra_args_support(estimator.optimizer)
+    updates, moments = optimizer.update(grads, state.est_opt_state, state.est_state.params, value=loss, grad=grads)
+    fresh = EstState(optax.apply_updates(state.est_state.params, updates), extra)
     return fresh, moments, {"estimator_loss": loss, **metrics}
 
 
@@ -278,11 +280,14 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
         fresh, moments, learned = _learn_estimator(setup, built, new, seen, loss_key)
         new = new._replace(est_state=fresh, est_opt_state=moments)
         metrics |= learned
-    return new, metrics
+    kept = estimator.update(new.est_state, seen.ctx, seen.env, jax.random.fold_in(loss_key, 1))
+    return new._replace(est_state=kept), metrics
 
 
 def _epoch(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> tuple[TrainState, Metrics]:
     size, steps = setup.config.batch_size, setup.steps
+    if setup.train_size is not None and len(data.train_x) < setup.train_size:  # JAX would take the last ones again
+        raise ConfigError(f"data have {len(data.train_x)} training samples, and this run's have {setup.train_size}")
     order = jax.random.permutation(jax.random.fold_in(state.key, -1 - state.step), setup.train_size)
     index_SxB = order[: steps * size].reshape(steps, size)
     state, metrics = jax.lax.scan(lambda s, index: _step(setup, s, hp, data, index), state, index_SxB)

@@ -228,6 +228,12 @@ class FollowFn(Protocol):
     def __call__(self, state: EstState, env: Env, step: Params, keep: Array, /) -> EstState: ...  # noqa: D102
 
 
+class UpdateFn(Protocol):
+    """(state, ctx, env, key) -> EstState, at the end of every step: what is kept of the batch, or of ``params``."""
+
+    def __call__(self, state: EstState, ctx: Context, env: Env, key: Key, /) -> EstState: ...  # noqa: D102
+
+
 class EstimatorLoss(Protocol):
     """(state, ctx, env, key) -> (scalar, {name: scalar}); differentiated by ``state.params``."""
 
@@ -256,7 +262,8 @@ class Estimator(NamedTuple):
       credit: (state, ctx, env, key) -> a_0..a_L; ``ctx`` is an OracleContext for oracles only.
       loss: (state, ctx, env, key) -> (scalar, dict of scalar metrics), ``ctx`` a plain Context for oracles, too; None
         if nothing is learned.
-      update: EstState -> EstState after each optimiser step (slow copies).
+      update: (state, ctx, env, key) -> EstState, once in every step after what is fitted, if anything is: slow copies
+        of ``params``, running moments of what a batch shows. ``ctx`` and ``env`` are those of ``loss``.
       follow: told how the rule's update moved the blocks' parameters, never what they are (Kolen-Pollack); None: it
         does not ask.
       optimizer: what trains ``params``.
@@ -272,7 +279,7 @@ class Estimator(NamedTuple):
     init: InitFn
     credit: CreditFn
     loss: EstimatorLoss | None = None
-    update: Callable[[EstState], EstState] = lambda state: state
+    update: UpdateFn = lambda state, ctx, env, key: state
     optimizer: optax.GradientTransformation = adam()
     tier: str = "not stated"
     depth: SequentialDepth = None

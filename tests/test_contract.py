@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ORACLES, VARIANTS, small_images
+from helpers import ORACLES, VARIANTS, as_part, small_images
 
 import jcredit as jc
 from jcredit import estimators, testing
@@ -147,7 +147,11 @@ def test_a_swept_number_read_as_a_python_value():
     def mine(scale: jc.Positive = 1.0):
         return jc.dfa().build() if scale > 2 else jc.broadcast().build()
 
-    fails(check_estimator, mine, "reads a traced number or array as a Python value")
+    fails(check_estimator, mine, "reads a traced number or array as a Python value; use .* line")
+    in_numpy = lambda state, ctx, env, key: jnp.asarray(np.tanh(ctx.trace.h_KxBxD))  # noqa: E731
+    fails(check_estimator, credit_of(in_numpy), "hands a traced array to numpy; use jax.numpy .* line")
+    asks = lambda state, ctx, env, key: env.loss_tangents(ctx)  # noqa: E731
+    fails(check_estimator, credit_of(asks), "'loss_tangents'.*; it has branch, output_loss, .*, loss_tangent, ")
 
 
 def test_random_numbers_from_elsewhere_and_numbers_that_vmap_changes():
@@ -182,6 +186,7 @@ def test_losses():
         return still
 
     fails(check_estimator, mine, "does not depend on state.params")
+    fails(check_estimator, as_part(jc.estimator, still._replace(loss=None)), "has no loss, so that nothing trains its")
 
     @jc.estimator
     def thief():

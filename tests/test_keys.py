@@ -1,5 +1,6 @@
 """Randomness: who draws, draws afresh, and no two share what they draw."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ def test_every_matrix_of_a_block_is_mirrored_by_noise_of_its_own():
     # With W1 = W2 the same noise would give the same mirror, error for error.
     scene, w = make_scene("image"), normal(8, 3, 12, 12)
     blocks = {"inner": {"w": w}, "outer": {"w": w}}
-    env = scene.env._replace(params=scene.params._replace(blocks=blocks))
+    env = dataclasses.replace(scene.env, _params=scene.params._replace(blocks=blocks))
     errors = {name: np.asarray(found - w) for name, found in env.mirrored(KEY, 64).items()}
     assert np.linalg.norm(errors["u"]) > 1
     assert abs(correlation(errors["u"], errors["v"])) < 0.2  # 432 entries: a deviation of 1/20

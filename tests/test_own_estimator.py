@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 from helpers import as_part, start, tiny
 
@@ -125,6 +127,77 @@ def test_it_trains_in_the_shared_step_and_beats_dfa():
     assert set(curve[0]) == {"train_loss", "train_accuracy", "train_h_rms", "estimator_loss", "directional"}
     assert gamma.shape == (3,)
     assert (gamma > dfa_gamma + 0.2).all()
+
+
+@jc.estimator
+def watching() -> jc.Estimator:
+    """The broadcast, which learns nothing and keeps what it has seen: steps, the sum of losses, a sum of noise."""
+
+    def update(state, ctx, env, key):
+        loss = jnp.mean(env.readout_loss(ctx.trace.h_KxBxD[-1], ctx.target_B))
+        seen = {"steps": jnp.ones(()), "loss": loss, "noise": jax.random.normal(key)}
+        return state._replace(extra=jax.tree.map(jnp.add, state.extra, seen))
+
+    nothing = {name: jnp.zeros(()) for name in ("steps", "loss", "noise")}
+    return jc.broadcast().build()._replace(init=lambda key, shapes: jc.EstState({}, nothing), update=update)
+
+
+@pytest.mark.parametrize("trains", ["network", "nothing"])
+def test_what_an_estimator_keeps_of_the_batches_it_has_seen(trains):
+    jc.testing.check_estimator(watching())
+    config = tiny(watching(), trains=trains, batch_size=8)
+    run = jc.make_run(config)
+    state, hp, data = start(run, config)
+    once, metrics = jax.jit(run.epoch)(state, hp, data)
+    assert once.est_state.extra["steps"] == run.steps_per_epoch == 4
+    # An epoch's training loss is the mean of its steps', each before its update.
+    assert np.isclose(once.est_state.extra["loss"] / 4, metrics["train_loss"], rtol=1e-5)
+    twice, _ = jax.jit(run.epoch)(once, hp, data)
+    added = twice.est_state.extra["noise"] - once.est_state.extra["noise"]
+    assert abs(added - once.est_state.extra["noise"]) > 1e-3  # every step draws anew
+
+
+def steady(optimizer) -> jc.Part:
+    """An estimator that fits a number to 1, with some optimizer."""
+    loss = lambda state, ctx, env, key: (jnp.sum((state.params["w"] - 1) ** 2), {})  # noqa: E731
+    init = lambda key, shapes: jc.EstState({"w": jnp.zeros(2)}, {})  # noqa: E731
+    return as_part(jc.estimator, jc.broadcast().build()._replace(init=init, loss=loss, optimizer=optimizer))
+
+
+def test_optimizers_that_begin_at_zero_gather_gradients_or_ask_for_the_loss():
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 10, 100)
+    for optimizer in (
+        optax.adam(schedule),
+        optax.MultiSteps(optax.adam(1e-2), 4),
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+    ):
+        jc.testing.check_estimator(steady(optimizer))
+
+
+def credit_of(credit) -> jc.Part:
+    return as_part(jc.estimator, jc.broadcast().build()._replace(credit=credit))
+
+
+def test_what_an_estimator_raises_in_a_sweep_is_told_with_its_line():
+    wrong = credit_of(lambda state, ctx, env, key: ctx.delta_KxBxD)
+    with pytest.raises(AttributeError, match="delta_KxBxD") as caught:
+        jc.sweep({"good": tiny(jc.dfa()), "my line": tiny(wrong)}, seeds=[0], progress=False)
+    assert any("in line 'my line', with credit=helpers.as_part.<locals>.own" in x for x in caught.value.__notes__)
+
+
+def test_the_check_finds_a_batch_size_that_was_written_down():
+    noise = jnp.ones((4, 32, 16))
+    with pytest.raises(jc.testing.CheckFailed, match="ncompatible shapes"):
+        jc.testing.check_estimator(credit_of(lambda state, ctx, env, key: ctx.delta_BxD[None] + noise))
+
+
+def test_fewer_samples_than_a_runs_are_refused():
+    config = tiny(jc.broadcast())
+    run = jc.make_run(config)
+    state, hp, data = start(run, config)
+    fewer = data._replace(train_x=data.train_x[:8], train_y=data.train_y[:8])
+    with pytest.raises(jc.ConfigError, match="data have 8 training samples, and this run's have 32"):
+        run.epoch(state, hp, fewer)
 
 
 def test_its_settings_are_as_ours():

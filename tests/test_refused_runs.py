@@ -79,6 +79,7 @@ def test_a_metric_that_bears_a_reported_name_is_refused(name):
         (lambda p: {"v": {"w": p[0]}}, "returns a metric 'v' that is a dict"),
         (lambda p: {"v": "text"}, "returns a metric 'v' that is a str"),
         (lambda p: {0: p[0]}, "returns a metric 0 that is an array of shape ()"),
+        (lambda p: {"a.b": p[0]}, "returns a metric 'a.b'; name it without the point"),
     ],
 )
 def test_a_metric_that_is_no_scalar_by_name_is_refused(metrics, said):
@@ -156,7 +157,7 @@ def test_more_samples_than_the_data_have_are_refused():
 
 
 def test_a_step_that_changes_the_states_type_is_refused():
-    growing = jc.dfa().build()._replace(update=lambda state: state._replace(extra=state.extra[:1]))
+    growing = jc.dfa().build()._replace(update=lambda state, *seen: state._replace(extra=state.extra[:1]))
     config = tiny(as_part(jc.estimator, growing._replace(loss=lambda s, *rest: (jnp.sum(s.extra), {}))))
     refused(lambda: checked(config), r"a step turns state\.est_state\.extra from float32.* shapes and types must stay")
 
@@ -164,13 +165,43 @@ def test_a_step_that_changes_the_states_type_is_refused():
 @pytest.mark.parametrize(
     ("update", "said"),
     [
-        (lambda state: (state.params, state.extra), r"state\.est_state from CustomNode\(.*EstState.* into \("),
-        (lambda state: jc.EstState(state.params, {"slow": state.extra}), r"state\.est_state from .* fields must stay"),
+        (lambda state, *seen: (state.params, state.extra), r"state\.est_state from CustomNode\(.*EstState.* into \("),
+        (
+            lambda state, *seen: jc.EstState(state.params, {"slow": state.extra}),
+            r"state\.est_state from .* fields must stay",
+        ),
     ],
 )
 def test_a_step_that_changes_the_states_fields_is_refused(update, said):
     changing = jc.dfa().build()._replace(update=update, loss=lambda state, *rest: (jnp.sum(state.extra), {}))
     refused(lambda: checked(tiny(as_part(jc.estimator, changing))), f"own: a step turns {said}")
+
+
+def test_a_state_that_is_changed_in_place_is_refused():
+    def counted(state):
+        state.extra["calls"] = state.extra["calls"] + 1
+        return state.extra["calls"]
+
+    init = lambda key, shapes: jc.EstState({"w": jnp.ones(2)}, {"calls": jnp.zeros(())})  # noqa: E731
+    mine, said = jc.broadcast().build()._replace(init=init), "changes the state it is handed; return what is to be kept"
+    credit = lambda state, ctx, env, key: ctx.trace.h_KxBxD * counted(state)  # noqa: E731
+    refused(lambda: checked(tiny(as_part(jc.estimator, mine._replace(credit=credit)))), f"credit of .*own {said}")
+    loss = lambda state, ctx, env, key: (counted(state) * jnp.sum(state.params["w"]), {})  # noqa: E731
+    refused(lambda: checked(tiny(as_part(jc.estimator, mine._replace(loss=loss)))), f"loss of .*own {said}")
+
+
+def test_functions_that_do_not_take_what_they_are_called_with_are_refused():
+    mine = jc.broadcast().build()
+    short = mine._replace(credit=lambda state, ctx, env: ctx.trace.h_KxBxD)
+    said = re.escape("own: credit(state, ctx, env) is called as credit(state, ctx, env, key); let it take these")
+    refused(lambda: checked(tiny(as_part(jc.estimator, short))), said)
+    refused(lambda: checked(tiny(as_part(jc.estimator, mine._replace(update=lambda state: state)))), "update.state. is")
+
+
+def test_parameters_that_are_no_real_numbers_are_refused():
+    whole = jc.broadcast().build()._replace(init=lambda key, shapes: jc.EstState({"n": jnp.zeros(3, int)}, {}))
+    said = re.escape("own: state.params['n'] is of type int32; keep it in state.extra")
+    refused(lambda: checked(tiny(as_part(jc.estimator, whole))), said)
 
 
 def test_a_state_that_is_none_is_refused():

@@ -32,7 +32,7 @@ from helpers import tiny
 
 import jcredit as jc
 from jcredit.config import config_hash, described, static_key
-from jcredit.sources import _Identity
+from jcredit.sources import _Identity, source_hash
 
 MODULE = """
 import functools
@@ -285,6 +285,38 @@ def test_methods_of_own_classes_are_followed_whatever_the_class_is_made_of(tmp_p
     assert CLASSES.count(old) == 1
     before, after = (loaded(tmp_path, text).mine for text in (CLASSES, CLASSES.replace(old, f"{old}0")))
     assert before.source != after.source
+
+
+ABSTRACT = """
+import abc
+import jcredit as jc
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def of(self, x): ...
+
+class Mine(Base):
+    def of(self, x):
+        return x + 3
+
+@jc.estimator
+def mine() -> jc.Estimator:
+    return jc.broadcast().build()._replace(tier=str(Mine().of(1)))
+"""
+
+
+def test_classes_with_abstract_methods_are_known_as_others_are(tmp_path):
+    before, again, after = (loaded(tmp_path, text).mine for text in (ABSTRACT, ABSTRACT, ABSTRACT.replace("3", "4")))
+    assert before.source == again.source != after.source
+
+
+def test_a_traced_array_that_was_kept_is_no_identity(tmp_path):
+    module = loaded(
+        tmp_path, CLASSES.replace("used = PAIR", "used = KEPT, PAIR").replace("FACTOR =", "KEPT = []; FACTOR =")
+    )
+    jax.make_jaxpr(module.KEPT.append)(jnp.ones(3))
+    with pytest.raises(jc.ConfigError, match=r"a traced array of shape \(3,\), which was kept in a global"):
+        source_hash(module.mine.function)
 
 
 def test_what_an_object_has_computed_and_keeps_is_no_part_of_it(tmp_path):

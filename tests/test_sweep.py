@@ -148,7 +148,7 @@ def test_blown_up_estimators_are_told_by_ten_times_their_own_minimum():
 @jc.estimator
 def runaway() -> jc.Estimator:
     """A slow copy that adds up what it sees instead of averaging it: V chases targets that run away."""
-    grow = lambda state: jc.EstState(state.params, jax.tree.map(lambda s: 1.5 * s, state.extra))  # noqa: E731
+    grow = lambda state, *seen: jc.EstState(state.params, jax.tree.map(lambda s: 1.5 * s, state.extra))  # noqa: E731
     return small(jc.scalar_bridge).build()._replace(update=grow)
 
 
@@ -172,7 +172,7 @@ def counting(late: float = 20.0, error: float = 0.5) -> jc.Estimator:
         ._replace(
             init=lambda key, shapes: jc.EstState({"w": jnp.ones(1)}, {"steps": jnp.zeros((), jnp.int32)}),
             loss=loss,
-            update=lambda state: jc.EstState(state.params, {"steps": state.extra["steps"] + 1}),
+            update=lambda state, *seen: jc.EstState(state.params, {"steps": state.extra["steps"] + 1}),
         )
     )
 

@@ -151,7 +151,8 @@ def scalar_bridge(
         total = value_weight * terms["terminal_value"] + terms["consistency"] + terminal_weight * terminal
         return total, {**terms, "terminal_gradient_raw": raw}
 
-    def update(state):
+    def update(state, ctx, env, key):
+        del ctx, env, key
         slow = jax.tree.map(lambda old, new: ema * old + (1 - ema) * new, state.extra["slow"], state.params)
         return EstState(state.params, {**state.extra, "slow": slow})
 

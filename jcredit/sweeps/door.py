@@ -240,6 +240,7 @@ def _varied(label: str, config: Config, chosen: Iterable[tuple[str, Any]]) -> Co
         try:
             config = change(config, name, value)
         except ConfigError as error:
-            lacks = "" if paths_of(config, name) else f"; sweep {label!r} without it"
+            misspelt = "did you mean" in str(error)
+            lacks = "" if misspelt or paths_of(config, name) else f"; sweep {label!r} without it"
             raise ConfigError(f"vary: {name}: line {label!r}: {error}{lacks}") from None
     return config

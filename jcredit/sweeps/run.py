@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jax.extend.core import Jaxpr
+
 from jcredit.checking import check_own, check_run
-from jcredit.config import BETWEEN_EPOCHS, Config, parts_of, static_key
+from jcredit.config import BETWEEN_EPOCHS, Config, ConfigError, parts_of, static_key
 from jcredit.files import DAMAGED
 from jcredit.poison import check_no_hidden_backprop
 from jcredit.report.rows import Row, append_rows, finished, read_rows
@@ -189,18 +191,40 @@ def _programs(
     unfinished = snapshots.unfinished(results_dir) if folder is None else folder.unfinished
     programs = []
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
-        run = make_run(group[0].variant.config, data_dir=data_dir)
-        check(run, len(group))
-        step = check_run(run)
-        if own := _own(group[0].variant.config):
-            check_own(run, own)
-        if own & {"credit", "rule"}:
-            check_no_hidden_backprop(group[0].variant.config, data_dir=data_dir)
-        if (followup := group[0].variant.followup) is not None:
-            followup.check(run)
+        with _named(group[0].variant):
+            run = make_run(group[0].variant.config, data_dir=data_dir)
+            check(run, len(group))
+            step = _traced(run, group[0].variant, data_dir)
         copies.warn_of_kept(group, run, results_dir)
         programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
+
+
+def _traced(run: Run, variant: Variant, data_dir: str | Path | None) -> Jaxpr:
+    """A step of a run, once all has been tried that can be before it is compiled."""
+    step = check_run(run)
+    if own := _own(variant.config):
+        check_own(run, own)
+    if own & {"credit", "rule"}:
+        check_no_hidden_backprop(variant.config, data_dir=data_dir)
+    if variant.followup is not None:
+        variant.followup.check(run)
+    return step
+
+
+@contextmanager
+def _named(variant: Variant) -> Iterator[None]:
+    """What a part raises itself is told with the line it belongs to, and what would say more."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        parts = ", ".join(f"{path}={part.name}" for path, part in parts_of(variant.config) if part.factory.source)
+        if parts:
+            block = f"{variant.block} | " if variant.block else ""
+            error.add_note(f"in line {block + variant.label!r}, with {parts}; jc.testing.check_... may say more of it")
+        raise
 
 
 def _check_fits(run: Run, runs: int, *, seeds_per_batch: int | None, batch_runs: int | None) -> None:
