@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jcredit.files import digest_of
 from jcredit.modules import Import, codes, dotted_imports, file_of, folder_of, imports_in, imports_of, root_of, text_of
@@ -80,7 +81,7 @@ class _Identity:
         """What numbers, text, arrays and collections hold; None for other objects."""
         if isinstance(value, _PLAIN):
             return repr(value)
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             raise ConfigError(
                 f"what identifies a run cannot be told of a traced array of shape {value.shape}, which was kept in a"
                 " global, a default or a closure when a function was traced; keep it in the estimator's state"

@@ -106,10 +106,10 @@ def test_every_block_is_fitted_to_tangents_of_its_own():
     class Recording(NetworkEnv):
         def block_tangents(self, h_LxBxD, v_LxBxD):
             drawn.append(np.asarray(v_LxBxD))
-            return super().block_tangents(h_LxBxD, v_LxBxD)
+            return scene.env.block_tangents(h_LxBxD, v_LxBxD)
 
     chain: Any = jc.tangent_chain(samples=8).build()
-    chain.loss(chain.init(KEY, shapes_of(scene)), scene.ctx, Recording(*scene.env), KEY)
+    chain.loss(chain.init(KEY, shapes_of(scene)), scene.ctx, Recording(scene.network, scene.loss, scene.params), KEY)
     (v,) = drawn
     assert v.shape == (3, 8, 12)
     assert np.abs(np.corrcoef(v.reshape(3, -1)) - np.eye(3)).max() < 0.4  # 96 entries: a deviation of 0.1

@@ -66,7 +66,8 @@ def grape(
         apart_L = 1 - cosine(flat(b_LxCxD), flat(jacobian_LxCxD))
         return jnp.sum(apart_L), {"misalignment": jnp.mean(apart_L)}
 
-    def update(state):
+    def update(state, ctx, env, key):
+        del ctx, env, key
         return state._replace(extra=jax.tree.map(lambda step: step + 1, state.extra))
 
     tier = "3: tangents of the outputs"
