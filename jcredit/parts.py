@@ -17,22 +17,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
-import socket
-import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jcredit.modules import file_digest
+from jcredit.functions import Function
 from jcredit.settings import ConfigError, Kind, Setting, argument_docs, brief, declared, known
-from jcredit.sources import array_digest, source_hash
+from jcredit.sources import array_digest
 
 
 class Arrays(tuple):
@@ -65,7 +61,7 @@ Description = Literal["full", "static", "key"]
 # --- factories and parts ----------------------------------------------------------------------------------------------
 
 
-class Factory:
+class Factory(Function):
     """A decorated factory: called, it returns a ``Part``; ``function`` is what was decorated.
 
     Attributes:
@@ -77,9 +73,8 @@ class Factory:
     """
 
     def __init__(self, kind: str, function: Callable, usual_network: Part | None = None):
-        functools.update_wrapper(self, function)
-        self.kind, self.function, self.usual_network = kind, function, usual_network
-        self._file = None if self._is_ours else file_digest(function.__module__)
+        super().__init__(kind, function)
+        self.usual_network = usual_network
         hints = typing.get_type_hints(function, include_extras=True)
         docs = argument_docs(function.__doc__)
         self.settings: dict[str, Setting] = {}
@@ -102,38 +97,6 @@ class Factory:
                     " number, bool, str, tuple, Literal of one type or another part, and choose functions by a name"
                 )
             self.settings[name] = setting
-
-    @property
-    def name(self) -> str:
-        """The function's name for jcredit's own, with its module in front for anybody else's."""
-        function = self.function
-        return function.__name__ if self._is_ours else f"{function.__module__}.{function.__qualname__}"
-
-    @property
-    def _is_ours(self) -> bool:
-        return self.function.__module__.split(".")[0] == __name__.split(".")[0]
-
-    @functools.cached_property
-    def source(self) -> str | None:
-        """Hash of an own factory's source and of what it uses of its module; None for jcredit's own.
-
-        Raises:
-          ConfigError: its file, which is read for this, was edited after it had been imported.
-        """
-        if self._is_ours:
-            return None
-        if self._file is not None and self._is_edited:
-            raise ConfigError(f"{self.name}: {self._file[0]} was edited since it was imported; start again")
-        return source_hash(self.function)
-
-    @property
-    def _is_edited(self) -> bool:
-        return self._file is not None and file_digest(self.function.__module__, self._file[0]) != self._file
-
-    def look_again(self) -> None:
-        """Has ``source`` made anew when it is next asked for: what it uses may have been changed in this process."""
-        if not self._is_edited:
-            self.__dict__.pop("source", None)
 
     def __call__(self, *args: Any, **settings: Any) -> Part:
         """The part with these settings; the others have their defaults.
@@ -158,29 +121,6 @@ class Factory:
     def __repr__(self) -> str:
         return f"<{self.kind} factory {self.name}>"
 
-    def __deepcopy__(self, memo: dict) -> Factory:
-        """Itself: like a function, a factory is not changed."""
-        return self
-
-    def __reduce__(self) -> tuple[Callable, tuple]:
-        """By its name, for other processes, which import its module: from the folder it has here, if need be.
-
-        Raises:
-          ConfigError: no other process finds it: it is of ``__main__``, or made inside a function.
-        """
-        module, name = self.function.__module__, self.function.__qualname__
-        loaded = sys.modules.get(module)
-        if module == "__main__" or getattr(loaded, name, None) is not self:
-            where = "the script that runs" if module == "__main__" else f"{module}, inside something else"
-            raise ConfigError(
-                f"{self.kind} {name} is defined in {where}, where other processes do not find it; move it to the top of"
-                " a module and import it"
-            )
-        top = sys.modules[module.partition(".")[0]]
-        found = getattr(top, "__file__", None)
-        folder = str(Path(found).resolve().parents[1 if hasattr(top, "__path__") else 0]) if found else None
-        return _named, (self.kind, module, name, None if self.source is None else folder, self.source)
-
 
 def _can_be_kept(setting: Setting) -> bool:
     """Whether the values of a setting can be checked, hashed and written down."""
@@ -188,34 +128,6 @@ def _can_be_kept(setting: Setting) -> bool:
         return len({type(choice) for choice in setting.choices}) == 1
     kinds = setting.type if isinstance(setting.type, tuple) else (setting.type,)
     return all(kind in (bool, int, float, str, tuple, Part, Arrays, type(None)) for kind in kinds)
-
-
-def _named(kind: str, module: str, name: str, folder: str | None, source: str | None) -> Factory:
-    """The factory that another process has sent by its name.
-
-    Raises:
-      ConfigError: it is not found, or another one than that process had.
-    """
-    try:
-        try:
-            loaded = importlib.import_module(module)
-        except ModuleNotFoundError:
-            if folder is None or folder in sys.path:
-                raise
-            sys.path.append(folder)
-            loaded = importlib.import_module(module)
-    except Exception as error:  # whatever a user's module does
-        raise ConfigError(
-            f"{kind} {name}: module {module!r} cannot be imported on {socket.gethostname()}"
-            f" ({type(error).__name__}: {error}); put its folder {folder} on the PYTHONPATH there"
-        ) from None
-    factory = getattr(loaded, name, None)
-    if not isinstance(factory, Factory) or factory.kind != kind or factory.source != source:
-        raise ConfigError(
-            f"{kind} {name} of {getattr(loaded, '__file__', module)} on {socket.gethostname()} is not the one that was"
-            " sent; give all processes the same file, and start them again after an edit"
-        )
-    return factory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -295,11 +207,11 @@ class Part:
           how: all settings; the ``static`` ones alone (values of swept numbers are None); or those that enter the
             ``key`` (without settings added later that change nothing).
         """
-        source = {} if self.factory.source is None else {"source": self.factory.source}
-        if how == "key" and self.samples:
-            source["its samples"] = self.samples  # no setting can be called so
+        # No setting can be called "its samples".
+        samples = {"its samples": self.samples} if how == "key" and self.samples else {}
         chosen = {name: value for name, value in self.bound if how != "key" or not self._is_as_before(name, value)}
-        return {self.kind: self.name, **source, **{name: self._plain(name, v, how) for name, v in chosen.items()}}
+        settings = {name: self._plain(name, value, how) for name, value in chosen.items()}
+        return {**self.factory.identity(), **samples, **settings}
 
     def _is_as_before(self, name: str, value: Any) -> bool:
         return (added := self.factory.settings[name].added) is not None and added.value == value

@@ -15,8 +15,8 @@ from helpers import sweep_into, tiny
 from made_rows import without_times
 
 import jcredit as jc
+from jcredit.functions import _named
 from jcredit.numerics import numerics
-from jcredit.parts import _named
 from jcredit.report.rows import append_rows, read_rows
 from jcredit.sweeps import batch, engine, owners, program, snapshots
 from jcredit.sweeps.batch import Batch, BatchError, run_batch

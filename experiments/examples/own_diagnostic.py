@@ -1,13 +1,14 @@
 """A diagnostic of your own: in how many dimensions does the credit of a batch live?
 
-``make_run`` gives a run as pure functions; ``run.credit`` is what an estimator says about samples of your choice, with
-all that one forward pass leaves behind.  Anything can be computed from these, mapped over seeds, compiled once.  Here:
-the participation ratio (sum s)^2 / sum s^2 of the eigenvalues s of the credit's covariance at every layer, epoch by
-epoch, and its cosine to delta_L beside it.  DFA's credit cannot have more dimensions than there are classes.
+``jc.sweep(diagnostics=...)`` measures pure functions of each trained run, mapped over seeds.  ``run.credit`` is what an
+estimator says about samples of your choice, with all that one forward pass leaves behind.  Anything can be computed
+from these.  Here: the participation ratio (sum s)^2 / sum s^2 of the eigenvalues s of the credit's covariance at every
+layer, and its cosine to delta_L beside it.  DFA's credit cannot have more dimensions than there are classes.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jcredit as jc
 
@@ -26,23 +27,26 @@ def dimensions(a_BxD):
     return jnp.trace(gram_DxD) ** 2 / jnp.sum(gram_DxD**2)
 
 
-def measured(run, state, hp, data):
-    """(dimensions of a_0 .. a_L, mean cosine of a_0 .. a_L to delta_L), over the evaluation samples."""
+def credit(run, state, hp, data):
+    """Dimensions of a_0 .. a_L, their mean, and mean cosine of a_0 .. a_L to delta_L, over the evaluation samples."""
     x_B = run.built(hp).task.prepare(data.test_x)
     ctx, a_KxBxD = run.credit(state, hp, x_B, data.test_y, jax.random.key(0))
     norms = jnp.linalg.norm(a_KxBxD, axis=-1) * jnp.linalg.norm(ctx.delta_BxD, axis=-1)[None]
     cosine = jnp.sum(a_KxBxD * ctx.delta_BxD[None], axis=-1) / jnp.maximum(norms, 1e-30)
-    return jax.vmap(dimensions)(a_KxBxD), cosine.mean(axis=1)
+    ratio_K, cosine_K = jax.vmap(dimensions)(a_KxBxD), cosine.mean(axis=1)
+    # Vectors go to row["layers"] as credit_dimensions and credit_to_delta_L, scalars to row["metrics"] in the same way.
+    return {"dimensions": ratio_K, "to_delta_L": cosine_K, "mean_dimensions": ratio_K.mean()}
 
 
-for name, credit in {"bp": jc.bp(), "dfa": jc.dfa(), "chain": jc.tangent_chain()}.items():
-    run = jc.make_run(BASE.replace(credit=credit))
-    keys, hp = jax.random.split(jax.random.key(1), SEEDS), run.hparams(run.config)
-    data = jax.vmap(run.data, (0, None))(keys, hp)
-    state = jax.vmap(run.init, (0, None))(keys, hp)
-    epoch = jax.jit(jax.vmap(run.epoch, (0, None, 0)))
-    measure = jax.jit(jax.vmap(lambda s, d, run=run, hp=hp: measured(run, s, hp, d)))
-    for number in range(run.config.epochs + 1):
-        ratio, cosine = (" ".join(f"{x:5.2f}" for x in values.mean(axis=0)) for values in measure(state, data))
-        print(f"{name:5} epoch {number}   dimensions of a_0 .. a_L {ratio}   cosine to delta_L {cosine}")
-        state, _ = epoch(state, hp, data)
+if __name__ == "__main__":
+    credits = {"bp": jc.bp(), "dfa": jc.dfa(), "chain": jc.tangent_chain()}
+    configs = {name: BASE.replace(credit=part) for name, part in credits.items()}
+    rows = jc.sweep(configs, seeds=range(SEEDS), diagnostics={"credit": credit})
+    print(rows.table(metrics=["test_accuracy", "gamma", "credit_mean_dimensions"]))
+    for name in configs:
+        layers = [row["layers"] for row in rows.where(label=name)]
+        ratio, cosine = (
+            np.mean([own[f"credit_{what}"] for own in layers], axis=0) for what in ("dimensions", "to_delta_L")
+        )
+        shown = [" ".join(f"{x:5.2f}" for x in values) for values in (ratio, cosine)]
+        print(f"{name:5} dimensions of a_0 .. a_L {shown[0]}   cosine to delta_L {shown[1]}")

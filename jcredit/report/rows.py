@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from jcredit.files import FileError, own_path
 from jcredit.report import terminal
 from jcredit.report.asked import asked, hint, matches, settings_of
+from jcredit.report.latex import latex
 from jcredit.report.lines import of_lines
 from jcredit.report.schema import (
     SCHEMA,
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 Per = Literal["run", "epoch", "layer"]
+Format = Literal["markdown", "latex"]
+_FORMATS: dict[str, Callable[[Tables], str]] = {"markdown": markdown, "latex": latex}
 _LINE = ("label", "block", "seed", "status", "tier")
 _PLACE = ("experiment", "preset", "config_hash")
 
@@ -142,9 +145,14 @@ class Rows(Sequence[Row]):
         return Rows(row for row, values in described if all(matches(values, n, v) for n, v in chosen.items()))
 
     def table(
-        self, spec: TableSpec | None = None, *, metrics: Sequence[str] | None = None, against: str | None = None
+        self,
+        spec: TableSpec | None = None,
+        *,
+        metrics: Sequence[str] | None = None,
+        against: str | None = None,
+        format: Format = "markdown",
     ) -> str:
-        """A GitHub markdown table that also reads as plain text: a line per label, mean ± 95% interval over seeds.
+        """A line per label, mean ± 95% interval over seeds, as a GitHub markdown table that also reads as plain text.
 
         Args:
           spec: what it shows; None: accuracy if there is any, depth utility if a line is called ``frozen``, Gamma, rho,
@@ -152,17 +160,20 @@ class Rows(Sequence[Row]):
           metrics: names of ``row["metrics"]`` to show instead, those of one's own estimators too.
           against: a line, such as ``bp``: behind each number (without ``metrics``: accuracy, Gamma, loss) stands how
             far it lies above that line's at the same seed, with the p of an exact sign-flip test.
+          format: "latex" for the same lines as a booktabs tabular, with what markdown has around them as comments.
 
         Raises:
-          ResultsError: no rows; a metric that none has, or none at all; a line that there is not; one label of one
-            block stands for more than one configuration, or has a seed twice.
+          ResultsError: no rows; another ``format``; a metric that none has, or none at all; a line that there is not;
+            one label of one block stands for more than one configuration, or has a seed twice.
           TypeError: ``spec`` and one of the others are given.
         """
         if spec is not None and (metrics is not None or against is not None):
             raise TypeError("Rows.table takes spec, or metrics and against, not both")
         if not self:
             raise ResultsError("no rows to make a table of")
-        return markdown(tables_of(self._rows, spec or self._spec(metrics, against)))
+        if format not in _FORMATS:
+            raise ResultsError(f"format={format!r} must be one of {', '.join(map(repr, _FORMATS))}")
+        return _FORMATS[format](tables_of(self._rows, spec or self._spec(metrics, against)))
 
     def _spec(self, metrics: Sequence[str] | None = None, against: str | None = None) -> TableSpec:
         if against is None:

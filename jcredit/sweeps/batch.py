@@ -200,11 +200,13 @@ def _waiting(session: Session) -> Callable[[owners.Owner], None]:
 
 
 def check_portable(batch: Batch) -> None:
-    """Raises ConfigError if another process could not find a part that a batch is made of by its name."""
+    """Raises ConfigError if another process could not find a part or function that a batch is made of by its name."""
     for variant in {id(r.variant): r.variant for r in batch.group}.values():
         for config in (variant.config, *([variant.start.config] if variant.start else [])):
             for _, part in parts_of(config):
                 part.factory.__reduce__()
+        for function in variant.followup.functions if variant.followup else ():
+            function.__reduce__()
 
 
 # --- in another process than the sweep's own --------------------------------------------------------------------------

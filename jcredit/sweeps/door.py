@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jcredit.report.lines import Line, keep_lines
 from jcredit.report.rows import Row, Rows
 from jcredit.settings import ConfigError, as_python, brief
 from jcredit.sweeps.layout import programs_kept, use_all_cores
+from jcredit.sweeps.own_diagnostics import followup_of
 from jcredit.sweeps.record import as_line, settings_of
 from jcredit.sweeps.run import Stopped, run_sweep
 from jcredit.sweeps.variants import Folder, Variant, checked_seeds
@@ -41,6 +42,7 @@ def sweep(
     seeds: Iterable[int] = range(3),
     vary: Mapping[str, Sequence[Any]] | None = None,
     *,
+    diagnostics: Mapping[str, Callable] | None = None,
     results_dir: str | Path | None = None,
     name: str = "sweep",
     data_dir: str | Path | None = None,
@@ -66,6 +68,14 @@ def sweep(
       vary: {setting: values}: a field of ``Config``, a dotted path such as "credit.sigma", or the name of a setting of
         any part.  Every line is run with every combination; the values become part of its label.  Those of a float32
         array are taken as they are printed: 0.001, not 0.0010000000474974513.
+      diagnostics: {name: function}: measured on every run after its last epoch, vmapped over runs, by pure functions
+        ``(run, state, hp, data) -> a scalar, a vector over layers`` (of l = 0 .. L-1, or to L) ``or a dict of these``,
+        such as ``lambda run, state, hp, data: jnp.linalg.norm(state.params.readout["w"])``.  A scalar is
+        ``row["metrics"][name]``, a vector ``row["layers"][name]``, an entry of a dict is called ``<name>_<entry>``.
+        ``run`` is that of ``jc.make_run``; ``state`` has ``params``, ``est_state``, ``key`` and ``step``, the
+        optimisers' moments are None.  A function's source and what it uses are part of its runs' identity, as for
+        estimators: a changed one makes rows anew.  Runs that are measured keep their networks and estimators in
+        ``results_dir``, so that other diagnostics need no training; those that had none are trained again.
       results_dir: where rows are kept, as <results_dir>/<name>/sweep/rows.jsonl, and found by the next call, which goes
         on where this one was stopped; so are runs of any experiment there.  None: rows in memory alone.
       name: of the sweep, for its folder.
@@ -82,8 +92,8 @@ def sweep(
       A row for every label and seed, in the order of labels, then values, then seeds.
 
     Raises:
-      ConfigError: a line that cannot run or cannot be sent to other processes, or lacks a setting that is varied; an
-        executor without ``results_dir``.
+      ConfigError: a line that cannot run or cannot be sent to other processes, or lacks a setting that is varied; a
+        diagnostic that has a name or a shape which rows cannot take; an executor without ``results_dir``.
       ResultsError: the folder's rows cannot be read; they are left as they are.
       DataError: image data that can neither be found nor downloaded.
       CheckpointError: the checkpoint of an interrupted call cannot be read.
@@ -92,13 +102,15 @@ def sweep(
     """
     _check_options(results_dir, seeds_per_batch, executor, batch_runs)
     variants, seeds = _lines(configs, vary or {}), checked_seeds(seeds)
+    followup = None if diagnostics is None else followup_of(diagnostics)
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise ConfigError(f"name={name!r} must be a plain folder name; give the folder above it as results_dir")
     for factory in {part.factory for v in variants for _, part in parts_of(v.config)}:
         factory.look_again()
     use_all_cores()
     tasks = {task: task.with_samples() for task in {v.config.task for v in variants}}
-    variants = [v._replace(config=dataclasses.replace(v.config, task=tasks[v.config.task])) for v in variants]
+    sampled = lambda config: dataclasses.replace(config, task=tasks[config.task])  # noqa: E731
+    variants = [v._replace(config=sampled(v.config), followup=followup) for v in variants]
     options: dict[str, Any] = {"data_dir": data_dir, "seeds_per_batch": seeds_per_batch, "progress": progress}
     options |= {"executor": executor, "batch_runs": batch_runs}
     try:

@@ -156,7 +156,7 @@ def make_row(
       run: its functions.
       progress: of this run alone.
       folder: where the row goes.
-      found: what its followup found: ``metrics`` and ``curves``.
+      found: what its followup found: ``metrics``, ``curves`` and ``layers``.
       compile_s: seconds its program took to compile (0: it was not trained now).
       runs_in_program: how many runs shared that program.
     """
@@ -182,7 +182,7 @@ def make_row(
         "status": "ok" if bad is None else "diverged", "flags": flags, "epochs": bad or len(history),
         "metrics": metrics,
         "initial": {name: value[0] for name, value in progress.initial.items()},
-        "layers": {name: value[0] for name, value in progress.layers.items()} if bad is None else {},
+        "layers": {n: v[0] for n, v in progress.layers.items()} | found.get("layers", {}) if bad is None else {},
         "curves": {name: curve[: bad or None] for name, curve in curves.items()} | found.get("curves", {}),
         "timing": {
             "compile_s": round(compile_s, 2), "run_s": round(progress.run_s, 2), "runs_in_program": runs_in_program,

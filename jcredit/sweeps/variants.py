@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jcredit.checking import check_repeats
 from jcredit.config import Config, change, config_hash, digest, paths_of
 from jcredit.files import FileError, check_writable
+from jcredit.functions import Function
 from jcredit.parts import Description, Part
 from jcredit.settings import LARGEST_INTEGER, ConfigError, as_python, brief, is_scalar
 
@@ -84,23 +87,33 @@ class Followup(NamedTuple):
 
     Attributes:
       name: what it is called in rows and keys.
-      build: (run, settings) -> function of one run's (state, hp, data) -> {"metrics": scalars, "curves": vectors}.
-      settings: a NamedTuple of plain values and parts; they enter the key.
+      build: (run, settings) -> function of one run's (state, hp, data) -> {"metrics": scalars, "curves": vectors,
+        "layers": vectors}, some of these.
+      settings: a NamedTuple of plain values, parts and functions; they enter the key.
     """
 
     name: str
     build: Callable[..., Callable]
     settings: Any
 
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """The functions among its settings: the user's own."""
+        given = itertools.chain(*(value for value in self.settings._asdict().values() if isinstance(value, tuple)))
+        return tuple(value for value in given if isinstance(value, Function))
+
     def check(self, run: Any) -> None:
         """Traces it on a run, so that samples it lacks are said before anything is trained.
 
         Raises:
-          ConfigError: it cannot be measured on such a run.
+          ConfigError: it cannot be measured on such a run, or its functions have numbers that come from no key.
         """
         key, hp = jax.random.key(0), run.hparams(run.config)
         state, data = jax.eval_shape(run.init, key, hp), jax.eval_shape(run.data, key, hp)
-        jax.eval_shape(self.build(run, self.settings), state, hp, data)
+        measure = self.build(run, self.settings)
+        jax.eval_shape(measure, state, hp, data)
+        if self.functions:
+            check_repeats(" or ".join(function.name for function in self.functions), measure, state, hp, data)
 
     def described(self, how: Description = "full") -> dict[str, Any]:
         """Plain JSON values that identify it; ``how`` as in ``Part.described``."""
@@ -110,6 +123,8 @@ class Followup(NamedTuple):
 def _plain(value: Any, how: Description) -> Any:
     if isinstance(value, Part):
         return value.described(how)
+    if isinstance(value, Function):
+        return value.identity()
     return [_plain(inner, how) for inner in value] if isinstance(value, list | tuple) else value
 
 
