@@ -14,6 +14,8 @@ SHUFFLED = ("shuffled", "shuffled, alone")
 FIELDS = {"field as described": "vector_field M=4", "our field, times RMS(delta_L)": "vector_field scaled M=4"}
 """Readings of the vector field on frozen features: what the study says of it, which a short fit leaves worse than a
 credit of zero, and the same field with the size of each sample's error given to it (``study.frozen``)."""
+STEP_SIZES = {"steps of .01": "1e-02", "steps of .001": "1e-03"}
+"""Of the local steps of phase 6; the study does not state its own."""
 ONLINE = ("vec wr=0.2 tw=1", "vec scaled wr=0.2 tw=1")
 """The same two online."""
 
@@ -21,6 +23,13 @@ ONLINE = ("vec wr=0.2 tw=1", "vec scaled wr=0.2 tw=1")
 def by_field(reading: Callable[[str], Reading], labels: Iterable[str] = FIELDS.values()) -> dict[str, Reading]:
     """A claim on the vector field under both readings of it; reading: label of the field -> its predicates."""
     return {name: reading(label) for name, label in zip(FIELDS, labels, strict=True)}
+
+
+def by_field_and_step(reading: Callable[[str, str], Reading]) -> dict[str, Reading]:
+    """The same for each size of a local step; reading: label of the field, size as metrics spell it."""
+    return {
+        f"{name}, {steps}": reading(label, eta) for steps, eta in STEP_SIZES.items() for name, label in FIELDS.items()
+    }
 
 
 def _more(field: str) -> list[str]:
@@ -131,31 +140,49 @@ CB6 = "scalar_bridge eT"
 
 def phase6() -> Iterator[Claim]:
     """SX1, US1, LS1-LS3; negative changes of the loss are good."""
-    held = "dl_held_inner_product_eta1e-02_k5"
     yield Claim(
-        "SX1", "6A", "held-out loss, 5 steps: worse from DFA to CB to field; the oracle's rises too, less than CB's",
-        "DFA -.0001, CB +.042, field +.057, oracle +.011", "snapshot_exploit",
-        by_field(lambda field: Reading(
-            (over(CB6, "dfa", 0.02, held), over(field, CB6, metric=held), over(CB6, "bp", metric=held),
-             *(above(mean_of(x, held), 0.0) for x in (CB6, field, "bp"))),
-            each(("dfa", CB6, field, "bp"), held), each(("broadcast",), held))),
-    )  # fmt: skip
-    shift, cosine = "dl_held_target_shift1e-01_eta1e-02_k5", "dl_held_cosine_eta1e-02_k5"
-    once = "dl_held_inner_product_eta1e-02_k1"  # about as far as five steps of target shift .1
-    lowest = lambda line: mean_of(line, "dl_held_target_shift1e-02_eta1e-02_k5")  # noqa: E731 - the smallest of sizes
+        "SX1",
+        "6A",
+        "held-out loss, 5 steps: worse from DFA to CB to field; the oracle's rises too, less than CB's",
+        "DFA -.0001, CB +.042, field +.057, oracle +.011",
+        "snapshot_exploit",
+        by_field_and_step(_damage),
+    )
     yield Claim(
-        "US1", "6C", "target shift shrinks that, but never to below 0; cosine near zero",
-        "field +.057 to +.002 (shift .1), cosine about 0; of DFA it does not say", "update_swap",
-        by_field(lambda field: Reading(
-            (above(mean_of(field, held), mean_of(field, shift), 0.025), near(mean_of(field, shift), 0.002, 0.01),
-             *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, field, "bp")),
-             *(above(lowest(x), 0.0) for x in (CB6, field, "bp"))),
-            (mean_of(field, held), mean_of(field, shift), *each((field, "bp"), cosine),
-             *map(lowest, ("dfa", CB6, field, "bp"))),
-            (mean_of("broadcast", held), mean_of("bp", held), mean_of("bp", shift), lowest("broadcast"),
-             *each((field, "bp"), once)))),
-    )  # fmt: skip
+        "US1",
+        "6C",
+        "target shift shrinks that, but never to below 0; cosine near zero",
+        "field +.057 to +.002 (shift .1), cosine about 0; of DFA it does not say",
+        "update_swap",
+        by_field_and_step(_shrunk),
+    )
     yield from _line_search()
+
+
+def _damage(field: str, eta: str) -> Reading:
+    """SX1 for a field and a step size."""
+    held = f"dl_held_inner_product_eta{eta}_k5"
+    return Reading(
+        (over(CB6, "dfa", 0.02, held), over(field, CB6, metric=held), over(CB6, "bp", metric=held),
+         *(above(mean_of(x, held), 0.0) for x in (CB6, field, "bp"))),
+        tuple(each(("dfa", CB6, field, "bp"), held)), tuple(each(("broadcast",), held)),
+    )  # fmt: skip
+
+
+def _shrunk(field: str, eta: str) -> Reading:
+    """US1 for a field and a step size."""
+    held, once = (f"dl_held_inner_product_eta{eta}_k{k}" for k in (5, 1))  # one step: about as far as five of shift .1
+    shift, cosine = f"dl_held_target_shift1e-01_eta{eta}_k5", f"dl_held_cosine_eta{eta}_k5"
+    lowest = lambda line: mean_of(line, f"dl_held_target_shift1e-02_eta{eta}_k5")  # noqa: E731 - the smallest of sizes
+    return Reading(
+        (above(mean_of(field, held), mean_of(field, shift), 0.025), near(mean_of(field, shift), 0.002, 0.01),
+         *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, field, "bp")),
+         *(above(lowest(x), 0.0) for x in (CB6, field, "bp"))),
+        (mean_of(field, held), mean_of(field, shift), *each((field, "bp"), cosine),
+         *map(lowest, ("dfa", CB6, field, "bp"))),
+        (mean_of("broadcast", held), mean_of("bp", held), mean_of("bp", shift), lowest("broadcast"),
+         *each((field, "bp"), once)),
+    )  # fmt: skip
 
 
 def _line_search() -> Iterator[Claim]:
