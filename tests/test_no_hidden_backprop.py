@@ -87,7 +87,7 @@ def cheat_by_block_tangents(ctx, env):
 def cheat_by_gates(ctx, env):
     """Gates are made of a block's input and weights, read off the Env's object: their pull holds a transposed W1."""
     h = ctx.trace.h_KxBxD
-    gates, pull = jax.vjp(lambda h: jax.vmap(env.branch.gates)(env.params.blocks, h), h[:-1])
+    gates, pull = jax.vjp(lambda h: jax.vmap(env.branch.gates)(env._params.blocks, h), h[:-1])
     return h.at[:-1].set(pull(jnp.ones_like(gates))[0])
 
 

@@ -87,7 +87,7 @@ def mixer_block_by_hand(p, h):
 )
 def test_the_forward_pass_by_formula(x64, part, block):
     env, trace, *_ = scene_of(part)
-    params, x = jax.tree.map(np.asarray, env.params), np.asarray(normal(1, 5, *SIZES.inputs))
+    params, x = jax.tree.map(np.asarray, env._params), np.asarray(normal(1, 5, *SIZES.inputs))
     cut = np.stack([x[:, r : r + 2, c : c + 2].reshape(5, -1) for r in (0, 2, 4) for c in (0, 2)], axis=1)
     states = [(cut @ params.embed["w"] + params.embed["b"]).reshape(5, 24)]
     for layer in range(3):
@@ -120,8 +120,8 @@ def test_the_oracle_is_the_gradient_in_double_precision(strict, x64, part):
 @BOTH
 def test_a_branch_with_a_blocks_own_weights_is_its_jacobian(strict, x64, part):
     env, trace, *_ = scene_of(part)
-    network, branch = env.network, env.branch
-    block, h = jax.tree.map(lambda p: p[1], env.params.blocks), trace.h_KxBxD[1]
+    network, branch = env._network, env.branch
+    block, h = jax.tree.map(lambda p: p[1], env._params.blocks), trace.h_KxBxD[1]
     v, a = normal(2, 5, 24), normal(3, 5, 24)
     assert branch is not None
     weights, m = own_matrices_of(network, "test")(block), branch.gates(block, h)
@@ -136,7 +136,7 @@ def test_a_branch_with_a_blocks_own_weights_is_its_jacobian(strict, x64, part):
 @BOTH
 def test_maps_with_the_blocks_own_weights_are_back_propagation(strict, x64, part):
     env, trace, exact, _ = scene_of(part)
-    own = jax.vmap(own_matrices_of(env, "test"))(env.params.blocks)
+    own = jax.vmap(own_matrices_of(env, "test"))(env._params.blocks)
     delta = jnp.asarray(exact[-1])
     assert relative(chain_map().pull(own, env, trace, delta), exact) < 1e-10
     assert relative(sweeps_map(3, "neumann").pull(own, env, trace, delta), exact) < 1e-10

@@ -88,7 +88,7 @@ def test_coarse_maps_are_exact_on_a_linear_network(x64, depth):
     env, ctx, shapes, exact = linear_network(depth, 5)
     params, ends, first = coarse_map().init(KEY, shapes), coarse_ends(depth), 0
     for layer, end in enumerate(ends):  # the whole of a span's map in its first branch
-        params["u"] = params["u"].at[first].set(between(env.params.blocks, layer, end) - np.eye(5))
+        params["u"] = params["u"].at[first].set(between(env._params.blocks, layer, end) - np.eye(5))
         params["v"] = params["v"].at[first].set(np.eye(5))
         first += end - layer
     assert first == len(params["u"])
@@ -96,7 +96,7 @@ def test_coarse_maps_are_exact_on_a_linear_network(x64, depth):
     assert relative(found, exact) < 1e-12
     v = normal(7, depth, 6, 5)
     for layer, end in enumerate(ends):
-        carried = v[layer] @ between(env.params.blocks, layer, end)
+        carried = v[layer] @ between(env._params.blocks, layer, end)
         assert relative(v[layer] + coarse_map().push(params, env, ctx.trace, v)[layer], carried) < 1e-12
 
 
@@ -339,5 +339,5 @@ def test_a_fit_never_enters_the_network(credit):
 
 def test_forward_is_what_the_linear_network_does(x64):
     env, ctx, _, _ = linear_network(3, 4)
-    network = env.network._replace(embed=lambda p, x: x)
-    assert relative(forward(network, env.params, ctx.trace.h_KxBxD[0]).h_KxBxD, ctx.trace.h_KxBxD) < 1e-12
+    network = env._network._replace(embed=lambda p, x: x)
+    assert relative(forward(network, env._params, ctx.trace.h_KxBxD[0]).h_KxBxD, ctx.trace.h_KxBxD) < 1e-12
