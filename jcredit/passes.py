@@ -127,7 +127,7 @@ def _stages(layer_B: Array | np.ndarray, depth: int) -> list[tuple[int, int, int
     return [part for part in parts if part[2] > 0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NetworkEnv:
     """The questions an estimator may ask of a network at some parameters (see ``types.Env``)."""
 

@@ -46,7 +46,7 @@ def test_gate_loss_is_relative_to_the_tangent_itself(x64):
     params = gate_map(8).init(KEY, shapes_of(scene))
     fit = tangent_bridge(gate_map(8), 5, False, adam()).loss
     assert fit is not None
-    loss, metrics = fit(EstState(params, {}), scene.ctx, Recording(*scene.env), KEY)
+    loss, metrics = fit(EstState(params, {}), scene.ctx, Recording(scene.network, scene.loss, scene.params), KEY)
     (u,) = map(np.asarray, swept)
     assert u.shape == (4, 5, 12)  # five of the eight samples suffice
     assert loss == pytest.approx(sum(((u[3] - u[k]) ** 2).sum() / (u[k] ** 2).sum() for k in range(3)))
@@ -170,7 +170,7 @@ def test_scalar_bridge_terms_by_hand(x64, kind, at, target, terminal_scale):
     assert loss == pytest.approx(float(parts))
     state = EstState(affine(0.5, 2.0), extra)
     np.testing.assert_allclose(bridge.credit(state, scene.ctx, scene.env, KEY), np.full((4, 8, 12), 0.5))
-    slow_after = bridge.update(state).extra["slow"]  # 3/4 of the old and 1/4 of the new
+    slow_after = bridge.update(state, scene.ctx, scene.env, KEY).extra["slow"]  # 3/4 of the old and 1/4 of the new
     assert slow_after["w"] == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
     assert slow_after["c"] == pytest.approx(0.75 * 1.0 + 0.25 * 2.0)
 

@@ -1,5 +1,6 @@
 """Sweeps, their starts, coarse maps and gates that see later states, against linear algebra."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -135,7 +136,9 @@ def test_the_mask_by_blocks_is_the_mask_of_a_dense_branch(x64):
         "v": jnp.stack([dense["v"][layer][12 * j : 12 * j + 12] for layer, j in blocks]),
     }
     assert scene.network.branch is not None
-    env = scene.env._replace(network=scene.network._replace(branch=scene.network.branch._replace(dense=False)))
+    env = dataclasses.replace(
+        scene.env, _network=scene.network._replace(branch=scene.network.branch._replace(dense=False))
+    )
     shapes = shapes_of(scene)._replace(branch=env.branch)
     assert jax.tree.map(jnp.shape, mask_map().init(KEY, shapes)) == jax.tree.map(jnp.shape, own)
     trace, delta, v = scene.ctx.trace, scene.ctx.delta_BxD, normal(4, 3, 8, 12)
@@ -155,7 +158,7 @@ def test_the_mask_of_a_dense_branch_takes_its_number_of_gates(x64):
         gates=lambda p, h: jnp.concatenate([branch.gates(p, h)] * 2, axis=-1),
         zero=lambda key: {"u": jnp.zeros((12, 24)), "v": jnp.zeros((24, 12))},
     )
-    env = scene.env._replace(network=scene.network._replace(branch=twice))
+    env = dataclasses.replace(scene.env, _network=scene.network._replace(branch=twice))
     wide = jax.eval_shape(lambda: mask_map().init(KEY, shapes_of(scene)._replace(branch=twice)))
     assert jax.tree.map(jnp.shape, wide) == {"u": (3, 12, 3 * 24), "v": (3, 3 * 24, 12)}
     one = randomised(jax.eval_shape(lambda: mask_map().init(KEY, shapes_of(scene))), 2)
