@@ -286,7 +286,8 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
 
 def _epoch(setup: Setup, state: TrainState, hp: Hparams, data: Data) -> tuple[TrainState, Metrics]:
     size, steps = setup.config.batch_size, setup.steps
-    if setup.train_size is not None and len(data.train_x) < setup.train_size:  # JAX would take the last ones again
+    stored = setup.built(hp).task.train_size is not None
+    if stored and len(data.train_x) < setup.train_size:  # JAX would take the last ones again
         raise ConfigError(f"data have {len(data.train_x)} training samples, and this run's have {setup.train_size}")
     order = jax.random.permutation(jax.random.fold_in(state.key, -1 - state.step), setup.train_size)
     index_SxB = order[: steps * size].reshape(steps, size)

@@ -83,7 +83,7 @@ def test_contract_of_learning(name):
     scene = make_scene("image")
     estimator = estimator_of(name)
     state = jax.eval_shape(lambda: estimator.init(KEY, shapes_of(scene)))
-    updated = jax.eval_shape(estimator.update, state)
+    updated = jax.eval_shape(lambda s, k: estimator.update(s, scene.ctx, scene.env, k), state, KEY)
     assert jax.tree.structure(updated) == jax.tree.structure(state)
     assert jax.tree.leaves(updated) == jax.tree.leaves(state)
     assert (estimator.loss is None) == (not jax.tree.leaves(state.params))

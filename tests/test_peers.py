@@ -185,7 +185,7 @@ def test_grape_anchored_takes_the_gradient_when_it_is_due_and_is_an_oracle_then(
         a = grape.credit(state, ctx, scene.env, KEY)
         exact.append(np.array_equal(a, scene.delta_KxBxD))
         np.testing.assert_array_equal(a[-1], scene.ctx.delta_BxD)
-        state = grape.update(state)
+        state = grape.update(state, ctx, scene.env, KEY)
     assert exact == [False, False, True, False, False, True, False]
 
 
