@@ -84,6 +84,26 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes(constant)
 
 
+def as_in_its_file(function: types.FunctionType) -> bool:
+    """Whether a function's file still has its code; True where there is no file, as for what is typed in."""
+    own = function.__code__
+    try:
+        text = compile(Path(own.co_filename).read_bytes(), own.co_filename, "exec", dont_inherit=True)
+    except OSError:
+        return True
+    except (SyntaxError, ValueError):
+        return False
+    return any(_alike(own, code) for code in codes(text))
+
+
+def _alike(one: types.CodeType, other: types.CodeType) -> bool:
+    """Whether two pieces of code are the same but for where they stand."""
+    plain = lambda code: [(type(x), x) for x in code.co_consts if not isinstance(x, types.CodeType)]  # noqa: E731
+    inner = lambda code: [x for x in code.co_consts if isinstance(x, types.CodeType)]  # noqa: E731
+    names = [(x.co_qualname, x.co_code, x.co_names, x.co_varnames, plain(x), len(inner(x))) for x in (one, other)]
+    return names[0] == names[1] and all(map(_alike, inner(one), inner(other)))
+
+
 def imports_of(code: types.CodeType) -> Iterator[Import]:
     """What a function imports while it runs."""
     for part in codes(code):

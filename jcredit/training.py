@@ -14,6 +14,7 @@ What the step and the measurements of a run share, its forward pass and its cred
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,14 +239,20 @@ def _learn_network(setup: Setup, built: Built, state: TrainState, hp: Hparams, s
     return kept if config.train_embedding else kept._replace(embed=params.embed), moments
 
 
+def _asked_for(update: Callable, known: dict[str, Any]) -> dict[str, Any]:
+    """What of ``known`` an optimizer's update takes beside the gradient: by name, or whatever it is given."""
+    parameters = inspect.signature(update).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in known.items() if takes_all or name in parameters}
+
+
 @jax.named_scope("estimator")
 def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key):
     estimator, extra = built.estimator, state.est_state.extra
     of_params = lambda p: estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
     (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.est_state.params)
-    # Some optimizers ask for more than the gradient, such as the loss: those of optax that take none leave it.
-    optimizer = optax.with_extra_args_support(estimator.optimizer)
-    updates, moments = optimizer.update(grads, state.est_opt_state, state.est_state.params, value=loss, grad=grads)
+    told = _asked_for(estimator.optimizer.update, {"value": loss, "grad": grads})
+    updates, moments = estimator.optimizer.update(grads, state.est_opt_state, state.est_state.params, **told)
     fresh = EstState(optax.apply_updates(state.est_state.params, updates), extra)
     return fresh, moments, {"estimator_loss": loss, **metrics}
 
@@ -253,7 +260,8 @@ def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, 
 def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Array) -> tuple[TrainState, Metrics]:
     built = setup.built(hp)
     task, estimator = built.task, built.estimator
-    batch_key, noise_key, credit_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
+    step_key = jax.random.fold_in(state.key, state.step)
+    batch_key, noise_key, credit_key, loss_key = jax.random.split(step_key, 4)
     with jax.named_scope("batch"):
         x_B, target_B = task.batch(data, index_B, batch_key)
     seen = observe(built, state.params, x_B, target_B, noise_key, estimator.oracle)
@@ -280,7 +288,8 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
         fresh, moments, learned = _learn_estimator(setup, built, new, seen, loss_key)
         new = new._replace(est_state=fresh, est_opt_state=moments)
         metrics |= learned
-    kept = estimator.update(new.est_state, seen.ctx, seen.env, jax.random.fold_in(loss_key, 1))
+    # A split's keys are those of 0, 1, ...: the fifth is none of the four above, nor any that a loss makes of its own.
+    kept = estimator.update(new.est_state, seen.ctx, seen.env, jax.random.fold_in(step_key, 4))
     return new._replace(est_state=kept), metrics
 
 

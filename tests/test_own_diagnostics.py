@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import small, tiny
+from helpers import refused, small, tiny
 from made_rows import line_of, without_times
 
 import jcredit as jc
@@ -159,6 +159,14 @@ def test_a_key_has_the_code_and_the_names_of_what_is_measured(own, tmp_path):
     (tmp_path / f"{own.__name__}.py").write_text(OWN.replace("FACTOR *", "-FACTOR *"))
     assert key_of(a=own.first) == keys[1]  # edited, but not imported again: it is what it was
     assert key_of(a=importlib.reload(own).first) not in keys
+
+
+def test_one_that_was_edited_between_its_import_and_the_first_sweep_is_refused(own, tmp_path):
+    file = tmp_path / f"{own.__name__}.py"
+    file.write_text(OWN.replace("FACTOR *", "-FACTOR *"))
+    refused(lambda: key_of(a=own.first), "diagnostic first: .* was edited since it was imported; start again")
+    file.write_text("# a line more\n" + OWN)
+    assert key_of(a=own.first)
 
 
 def test_a_changed_one_is_measured_anew_on_what_was_kept_and_an_unchanged_one_is_found(own, tmp_path, compiled):

@@ -14,8 +14,8 @@ ESCAPES = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }  # fmt: skip
 """What LaTeX would read, or its usual fonts lack."""
-ESTIMATE = re.compile(r"([+-]?[\d.,]*\d(?:e[+-]\d+)?)(?: ± ([\d.,]*\d(?:e[+-]\d+)?))?(.*)")
-P = re.compile(r"p([=<])([\d.]+)")
+ESTIMATE = re.compile(r"([+-]?[\d.,]*\d(?:e[+-]\d+)?)(%?)(?: ± ([\d.,]*\d(?:e[+-]\d+)?)%?)?(.*)")
+P = re.compile(r"p(=|\\textless\{\})([\d.]+)")
 
 
 def latex(tables: Tables) -> str:
@@ -48,9 +48,12 @@ def _number(text: str) -> str:
     """A cell of the markdown such as "+0.67 ± 6.25, p=.75 (n=3)", its numbers as mathematics; words as they are."""
     if (found := ESTIMATE.fullmatch(text)) is None:
         return escaped(text)
-    mean, half, rest = found.groups()
+    mean, percent, half, rest = found.groups()
     estimate = _power(mean) if half is None else rf"{_power(mean)} \pm {_power(half)}"
-    return f"${estimate}$" + P.sub(r"$p\1\2$", rest)
+    unit = r"\%" if percent else ""
+    space = " " if rest.startswith(" ") else ""
+    words = P.sub(lambda p: f"$p{'<' if 'less' in p[1] else '='}{p[2]}$", escaped(rest))
+    return f"${estimate}${unit}" + space + words
 
 
 def _power(number: str) -> str:

@@ -185,9 +185,15 @@ def _judge_reading(reading: Reading, rows: Lines, may_fail: Sequence[str]) -> _P
     if trouble:
         return _Part("undecided", trouble, outcomes, broken)
     excused = [
-        line for line in _lines([reading]) if key_of(line)[1] in may_fail and _broken(rows.get(key_of(line), ()))
-    ]
-    spared = f"; counted though worse than nothing, as the claim has it fail: {', '.join(excused)}" if excused else ""
+        line for line in _lines([reading])
+        if key_of(line)[1] in may_fail
+        and any(row["status"] != "ok" or _broken([row]) for row in rows.get(key_of(line), ()))
+    ]  # fmt: skip
+    spared = (
+        f"; counted though diverged or worse than nothing, as the claim has it fail: {', '.join(excused)}"
+        if excused
+        else ""
+    )
     return _Part(verdict_of(outcomes), _why(outcomes) + spared, outcomes)
 
 

@@ -15,7 +15,7 @@ FIELDS = {"field as described": "vector_field M=4", "our field, times RMS(delta_
 """Readings of the vector field on frozen features: what the study says of it, which a short fit leaves worse than a
 credit of zero, and the same field with the size of each sample's error given to it (``study.frozen``)."""
 STEP_SIZES = {"steps of .01": "1e-02", "steps of .001": "1e-03"}
-"""Of the local steps of phase 6; the study does not state its own."""
+"""Of the local steps of snapshot_exploit; the study does not state its own."""
 ONLINE = ("vec wr=0.2 tw=1", "vec scaled wr=0.2 tw=1")
 """The same two online."""
 
@@ -154,7 +154,7 @@ def phase6() -> Iterator[Claim]:
         "target shift shrinks that, but never to below 0; cosine near zero",
         "field +.057 to +.002 (shift .1), cosine about 0; of DFA it does not say",
         "update_swap",
-        by_field_and_step(_shrunk),
+        by_field(lambda field: _shrunk(field, "1e-02")),  # the one size of which update_swap has rows
     )
     yield from _line_search()
 

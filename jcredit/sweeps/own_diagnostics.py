@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jcredit.config import Hparams
 from jcredit.diagnostics import METRICS
 from jcredit.functions import Function
+from jcredit.modules import as_in_its_file
 from jcredit.numerics import float_type, in_full_precision
 from jcredit.observing import OWN_METRICS
 from jcredit.passes import depth_of
@@ -42,7 +43,16 @@ class Diagnostics(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _known(function: Callable) -> Function:
-    """One for each function: an edit of its file between two sweeps is noticed."""
+    """One for each function: an edit of its file between two sweeps is noticed.
+
+    Raises:
+      ConfigError: its file has been edited since it was imported, and would be read for its identity.
+    """
+    if inspect.isfunction(function) and not as_in_its_file(function):
+        raise ConfigError(
+            f"diagnostic {function.__qualname__}: {function.__code__.co_filename} was edited since it was imported;"
+            " start again"
+        )
     return Function("diagnostic", function)
 
 
