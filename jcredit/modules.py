@@ -9,7 +9,7 @@ import sys
 import tokenize
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ def as_in_its_file(function: types.FunctionType) -> bool:
     """Whether a function's file still has its code; True where there is no file, as for what is typed in."""
     own = function.__code__
     try:
-        text = compile(Path(own.co_filename).read_bytes(), own.co_filename, "exec", dont_inherit=True)
+        loader = SourceFileLoader(function.__module__, own.co_filename)
+        text = loader.source_to_code(Path(own.co_filename).read_bytes(), own.co_filename)
     except OSError:
         return True
     except (SyntaxError, ValueError):
