@@ -355,7 +355,10 @@ def test_the_committed_rows_give_a_page(committed):
     assert whole[0]["id"] == "LQ1" and whole[0]["readings"][0]["ours"][0]["text"] in page
 
 
-WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = (
+    "no one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen twenty"
+).split()
 
 
 def test_pages_count_the_verdicts_as_the_ledger_has_them(committed):
