@@ -196,7 +196,7 @@ class _Identity:
             return self.met[id(thing)]
         self.met[id(thing)] = f"{name} #{len(self.met)}"
         if inspect.isclass(thing):
-            inside = {
+            inside = {  # but for what abc keeps there, which is no part of what was written
                 k: v for k, v in vars(thing).items()
                 if k != "_abc_impl" and (inspect.isfunction(v) or not k.startswith("__"))
             }  # fmt: skip
