@@ -1,6 +1,7 @@
 """Batches on an executor: what waits for what, the rows of one process, failures, stops, and who owns a batch."""
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -173,6 +174,39 @@ def test_batches_wait_for_those_they_start_from_and_for_no_others(tmp_path):
         assert log.index(("begin", waiting)) > log.index(("end", network))
 
 
+def test_what_others_are_at_comes_last_and_keeps_no_worker_waiting(tmp_path):
+    taken, mine, also = (
+        batch_of(tmp_path, [Request(v, 0)]) for v in (line(), line("fa", jc.fa()), line("bp", jc.bp()))
+    )
+    busy, log, asked = {taken.name}, [], []
+
+    def begin(b):
+        log.append(b)
+        future = Future()
+        if b is not also:
+            future.set_result([])
+        else:  # as long as one of this sweep's own runs, the batch of others waits here and not on a worker
+            threading.Timer(2 * engine.POLL_SECONDS, future.set_result, [[]]).start()
+        return future
+
+    def free(b):
+        asked.append(b)
+        return b.name not in busy
+
+    hand_out = functools.partial(
+        engine.hand_out, begin=begin, take=lambda *_: None, stopping=lambda: False, halt=set, free=free
+    )
+    hand_out([taken, mine, also], persistent=True)
+    assert log == [mine, also, taken] and asked.count(taken) > 3  # when nothing else is left it is begun all the same
+    log.clear()
+    hand_out([mine, taken], persistent=False)
+    assert log == [mine, taken]
+    log.clear()
+    busy.clear()
+    hand_out([taken, mine], persistent=False)
+    assert log == [taken, mine]
+
+
 def test_a_batch_that_fails_is_named_while_others_finish_and_what_starts_from_it_waits(
     tmp_path, pool, monkeypatch, caplog
 ):
@@ -325,6 +359,31 @@ def test_a_batch_waits_for_the_owner_of_a_network_and_says_whom_for(tmp_path, mo
     thread.join()
     assert len(compiled) == 1 and snapshots.has_kept(request, tmp_path)
     assert caplog.text.count("waiting for") == 1
+
+
+def test_a_sweep_trains_its_other_lines_while_another_is_at_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(owners, "POLL_SECONDS", 0.01)
+    lines, rows = [line(), line("bp", jc.bp())], tmp_path / "tiny/smoke/rows.jsonl"
+    ends, owning = threading.Event(), threading.Event()
+
+    def own():
+        first = batch_of(tmp_path, group_of(lines[0]))
+        names = batch.owned_by(first, first.group)
+        with owners.present(tmp_path, "somebody's batch") as me, owners.owned(tmp_path, me, names):
+            owning.set()
+            ends.wait()
+
+    thread, sweep = threading.Thread(target=own), threading.Thread(target=sweep_into, args=(tmp_path, lines, (0, 1)))
+    thread.start()
+    owning.wait()
+    sweep.start()
+    while not rows.exists() or len(read_rows(rows)) < 2:
+        time.sleep(0.01)
+    assert {row["label"] for row in read_rows(rows)} == {"bp"}
+    ends.set()
+    sweep.join()
+    thread.join()
+    assert [row["label"] for row in read_rows(rows)] == ["bp", "bp", "dfa", "dfa"]
 
 
 def test_a_worker_that_does_not_see_the_results_says_so_and_writes_nothing(tmp_path):

@@ -117,7 +117,7 @@ def run_batch(batch: Batch, session: Session | None = None, run: Run | None = No
             _check_sweep(batch)
         group = _not_kept(batch)
         while group:
-            with owners.owned(batch.results_dir, me, _owned_by(batch, group), _waiting(session)):
+            with owners.owned(batch.results_dir, me, owned_by(batch, group), _waiting(session)):
                 if len(still := _not_kept(batch)) == len(group):
                     if run is None:  # a process that has not checked this
                         run = make_run(group[0].variant.config, data_dir=batch.data_dir)
@@ -139,8 +139,8 @@ def _not_kept(batch: Batch) -> Sequence[Request]:
     return batch.group if batch.folder is not None else snapshots.not_kept(batch.group, batch.results_dir)
 
 
-def _owned_by(batch: Batch, group: Sequence[Request]) -> list[str]:
-    """What no two processes may be at: the folder in flight, and each network that is kept."""
+def owned_by(batch: Batch, group: Sequence[Request]) -> list[str]:
+    """What no two processes may be at, for a group of a batch's runs: its folder in flight, and each kept network."""
     keeping = [r for r in group if r.variant.keep or r.variant.followup is not None]
     kept = dict.fromkeys(owners.kept_name("{}-{}".format(*r.run_key)) for r in keeping)
     return [owners.in_flight_name(batch.results_dir, in_flight(group, batch.unfinished)), *kept]

@@ -19,7 +19,7 @@ from jcredit.numerics import numerics
 from jcredit.report.rows import Row
 from jcredit.report.schema import ResultsError
 from jcredit.sweeps import owners, snapshots, status
-from jcredit.sweeps.batch import Batch, BatchError, check_portable, run_batch
+from jcredit.sweeps.batch import Batch, BatchError, check_portable, owned_by, run_batch
 from jcredit.sweeps.checkpoints import CheckpointError
 from jcredit.sweeps.layout import compiled_programs_are_kept
 from jcredit.sweeps.program import Session, Stopped, composition, in_flight
@@ -116,7 +116,7 @@ def run_all(
         where = _Here(batches, session) if executor is None else _Elsewhere(batches, session, executor)
         hand_out(
             [batch for batch, _ in batches], where.begin, take_and_count, stopping=where.stopping, halt=halt,
-            persistent=where.persistent,
+            persistent=where.persistent, free=lambda batch: owners.are_free(results_dir, owned_by(batch, batch.group)),
         )  # fmt: skip
 
 
@@ -235,10 +235,12 @@ def hand_out(
     stopping: Callable[[], bool],
     halt: Callable[[], set[str]],
     persistent: bool,
+    free: Callable[[Batch], bool] = lambda batch: True,
 ) -> None:
     """Has batches run, and takes the rows of each as it ends.
 
-    A batch waits for those before it that train a run it starts from, or one of its own.
+    A batch waits for those before it that train a run it starts from, or one of its own; and, while there are others to
+    run, for whoever else is at it.
 
     Args:
       batches: in the order in which they should run.
@@ -248,6 +250,7 @@ def hand_out(
       halt: asks the batches that are under way in other processes to stop, and returns their names; they are waited
         for, all others are taken back.
       persistent: whether other batches still run when one fails.
+      free: whether nobody else is at a batch.
 
     Raises:
       Stopped: the sweep was to stop, and was not at its end.
@@ -259,7 +262,11 @@ def hand_out(
     stopped: list[Stopped] = []
     try:
         while waiting or running:
-            ready = None if persistent and stopping() else _ready(waiting, [*running.values(), *(j for j, _ in failed)])
+            before = [*running.values(), *(job for job, _ in failed)]
+            candidates = [] if persistent and stopping() else list(_ready(waiting, before))
+            ready = next((job for job in candidates if free(job.batch)), None)
+            if ready is None and candidates and not running:  # nothing else to do: it waits, and says whom for
+                ready = candidates[0]
             if ready is not None:
                 waiting = [job for job in waiting if job is not ready]
                 running[_begun(begin, ready.batch)] = ready
@@ -310,14 +317,13 @@ def _lost(error: BaseException) -> BatchError:
     return BatchError(f"{LOST} ({cause(error)}); {GOES_ON}")
 
 
-def _ready(waiting: Sequence[_Job], before: Sequence[_Job]) -> _Job | None:
-    """The first job that waits for none of those before it."""
+def _ready(waiting: Sequence[_Job], before: Sequence[_Job]) -> Iterator[_Job]:
+    """The jobs that wait for none of those before them."""
     unfinished = set().union(*(job.trains for job in before))
     for job in waiting:
         if unfinished.isdisjoint(job.needs):
-            return job
+            yield job
         unfinished |= job.trains
-    return None
 
 
 def _taken_back(running: dict[Future, _Job], begun: set[str]) -> list[_Job]:

@@ -129,6 +129,11 @@ def living(results_dir: Path) -> list[Owner]:
         return _living(results_dir)
 
 
+def are_free(results_dir: Path, names: Collection[str]) -> bool:
+    """Whether no living owner has any of some names, as of now."""
+    return all(set(names).isdisjoint(owner.names) for owner in living(results_dir))
+
+
 # --- asking a sweep's batches to stop, wherever they run --------------------------------------------------------------
 
 
