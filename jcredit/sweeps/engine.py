@@ -263,10 +263,7 @@ def hand_out(
     try:
         while waiting or running:
             before = [*running.values(), *(job for job, _ in failed)]
-            candidates = [] if persistent and stopping() else list(_ready(waiting, before))
-            ready = next((job for job in candidates if free(job.batch)), None)
-            if ready is None and candidates and not running:  # nothing else to do: it waits, and says whom for
-                ready = candidates[0]
+            ready = None if persistent and stopping() else _next(waiting, before, free, idle=not running)
             if ready is not None:
                 waiting = [job for job in waiting if job is not ready]
                 running[_begun(begin, ready.batch)] = ready
@@ -317,13 +314,16 @@ def _lost(error: BaseException) -> BatchError:
     return BatchError(f"{LOST} ({cause(error)}); {GOES_ON}")
 
 
-def _ready(waiting: Sequence[_Job], before: Sequence[_Job]) -> Iterator[_Job]:
-    """The jobs that wait for none of those before them."""
-    unfinished = set().union(*(job.trains for job in before))
+def _next(waiting: Sequence[_Job], before: Sequence[_Job], free: Callable[[Batch], bool], idle: bool) -> _Job | None:
+    """The first job that needs none of those before it, and that nobody else is at unless there is nothing else."""
+    unfinished, taken = set().union(*(job.trains for job in before)), None
     for job in waiting:
         if unfinished.isdisjoint(job.needs):
-            yield job
+            if free(job.batch):
+                return job
+            taken = taken or job
         unfinished |= job.trains
+    return taken if idle else None
 
 
 def _taken_back(running: dict[Future, _Job], begun: set[str]) -> list[_Job]:
