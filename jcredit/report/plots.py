@@ -181,7 +181,8 @@ def _bar_panel(axis: Axes, labels: Labels, metric: str, styles: Styles, names: b
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
         axis.axvline(0, color="0.3", lw=0.8)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=4))  # small numbers are wide
+        farthest = max(map(abs, axis.get_xlim()))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=4 if farthest > 0.01 else 2))  # small numbers are wide
     axis.tick_params(axis="y", length=0)
 
 
