@@ -4,11 +4,13 @@ pytest_plugins = ["sharing"]
 pytestmark = pytest.mark.usefixtures("shared_programs")
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import pytest
 
 from jcredit.config import static_key
-from jcredit.sweeps import program, run
+from jcredit.sweeps import engine, owners, program, run
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +47,12 @@ def compiled(monkeypatch, shared_programs):
     real = program._compile
     monkeypatch.setattr(program, "_compile", lambda run, *a: credits.append(run.config.credit) or real(run, *a))
     return credits
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """Two threads in the place of two workers."""
+    monkeypatch.setattr(engine, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(owners, "POLL_SECONDS", 0.01)
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
