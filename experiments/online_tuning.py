@@ -5,8 +5,10 @@
 The 5,000 last training images are held out and scored; no test image is looked at.  Three rates of the network for
 every method, at the estimator's default rate, and two more of the estimator's own, at the network's default, where it
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
-the chain costs beyond back-propagation.  And a rate at which the coarse maps of 12 blocks stay fitted, eight epochs, at
-the seed where the default's break first.  Everything that was tried stands here.
+the chain costs beyond back-propagation.  A rate at which the coarse maps of 12 blocks stay fitted, eight epochs, at
+the seed where the default's break first.  And what the chain lacks on 12 blocks, where it ends further below
+back-propagation than on four: more tangents, a rate, or does the exact gradient with an error of the same size lack as
+much?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -37,6 +39,22 @@ COARSE = {
     "estimator 0.0003": {"credit": jc.tangent_coarse(learning_rate=3e-4)},
     "estimator 0.003, clip 1": {"credit": jc.tangent_coarse(clip=1.0)},
 }
+SAMPLES_BLOCK = "tangents measured in a step"
+DEEP_BLOCK = "what the chain lacks on 12 blocks, D = 512"
+
+
+def measured(samples: tuple[int, ...]) -> dict[str, dict]:
+    """{label: the chain, fitted to the tangents of so many samples}."""
+    return {f"{n} samples": {"credit": jc.tangent_chain(samples=n)} for n in samples}
+
+
+def deep(samples: tuple[int, ...]) -> dict[str, dict]:
+    """{label: line}: the chain on 12 blocks, with as many tangents as the default or more, and what it may lack."""
+    return named("bp") | measured(tuple(n for n in samples if n >= 32)) | {
+        "estimator 0.001": {"credit": jc.tangent_chain(learning_rate=1e-3)},
+        "bp, fresh error 0.25": {"credit": jc.disturbed_bp(0.25, "fresh")},  # Gamma .97, as the chain's is there
+        "bp, fixed error 0.25": {"credit": jc.disturbed_bp(0.25, "fixed")},
+    }  # fmt: skip
 
 
 def tried(methods: tuple[str, ...]) -> dict[str, dict[str, dict]]:
@@ -55,22 +73,22 @@ def tried(methods: tuple[str, ...]) -> dict[str, dict[str, dict]]:
 def grid(
     methods: tuple[str, ...] = tuple(METHODS), samples: tuple[int, ...] = SAMPLES, **fields
 ) -> tuple[Variant, ...]:
-    """All that is tried, on the validation split: a block for each method, the chain's tangents, and coarse maps."""
-    measured = {f"{n} samples": {"credit": jc.tangent_chain(samples=n)} for n in samples}
+    """All that is tried, on the validation split: each method's rates, the chain's tangents, maps of 12 blocks."""
     shallow = tuple(
         variant
-        for block, table in (tried(methods) | {"tangents measured in a step": measured}).items()
+        for block, table in (tried(methods) | {SAMPLES_BLOCK: measured(samples)}).items()
         for variant in lines(CIFAR10, table, block, evaluate_on="validation", **fields)
     )
     fields |= {"epochs": min(8, fields["epochs"]), "evaluate_on": "validation"}
-    return shallow + tuple(lines(CIFAR10_DEEP, COARSE, COARSE_BLOCK, **fields))
+    tables = {COARSE_BLOCK: COARSE, DEEP_BLOCK: deep(samples)}
+    return shallow + tuple(v for block, table in tables.items() for v in lines(CIFAR10_DEEP, table, block, **fields))
 
 
 def figure(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy of every method at each rate of the network and of its own, and of the chain with few tangents."""
+    """Accuracy of every method at each rate of the network and of its own, of the chain with few tangents, and deep."""
     met = {row.get("block") for row in rows}
     methods = [name for name in METHODS if name in met]
-    canvas, axes = dots.panels(3, (12.0, 1.6 + 0.35 * len(methods)))
+    canvas, axes = dots.panels(4, (15.0, 1.6 + 0.35 * len(methods)))
     for y, method in enumerate(methods):
         own = [row for row in rows if row.get("block") == method]
         seeds = set.intersection(*(set(seeds) for seeds in _seeds(own).values()))  # others have one line alone
@@ -86,13 +104,12 @@ def figure(rows: Sequence[Row], path: Path) -> None:
             for i, ((name, label), color) in enumerate(zip(tried_here.items(), PALETTE, strict=False)):
                 values = dots.values_of(alike, "metrics.test_accuracy", label)
                 dots.draw(axis, y + 0.2 * (i - 1), values, color, name if y == len(methods) - 1 else None, half=0.1)
-    samples = [f"{n} samples" for n in SAMPLES]
-    for y, label in enumerate(samples):
-        values = dots.values_of(rows, "metrics.test_accuracy", label, "tangents measured in a step")
-        dots.draw(axes[2], y, values, PALETTE[0])
-    dots.name(axes[0], methods, "rate of the network: validation accuracy")
-    dots.name(axes[1], [""] * len(methods), "rate of the estimator: validation accuracy")
-    dots.name(axes[2], samples, "the chain, fitted to few: validation accuracy")
+    chains = {SAMPLES_BLOCK: measured(SAMPLES), DEEP_BLOCK: deep(SAMPLES)}
+    titles = ("the chain, fitted to few: validation accuracy", "12 blocks: validation accuracy")
+    for axis, (block, labels), title in zip(axes[2:], chains.items(), titles, strict=True):
+        for y, label in enumerate(labels):
+            dots.draw(axis, y, dots.values_of(rows, "metrics.test_accuracy", label, block), PALETTE[0])
+        dots.name(axis, list(labels), title)
     for axis, where in zip(axes[:2], ("lower left", "upper left"), strict=True):  # where no dots are
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc=where)
@@ -129,6 +146,8 @@ EXPERIMENT = Experiment(
         notes=(
             "At the last epoch; accuracy on the 5,000 training images held out. Everything that was tried.",
             "Samples: the leading ones of a batch of 128, whose tangents a step measures to fit the chain's maps.",
+            "fresh, fixed error: the exact gradient plus an error of that size relative to its norm, drawn anew for"
+            " every sample and step, or made by one random matrix per layer.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),

@@ -203,6 +203,7 @@ def test_a_charts_numbers_are_there_as_text(window):
     figure = draw(page, "layers")
     figure.get_by_text("The numbers of this chart").click()
     table = figure.locator(".numbers table")
+    table.wait_for()  # made once the browser says that it was opened
     assert table.locator("tbody tr").count() >= 9 * 4
     assert table.locator("th[scope=col]").all_inner_texts() == ["label", "depth (layer / L)", "mean", "low", "high"]
 
