@@ -47,7 +47,7 @@ STEPS = {
     "6 plus delta_L": RAW | field(**SCALED, skip=True),
     "7 pull on the states": RAW | PULL | field(**SCALED, skip=True),
     "8 linear in delta_L": RAW | PULL | {"credit": jc.linear_field("gate", learning_rate=1e-3, clip=1.0)},
-    "9 optimizer of the bridges": RAW | PULL | {"credit": jc.linear_field("gate")},
+    "9 optimizer of the bridges": RAW | PULL | {"credit": jc.linear_field("gate", learning_rate=3e-3)},
     "10 tangents, not losses": RAW | PULL | named("tangent_gate")["tangent_gate"],
     "11 gates of the blocks": RAW | PULL | named("tangent_mask")["tangent_mask"],
     "12 one map per block": RAW | PULL | named("tangent_chain")["tangent_chain"],

@@ -157,14 +157,14 @@ def linear_field(
     scheme: Scheme = "jvp",
     epsilon: Positive = 1e-2,
     shuffled: bool = False,
-    learning_rate: Positive = 3e-3,
+    learning_rate: Positive = 1e-3,
     clip: NonNegative = 0.0,
     sweeps: Annotated[Count, Added(1)] = 1,
 ) -> Estimator:
     """A field linear in delta_L, the maps of the tangent bridges, fitted to effects on the loss alone (scalar tier).
 
-    Its terminal credit is exact, so it has no terminal loss.  Scheme, learning rate and clip default to those of the
-    tangent bridges, not of ``vector_field``, which has the study's: set them alike to compare the forms.
+    Its terminal credit is exact, so it has no terminal loss.  Scheme and clip default to those of the tangent bridges,
+    not of ``vector_field``, which has the study's: set them alike to compare the forms.
 
     Args:
       form: learned gates, the activation derivatives of all blocks above, a chain over blocks, its maps in sweeps, or
@@ -175,7 +175,8 @@ def linear_field(
       scheme: how the effect of a perturbation is measured.
       epsilon: size of a finite perturbation.
       shuffled: control; effects moved to other samples of the batch, each sample keeping its own directions.
-      learning_rate: Adam's step size for the map.
+      learning_rate: Adam's step size for the map; chosen on CIFAR-10's validation split (gates, L = 4), where the
+        tangent bridges' 3e-3 leaves the fit worse than a credit of zero.
       clip: global-norm clip of the map's gradient (0: off).
       sweeps: K of the sweeps form (neumann).
     """

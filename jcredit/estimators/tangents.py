@@ -176,7 +176,7 @@ def tangent_sweeps(
 
 @parts.estimator
 def tangent_coarse(
-    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 3e-3, clip: NonNegative = 0.0
+    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 1e-3, clip: NonNegative = 0.0
 ) -> Estimator:
     """Maps over one, two, four ... blocks: every layer's credit in at most floor(log2 L) + 1 steps.
 
@@ -186,7 +186,8 @@ def tangent_coarse(
     Args:
       samples: leading samples of the batch whose tangents are measured.
       shuffled: control; every sample is given the measured tangent of another.
-      learning_rate: Adam's step size for the maps.
+      learning_rate: Adam's step size for the maps; chosen on CIFAR-10's validation split (L = 12), where the other
+        tangent bridges' 3e-3 breaks the fit.
       clip: global-norm clip of the maps' gradient (0: off).
     """
     return tangent_bridge(coarse_map(), samples, shuffled, adam(learning_rate, clip))
