@@ -37,6 +37,7 @@ TUNED = {  # at a third of the tangent bridges' rate, which online_tuning chose 
 SHUFFLED = {
     "tangent_chain, shuffled": {"credit": jc.tangent_chain(shuffled=True)},
     "tangent_mask, shuffled": {"credit": jc.tangent_mask(shuffled=True)},
+    "linear_field, rate 1e-3, shuffled": {"credit": jc.linear_field("gate", shuffled=True)},
 }
 LINES = CONTROLS | TANGENTS | PEERS | SCALAR | TUNED | SHUFFLED
 FEW = (*CONTROLS, "dfa", "fa", "tangent_mask", "tangent_chain", "tangent_sweeps K=2")
