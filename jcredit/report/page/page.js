@@ -259,7 +259,7 @@ async function draw(figure) {
   figure.dataset.turn = mine;
   views.get(figure)?.finalize();
   views.delete(figure);
-  for (const table of all(".numbers table", figure)) table.remove();
+  for (const old of all(".numbers .scroll", figure)) old.remove();
   one(".numbers", figure).open = false;
   if (!values.length) { place.textContent = "Nothing here for this choice."; return; }
   const spec = {
