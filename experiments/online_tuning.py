@@ -104,6 +104,8 @@ def figure(rows: Sequence[Row], path: Path) -> None:
             for i, ((name, label), color) in enumerate(zip(tried_here.items(), PALETTE, strict=False)):
                 values = dots.values_of(alike, "metrics.test_accuracy", label)
                 dots.draw(axis, y + 0.2 * (i - 1), values, color, name if y == len(methods) - 1 else None, half=0.1)
+    dots.name(axes[0], methods, "rate of the network: validation accuracy")
+    dots.name(axes[1], [""] * len(methods), "rate of the estimator: validation accuracy")
     chains = {SAMPLES_BLOCK: measured(SAMPLES), DEEP_BLOCK: deep(SAMPLES)}
     titles = ("the chain, fitted to few: validation accuracy", "12 blocks: validation accuracy")
     for axis, (block, labels), title in zip(axes[2:], chains.items(), titles, strict=True):
