@@ -7,8 +7,8 @@ every method, at one rate of the estimator, and two more of the estimator's own,
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
 the chain costs beyond back-propagation.  On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the
 seed where those at 3e-3 break first; and what the chain lacks, which ends further below back-propagation there than on
-four: more tangents, a rate, or does the exact gradient with an error of the same size lack as much?  Everything that
-was tried stands here.
+four: more tangents, a rate, a pull on the states, or does the exact gradient with an error of the same size lack as
+much?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ COARSE = {
     "estimator 0.0003": {"credit": jc.tangent_coarse(learning_rate=3e-4)},
     "estimator 0.003, clip 1": {"credit": jc.tangent_coarse(learning_rate=3e-3, clip=1.0)},
 }
+PULL = {"state_penalty": 1e-4}
 SAMPLES_BLOCK = "tangents measured in a step"
 DEEP_BLOCK = "what the chain lacks on 12 blocks, D = 512"
 
@@ -54,6 +55,8 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "estimator 0.001": {"credit": jc.tangent_chain(learning_rate=1e-3)},
         "bp, fresh error 0.25": {"credit": jc.disturbed_bp(0.25, "fresh")},  # Gamma .97, as the chain's is there
         "bp, fixed error 0.25": {"credit": jc.disturbed_bp(0.25, "fixed")},
+        "bp, pull": named("bp")["bp"] | PULL,
+        "32 samples, pull": {"credit": jc.tangent_chain()} | PULL,
     }  # fmt: skip
 
 
@@ -150,6 +153,7 @@ EXPERIMENT = Experiment(
             "Samples: the leading ones of a batch of 128, whose tangents a step measures to fit the chain's maps.",
             "fresh, fixed error: the exact gradient plus an error of that size relative to its norm, drawn anew for"
             " every sample and step, or made by one random matrix per layer.",
+            "pull: 1e-4 h_l, added to the credit of h_l.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),
