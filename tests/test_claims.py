@@ -106,7 +106,9 @@ HELD, SHIFTS = "dl_held_inner_product_eta1e-02_k5", [
 SHIFT, COSINE = SHIFTS[0], "dl_held_cosine_eta1e-02_k5"
 STEPS = table(SPENT, **{HELD: (-0.002, 0.042, 0.057, 0.057, 0.011), COSINE: (0.0,) * 5},
               **dict.fromkeys(SHIFTS, (-0.001, 0.002, 0.002, 0.002, 0.001)))  # fmt: skip
-STEPS = {line: x | {HELD.replace("1e-02", "1e-03"): x[HELD]} for line, x in STEPS.items()}
+STEPS = {
+    line: x | {name.replace("eta1e-02", "eta1e-03"): value for name, value in x.items()} for line, x in STEPS.items()
+}
 SEARCH = table(
     [f"epoch 100 | {x}" for x in SPENT], dl_same_rms_all=(-0.003, -0.025, -0.135, -0.135, -0.406),
     dl_held_rms_all=(0.004, 0.027, 0.045, 0.045, 0.094), dl_same_raw_all=(-0.001, -0.002, -0.005, -0.005, -0.006),

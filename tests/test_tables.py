@@ -132,6 +132,13 @@ def test_groups_of_columns_are_tables_of_each_block():
     assert "\n## Credit\n" in plain and "±" not in plain  # one seed: nothing to explain
 
 
+def test_groups_of_columns_without_a_number_are_left_out_but_the_first():
+    rows = [make_row("DFA", 0, "L=4", gamma=0.1), make_row("DFA", 0, "L=8", gamma=0.1, rho=0.2)]
+    columns = {"Cost": (Column("s", "timing.none"),), "Credit": (Column("rho", "metrics.rho"),)}
+    table = markdown_of(rows, TableSpec("T", columns, study={"DFA": {"rho": ".2"}}))
+    assert [line for line in table.splitlines() if line.startswith("###")] == ["### Cost", "### Cost", "### Credit"]
+
+
 @pytest.mark.parametrize(
     ("figure", "number"),
     [

@@ -120,7 +120,8 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
     """One table per block and group of columns, one line per label.
 
     A cell is "mean ± half width of the 95% t interval" over seeds, the value alone for one seed, "–" where nothing was
-    measured, and says "(n=…)" where some seeds have no value.  Differences to a reference carry the p of the exact
+    measured, and says "(n=…)" where some seeds have no value.  A group none of whose columns has a value in a block is
+    left out there, but for the first.  Differences to a reference carry the p of the exact
     sign-flip test (up to 20 seeds); the reference's own line has none.  Diverged runs and flags are counted in a last
     column.  Notes below the tables say what their signs mean, when the rows come from more than one commit of the code,
     and which were copied from another experiment.
@@ -142,7 +143,8 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
         for label, label_rows in labels.items():
             check_variant(block, label, label_rows)
         study = _study_of(spec, block, labels)
-        tables += [_table(block, k, labels, c, study, flags=i == 0) for i, (k, c) in enumerate(groups.items())]
+        first, *others = (_table(block, k, labels, c, study, flags=not i) for i, (k, c) in enumerate(groups.items()))
+        tables += [first, *filter(_says_something, others)]
     notes = (*_signs_notes(tables, spec), *spec.notes, *origins(rows))
     summary = spec.summary(with_study(rows, spec)) if spec.summary else ""
     return Tables(spec.title, tuple(tables), notes, summary)
@@ -228,6 +230,12 @@ def check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
     seed, count = Counter(r["seed"] for r in rows).most_common(1)[0]
     if count > 1:
         raise ResultsError(f"{where} has {count} rows for seed {seed}; leave out the duplicates")
+
+
+def _says_something(table: Table) -> bool:
+    """Whether any of its columns has a number."""
+    at = [i for i, kind in enumerate(table.kinds) if kind == "number"]
+    return any(line.cells[i].text not in (MISSING, REFERENCE) for line in table.lines for i in at)
 
 
 def _table(

@@ -154,7 +154,7 @@ def phase6() -> Iterator[Claim]:
         "target shift shrinks that, but never to below 0; cosine near zero",
         "field +.057 to +.002 (shift .1), cosine about 0; of DFA it does not say",
         "update_swap",
-        by_field(_shrunk),
+        by_field_and_step(_shrunk),
     )
     yield from _line_search()
 
@@ -169,11 +169,11 @@ def _damage(field: str, eta: str) -> Reading:
     )  # fmt: skip
 
 
-def _shrunk(field: str) -> Reading:
-    """US1 for a field, at the one step size that update_swap takes."""
-    held, once = (f"dl_held_inner_product_eta1e-02_k{k}" for k in (5, 1))  # one step: about as far as five of shift .1
-    shift, cosine = "dl_held_target_shift1e-01_eta1e-02_k5", "dl_held_cosine_eta1e-02_k5"
-    lowest = lambda line: mean_of(line, "dl_held_target_shift1e-02_eta1e-02_k5")  # noqa: E731 - the smallest of sizes
+def _shrunk(field: str, eta: str) -> Reading:
+    """US1 for a field and a step size."""
+    held, once = (f"dl_held_inner_product_eta{eta}_k{k}" for k in (5, 1))  # one step: about as far as five of shift .1
+    shift, cosine = f"dl_held_target_shift1e-01_eta{eta}_k5", f"dl_held_cosine_eta{eta}_k5"
+    lowest = lambda line: mean_of(line, f"dl_held_target_shift1e-02_eta{eta}_k5")  # noqa: E731 - the smallest of sizes
     return Reading(
         (above(mean_of(field, held), mean_of(field, shift), 0.025), near(mean_of(field, shift), 0.002, 0.01),
          *(near(mean_of(x, cosine), 0.0, 0.005) for x in (CB6, field, "bp")),
