@@ -34,9 +34,13 @@ NAMES = {
     "dl_held_inner_product_eta1e-02_k5": "held-out loss change in 5 steps",
     "dl_held_inner_product_eta1e-03_k5": "held-out loss change in 5 steps of .001",
     "dl_held_inner_product_eta1e-02_k1": "held-out loss change in one step",
+    "dl_held_inner_product_eta1e-03_k1": "held-out loss change in one step of .001",
     "dl_held_target_shift1e-01_eta1e-02_k5": "held-out loss change in 5 steps of target shift .1",
     "dl_held_target_shift1e-02_eta1e-02_k5": "held-out loss change in 5 steps of target shift .01",
     "dl_held_cosine_eta1e-02_k5": "held-out loss change in 5 steps of the cosine rule",
+    "dl_held_target_shift1e-01_eta1e-03_k5": "held-out loss change in 5 steps of .001 of target shift .1",
+    "dl_held_target_shift1e-02_eta1e-03_k5": "held-out loss change in 5 steps of .001 of target shift .01",
+    "dl_held_cosine_eta1e-03_k5": "held-out loss change in 5 steps of .001 of the cosine rule",
     "dl_same_rms_all": "same-batch loss change, RMS credit", "dl_held_rms_all": "held-out loss change, RMS credit",
     "dl_same_raw_all": "same-batch loss change, raw credit",
 }  # fmt: skip
