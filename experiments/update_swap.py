@@ -11,7 +11,11 @@ the study's length of .001 too, at which snapshot_exploit comes nearest to its f
 Claims of the study (docs/method.md 10): US1.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jcredit as jc
+from jcredit.report.schema import Row
 from jcredit.report.tables import Column, TableSpec
 from jcredit.study.experiment import Experiment, Preset, main
 from jcredit.study.exploit import KSteps, k_steps, rule_name
@@ -65,6 +69,13 @@ def changes(where: str, eta: float) -> tuple[Column, ...]:
     )
 
 
+def figure(rows: Sequence[Row], path: Path) -> None:
+    """Held-out loss change under each rule, for the shortest steps that the rows have."""
+    eta = next(eta for eta in ETAS if any(metric(RULES[0], "held", eta) in row["metrics"] for row in rows))
+    panels = {rule_name(r).replace("_", " ").replace("shift", "shift "): metric(r, "held", eta) for r in RULES}
+    change_figure(f"Held-out loss change after five local steps of each rule, of {eta:g}", panels)(rows, path)
+
+
 EXPERIMENT = Experiment(
     name="update_swap",
     question="Does another local rule make good credit useful on a BP snapshot?",
@@ -102,10 +113,7 @@ EXPERIMENT = Experiment(
             "Study: one seed; it gives no other figures than these.",
         ),
     ),
-    figure=change_figure(
-        "Held-out loss change after five local steps of each rule, of .01",
-        {rule_name(rule).replace("_", " ").replace("shift", "shift "): metric(rule, "held", 1e-2) for rule in RULES},
-    ),
+    figure=figure,
 )  # fmt: skip
 
 if __name__ == "__main__":
