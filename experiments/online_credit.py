@@ -43,7 +43,7 @@ LINES = CONTROLS | TANGENTS | PEERS | SCALAR | TUNED | SHUFFLED
 FEW = (*CONTROLS, "dfa", "fa", "tangent_mask", "tangent_chain", "tangent_sweeps K=2")
 DEEP_LINES = (
     CONTROLS
-    | named("dfa", "tangent_chain")
+    | named("dfa", "weight_mirror", "kolen_pollack", "tangent_chain")
     | {
         "tangent_coarse": {"credit": jc.tangent_coarse(learning_rate=3e-3)},
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
