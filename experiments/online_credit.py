@@ -25,9 +25,7 @@ PEERS = named("dfa", "fa", "weight_mirror", "kolen_pollack", "grape", "local_hea
     "forward_gradient, local": {"credit": jc.forward_gradient()},
 }
 SCALAR = {
-    "linear_field": {
-        "credit": jc.linear_field("gate", learning_rate=3e-3)
-    },  # as the tangent bridges; worse than nothing
+    "linear_field": {"credit": jc.linear_field("gate", learning_rate=3e-3)},  # the tangent bridges' rate
     "vector_field, mended": MENDED_FIELD,
 }
 TUNED = {  # at a third of the tangent bridges' rate, which online_tuning chose on the validation split

@@ -120,11 +120,11 @@ def tables_of(rows: Sequence[Row], spec: TableSpec) -> Tables:
     """One table per block and group of columns, one line per label.
 
     A cell is "mean ± half width of the 95% t interval" over seeds, the value alone for one seed, "–" where nothing was
-    measured, and says "(n=…)" where some seeds have no value.  A group none of whose columns has a value in a block is
-    left out there, but for the first.  Differences to a reference carry the p of the exact
-    sign-flip test (up to 20 seeds); the reference's own line has none.  Diverged runs and flags are counted in a last
-    column.  Notes below the tables say what their signs mean, when the rows come from more than one commit of the code,
-    and which were copied from another experiment.
+    measured, and says "(n=…)" where some seeds have no value. A group none of whose columns has a value in a block is
+    left out there, but for the first. Differences to a reference carry the p of the exact sign-flip test (up to 20
+    seeds); the reference's own line has none. Diverged runs and flags are counted in a last column. Notes below the
+    tables say what their signs mean, when the rows come from more than one commit of the code, and which were copied
+    from another experiment.
 
     Raises:
       ResultsError: one label of one block stands for more than one configuration, or has a seed twice.
