@@ -19,7 +19,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, SMOKE, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, PULL, SMOKE, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
 WALK, ORACLE, ERRORS = (
@@ -28,7 +28,6 @@ WALK, ORACLE, ERRORS = (
     "errors of known size",
 )
 STUDY_RULE, NO_CLIP, RAW = ({"normalise": n, "clip": c} for n, c in (("rms", 1.0), ("rms", 0.0), ("raw", 0.0)))
-PULL = {"state_penalty": 1e-4}
 
 
 def field(**settings) -> dict:

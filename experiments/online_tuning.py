@@ -20,7 +20,7 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, MENDED_FIELD, SMOKE, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, MENDED_FIELD, PULL, SMOKE, lines, named
 from jcredit.sweeps.variants import Variant
 
 METHODS = named("bp", "frozen", "broadcast", "dfa", "fa", "grape", "tangent_gate", "tangent_mask", "tangent_chain") | {
@@ -39,7 +39,6 @@ COARSE = {
     "estimator 0.0003": {"credit": jc.tangent_coarse(learning_rate=3e-4)},
     "estimator 0.003, clip 1": {"credit": jc.tangent_coarse(learning_rate=3e-3, clip=1.0)},
 }
-PULL = {"state_penalty": 1e-4}
 SAMPLES_BLOCK = "tangents measured in a step"
 DEEP_BLOCK = "what the chain lacks on 12 blocks, D = 512"
 

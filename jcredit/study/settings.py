@@ -107,8 +107,10 @@ WARMUP = {"warmup_ratio": 0.2}
 PLAIN_FIELD = exact_terminal(of=vector_field(scheme="jvp"))
 """A field as free as the study's, measured exactly and with delta_L at h_L: raw and online it explodes."""
 
-MENDED_FIELD: dict[str, Any] = {
-    "credit": exact_terminal(of=vector_field(scheme="jvp", scale="delta", skip=True)), "state_penalty": 1e-4
+PULL: dict[str, Any] = {"state_penalty": 1e-4}
+"""A pull lam h on the states, added to the credit of h."""
+MENDED_FIELD: dict[str, Any] = PULL | {
+    "credit": exact_terminal(of=vector_field(scheme="jvp", scale="delta", skip=True))
 }  # fmt: skip
 """The vector field with the scale of each sample's delta_L, delta_L itself added, and a pull lam h on the states."""
 
