@@ -13,7 +13,17 @@ losses.
 import jcredit as jc
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, default_figure, main, trained_columns
-from jcredit.study.settings import CIFAR10, CIFAR10_DEEP, CONTROLS, FASHION_MNIST, MENDED_FIELD, SMOKE, lines, named
+from jcredit.study.settings import (
+    CIFAR10,
+    CIFAR10_DEEP,
+    CONTROLS,
+    FASHION_MNIST,
+    MENDED_FIELD,
+    PULL,
+    SMOKE,
+    lines,
+    named,
+)
 from jcredit.sweeps.variants import Variant
 
 TANGENTS = named("tangent_chain", "tangent_mask", "tangent_gate") | {
@@ -47,6 +57,10 @@ DEEP_LINES = (
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
+    | {
+        f"{name}, pull": line | PULL
+        for name, line in named("bp", "broadcast", "kolen_pollack", "tangent_chain").items()
+    }
 )
 MAIN, FLIPS, FASHION, DEEP = "crops and flips", "flips alone", "Fashion-MNIST", "12 blocks, D = 512"
 
@@ -84,6 +98,7 @@ EXPERIMENT = Experiment(
             "Networks at 1e-3, tangent bridges and the linear field at 3e-3, peers at their defaults, but where a label"
             " says another, chosen by a small grid on a validation split; what that grid says of all of them is in"
             " online_tuning.",
+            "pull: 1e-4 h_l, added to the credit of h_l.",
             "Full: 100 epochs, 20 on Fashion-MNIST, 30 on 12 blocks. Quick: 8 epochs.",
         ),
     ),

@@ -7,8 +7,8 @@ every method, at one rate of the estimator, and two more of the estimator's own,
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
 the chain costs beyond back-propagation.  On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the
 seed where those at 3e-3 break first; and what the chain lacks, which ends further below back-propagation there than on
-four: more tangents, a rate, a pull on the states, or does the exact gradient with an error of the same size lack as
-much?  Everything that was tried stands here.
+four: more tangents, a rate, a pull on the states, maps that are fitted before large steps are taken, or does the exact
+gradient with an error of the same size lack as much?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -56,6 +56,8 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "bp, fixed error 0.25": {"credit": jc.disturbed_bp(0.25, "fixed")},
         "bp, pull": named("bp")["bp"] | PULL,
         "32 samples, pull": {"credit": jc.tangent_chain()} | PULL,
+        "bp, rate from zero": named("bp")["bp"] | {"schedule": "warmup_cosine"},  # maps are fitted when steps get large
+        "32 samples, rate from zero": {"credit": jc.tangent_chain(), "schedule": "warmup_cosine"},
     }  # fmt: skip
 
 
@@ -153,6 +155,8 @@ EXPERIMENT = Experiment(
             "fresh, fixed error: the exact gradient plus an error of that size relative to its norm, drawn anew for"
             " every sample and step, or made by one random matrix per layer.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
+            "rate from zero: the network's rate rises from zero to its full size over the first tenth of the run, in"
+            " which the maps are fitted already.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),

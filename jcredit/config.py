@@ -97,8 +97,8 @@ class Config:
     """Adam's step size for network parameters."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning-rate schedule of the network, over the whole run."""
+    schedule: Literal["constant", "cosine", "warmup_cosine"] = "constant"
+    """Learning-rate schedule of the network, over the whole run (warmup_cosine: linear from 0 over its first tenth)."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Optimiser of the network's parameters (the estimator brings its own)."""
     trains: Literal["network", "readout", "nothing"] = "network"

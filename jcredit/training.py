@@ -51,6 +51,7 @@ from jcredit.types import (
 )  # fmt: skip
 
 ADAM = optax.scale_by_adam()
+RAMP = 0.1  # fraction of a run over which the rate of schedule="warmup_cosine" rises from zero
 
 
 class Run(NamedTuple):
@@ -217,7 +218,10 @@ def _learning_rate(setup: Setup, state: TrainState, hp: Hparams) -> Array:
     if setup.config.schedule == "constant":
         return hp.learning_rate
     progress = jnp.minimum(state.step.astype(float_type()) / hp.total_steps, 1.0)  # steps beyond the run's are at 0
-    return hp.learning_rate * (0.5 * (1 + jnp.cos(jnp.pi * progress)))
+    if setup.config.schedule == "cosine":
+        return hp.learning_rate * (0.5 * (1 + jnp.cos(jnp.pi * progress)))
+    after = jnp.maximum(progress - RAMP, 0.0) / (1 - RAMP)
+    return hp.learning_rate * jnp.minimum(progress / RAMP, 0.5 * (1 + jnp.cos(jnp.pi * after)))
 
 
 @jax.named_scope("update")

@@ -129,6 +129,21 @@ def test_the_cosine_schedule_is_half_way_at_half_the_steps_and_stays_at_zero_aft
         np.testing.assert_array_equal(at(after), old)
 
 
+def test_a_rate_from_zero_is_the_warmup_of_optax_over_a_tenth_of_the_run_and_stays_at_zero_after_it():
+    config = tiny(optimizer="sgd", schedule="warmup_cosine", learning_rate=1e5, epochs=10, steps_per_epoch=4)
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    step = jax.jit(run.step)
+    at = lambda i: step(state._replace(step=jnp.asarray(i, jnp.int32)), hp, data, first_batch(config))[0]  # noqa: E731
+    old, total = state.params.readout["w"], 40
+    assert int(hp.total_steps) == total
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1.0, total // 10, total)
+    whole = at(4).params.readout["w"] - old  # at the end of the rise
+    assert float(jnp.abs(whole).max()) > 1
+    for i in (0, 1, 2, 3, 7, 22, 39, 40, 60):
+        np.testing.assert_allclose(at(i).params.readout["w"] - old, float(rate(i)) * whole, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_diagnostics_of_the_oracle_are_one(kind):
     config = tiny(network=NETWORKS[kind][0])
