@@ -20,6 +20,7 @@ from jcredit.config import Config, ConfigError, Hparams
 from jcredit.estimators import dfa
 from jcredit.numerics import float_type
 from jcredit.passes import NetworkEnv, Pulls, depth_of, forward_with_pulls, oracle_deltas
+from jcredit.report.series import OF_FOLLOWUPS
 from jcredit.rules import normalise_credit
 from jcredit.settings import brief
 from jcredit.types import (
@@ -175,6 +176,8 @@ def estimator_loss(setup: Setup, estimator: Estimator, state: EstState, seen: Se
     reported = (*OWN_METRICS, *diagnostics.METRICS)
     if taken := [name for name in metrics if name in reported or f"test_{name}" in reported]:
         raise ConfigError(f"loss of {name} returns a metric {taken[0]!r}, which is a reported one")
+    if taken := [name for name in metrics if name.startswith(OF_FOLLOWUPS)]:
+        raise ConfigError(f"loss of {name} returns a metric {taken[0]!r}; {OF_FOLLOWUPS} begins what followups measure")
     return loss, metrics
 
 

@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
     Attributes:
       hparams: Config -> Hparams (its swept numbers and total steps); the Config may differ in these and in epochs.
-      data: (key, hp) -> Data; the same for all keys where ``shared_data``.
+      data: (key, hp) -> Data; the same for all keys and numbers where ``shared_data``.
       init: (key, hp) -> TrainState.
       step: (state, hp, data, index_B) -> (state, metrics); metrics are scalars of this batch.
       epoch: (state, hp, data) -> (state, metrics averaged over the epoch), a scan over ``step``.
@@ -68,7 +68,7 @@ class Run(NamedTuple):
       credit: (state, hp, x_B as the network takes it, target_B, key) -> (Context, a_KxBxD), for followups.
       built: hp -> Built, the parts themselves.
       config: the configuration, with what it does not read at its default.
-      shared_data: whether all runs share one Data.
+      shared_data: whether all runs share one Data: a task that stores some, and has no swept number they may hang on.
       steps_per_epoch: optimiser steps in an epoch.
       tier: the estimator's information tier.
       origin: hash of the data set that the task was read from (``Task.origin``).
@@ -136,7 +136,7 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
         credit=bind(_credit, setup),
         built=setup.built,
         config=config,
-        shared_data=isinstance(task.data, Data),
+        shared_data=isinstance(task.data, Data) and not config.task.numbers(),
         steps_per_epoch=steps,
         tier=setup.estimator.tier,
         origin=task.origin,

@@ -80,6 +80,7 @@ def test_a_metric_that_bears_a_reported_name_is_refused(name):
         (lambda p: {"v": "text"}, "returns a metric 'v' that is a str"),
         (lambda p: {0: p[0]}, "returns a metric 0 that is an array of shape ()"),
         (lambda p: {"a.b": p[0]}, "returns a metric 'a.b'; name it without the point"),
+        (lambda p: {"dl_norm": p[0]}, "returns a metric 'dl_norm'; dl_ begins what followups measure"),
     ],
 )
 def test_a_metric_that_is_no_scalar_by_name_is_refused(metrics, said):

@@ -62,6 +62,20 @@ def test_what_cannot_be_swept_is_said_in_one_line(arguments, named):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("fact", "of"), [("tier", "size {}".format), ("trains_blocks", lambda size: size > 0)], ids=["tier", "blocks"]
+)
+def test_what_a_program_is_told_once_must_not_hang_on_a_swept_number(fact, of):
+    @jc.estimator
+    def sized(size: jc.NonNegative = 1.0) -> jc.Estimator:
+        return jc.broadcast().build()._replace(**{fact: of(size)})
+
+    config = tiny(sized())
+    with pytest.raises(jc.ConfigError, match=f"{fact} is .* for one value of a swept number and .* for another"):
+        jc.sweep({"own": config}, [0], {"size": [1.0, 0.0]}, progress=False)
+    assert len(jc.sweep({"own": config}, [0], {"learning_rate": [1e-3, 1e-2]}, progress=False)) == 2
+
+
 def shut_down():
     with ThreadPoolExecutor(1) as executor:
         return executor

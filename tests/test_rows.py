@@ -34,16 +34,34 @@ def test_reference_is_the_same_seed_and_the_same_block_first():
         make_row("CB", 2, "RMS", gamma=1.0), make_row("CB", 0, "raw", gamma=None),
     ]  # fmt: skip
     out = results.with_reference(rows, "metrics.gamma", "DFA", "S1")
-    # Seed 0 of RMS has its own reference, seed 1 only that of raw, seed 2 none; the last row has no number of its own.
-    assert [r["metrics"].get("S1") for r in out[4:]] == [0.875, 0.5, None, None]
+    # RMS has a reference of its own, at seed 0 and, without a number, at 2: that of raw is none, at whatever seed.
+    assert [r["metrics"].get("S1") for r in out[4:]] == [0.875, None, None, None]
     assert out[0]["metrics"]["S1"] == 0.0
+    alone = results.with_reference([*rows[:2], rows[5]], "metrics.gamma", "DFA", "S1")
+    assert alone[2]["metrics"]["S1"] == 0.5, "where a block has no such line, that of another stands in"
     ratios = results.with_reference(rows, "metrics.gamma", "DFA", "ratio", ratio=True)
-    assert [r["metrics"].get("ratio") for r in ratios] == [1.0, 1.0, 1.0, None, 8.0, 2.0, None, None]
+    assert [r["metrics"].get("ratio") for r in ratios] == [1.0, 1.0, 1.0, None, 8.0, None, None, None]
     zero = [make_row("DFA", gamma=0.0), make_row("CB", gamma=1.0)]
     assert all(
         "ratio" not in r["metrics"] for r in results.with_reference(zero, "metrics.gamma", "DFA", "ratio", ratio=True)
     )
     assert all("S1" not in r["metrics"] for r in rows)
+
+
+def test_a_label_of_ones_own_that_looks_varied_is_a_line_of_its_own():
+    """``jc.sweep(vary=...)`` adds settings; "tgw" is none, though somebody's label says so."""
+    rates = [make_row(f"{label} learning_rate={r}", x=x + r) for label, x in (("sb", 0), ("cb", 1)) for r in (0.1, 0.5)]
+    nested = make_row("sb network.depth=4", x=7.0)
+    for row in (*rates, nested):
+        row["config"] = {"learning_rate": 0.1, "network": {"network": "ladder_mlp", "depth": 4}}
+    rows = [make_row("sb", x=0.25), make_row("sb tgw=0", x=0.5), make_row("cb tgw=0", x=2.0), *rates, nested]
+    found = [row["metrics"]["above"] for row in results.with_reference(rows, "metrics.x", "sb", "above")]
+    assert found == pytest.approx([0.0, 0.25, 1.75, 0.0, 0.0, 1.0, 1.0, 0.0])
+    table = Rows(rows[:3]).table(metrics=["x"], against="sb")
+    line = next(line for line in table.splitlines() if line.startswith("| sb tgw=0"))
+    assert "+0.250" in line and "reference" not in line
+    with pytest.raises(ResultsError, match="against='sb' is none of the lines"):
+        Rows(rows[1:3]).table(against="sb")
 
 
 def test_another_experiments_line_and_one_on_another_copy_of_the_data_are_no_reference():
@@ -115,7 +133,9 @@ def test_a_terminal_gradient_is_judged_where_the_estimator_is_fitted_to_it(estim
     )
     assert not worse_than_nothing(wrong | {"test_terminal_gradient": 0.98}, config(estimator()))
     assert not worse_than_nothing(wrong, config(estimator(terminal_weight=0.0)))
-    assert not worse_than_nothing(wrong, config(jc.exact_terminal(of=estimator()))), "delta_L stands in for it"
+    for replaced in (jc.exact_terminal(of=estimator()), jc.unbiased_residual(of=jc.exact_terminal(of=estimator()))):
+        assert not worse_than_nothing(wrong, config(replaced)), "delta_L stands in for it"
+    assert worse_than_nothing(wrong, config(jc.unbiased_residual(of=estimator()))), "which leaves a_L as it is"
 
 
 def test_rows_are_an_immutable_sequence():
@@ -303,6 +323,7 @@ def test_depth_utility_is_over_the_frozen_line_of_the_same_values():
     accuracy = {"frozen": (0.2, 0.3), "dfa": (0.5, 0.9)}
     rows = Rows(
         make_row(f"{name} learning_rate={rate}", 0, test_accuracy=accuracy[name][i], method=name)
+        | {"config": {"learning_rate": rate}}
         for name in accuracy
         for i, rate in enumerate((0.001, 0.003))
     )

@@ -124,6 +124,27 @@ def test_the_teacher_has_its_sizes():
     assert not run.shared_data
 
 
+CORNERS = jc.tasks.arrays(np.zeros((32, 2)), np.arange(32) % 2, np.zeros((8, 2)), np.arange(8) % 2)
+
+
+@jc.task(jc.image_mlp(depth=1, width=8))
+def blurred(sigma: jc.NonNegative = 0.0) -> jc.Task:
+    """Stored samples that hang on a swept number."""
+    x, y = np.linspace(-1.0, 1.0, 64, dtype=np.float32).reshape(32, 2), np.arange(32, dtype=np.int32) % 2
+    return CORNERS.build(None)._replace(data=jc.Data(x + sigma, y, x[:8], y[:8]))
+
+
+def test_stored_samples_that_hang_on_a_swept_number_are_each_runs_own():
+    config = jc.Config(blurred(), batch_size=16, epochs=1, diagnostic_samples=8)
+    together = jc.sweep({"bp": config}, [0, 1], {"sigma": [0.0, 3.0]}, progress=False)
+    alone = jc.sweep({"bp": config.replace(sigma=3.0)}, [0, 1], progress=False)
+    first, second, own = ([row["metrics"]["test_loss"] for row in rows] for rows in (together[:2], together[2:], alone))
+    assert second == own != first
+    assert make_run(jc.Config(CORNERS, batch_size=16)).shared_data, (
+        "samples on which no number has a hold are stored once"
+    )
+
+
 def test_labels_are_what_a_teacher_of_ones_own_key_says(x64):
     linear = jc.ladder_mlp(depth=1, width=6, alpha=0.0)
     config = tiny(task=TINY.task.replace(teacher_network=linear), network=jc.ladder_mlp(depth=2, width=16))

@@ -94,7 +94,7 @@ def overview(
 
     Args:
       rows: rows of one experiment.
-      path: the PNG.
+      path: the file, a PNG, PDF or SVG by its ending.
       title: heading of the figure.
       metrics: names in row["metrics"].
       curve: name in row["curves"].

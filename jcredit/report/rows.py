@@ -179,7 +179,7 @@ class Rows(Sequence[Row]):
         if against is None:
             return TableSpec(_title(self), usual_columns(self._rows) if metrics is None else self._columns(metrics))
         labels = list(dict.fromkeys(row["label"] for row in self))
-        if not isinstance(against, str) or all(varied(label, against) is None for label in labels):
+        if not isinstance(against, str) or all(varied(row, against) is None for row in self):
             raise ResultsError(f"against={against!r} is none of the lines; {hint(str(against), labels)}")
         usual = [c for c in usual_columns(self._rows) if c.title in ("accuracy", "Gamma", "loss")]
         there = [c for c in usual if any(number_at(row, c.metric) is not None for row in self)]

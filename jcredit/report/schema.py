@@ -91,9 +91,11 @@ def worse_than_nothing(metrics: Mapping[str, Any], config: Mapping[str, Any]) ->
 
     Args:
       metrics: of a run.
-      config: its settings.  What a wrapper of the credit replaces is not asked for.
+      config: its settings.  What ``exact_terminal`` replaces is not asked for.
     """
     credit = config.get("credit", {})
+    while "of" in credit and credit.get("estimator") != "exact_terminal":
+        credit = credit["of"]
     fitted = (*RELATIVE_ERRORS, *(name for name, weight in WEIGHED_ERRORS.items() if credit.get(weight)))
     errors = [metrics.get(f"test_{name}", metrics.get(name)) for name in fitted]
     return any(error > 1 for error in errors if error is not None)
@@ -225,14 +227,30 @@ def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
     return groups
 
 
-VARIED = re.compile(r"( [\w.]+=.+)?")
-"""What ``jc.sweep`` adds to a label for the settings that it varies."""
+VARIED = re.compile(r" ([\w.]+)=.+")
+"""What ``jc.sweep`` adds to a label for the settings that it varies: the first of them."""
 
 
-def varied(label: str, line: str) -> str | None:
-    """What varied settings have added to the label of a line; None: it is another line's."""
+def varied(row: Row, line: str) -> str | None:
+    """What varied settings have added to the label of a line; None: the row is another line's.
+
+    Labels of one's own may look alike ("bridge tgw=0" beside "bridge"): what is varied is a setting by its name.
+    """
+    label: str = row["label"]
     rest = label.removeprefix(line)
-    return rest if label.startswith(line) and VARIED.fullmatch(rest) else None
+    if not label.startswith(line) or not rest:
+        return rest if label == line else None
+    found = VARIED.fullmatch(rest)
+    return rest if found and _has_setting(row.get("config") or {}, found[1]) else None
+
+
+def _has_setting(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a configuration, or a part in it, has a setting that a sweep can vary by this name or dotted path."""
+    parts = [value for value in config.values() if isinstance(value, Mapping)]
+    head, _, rest = name.partition(".")
+    if rest:
+        return isinstance(config.get(head), Mapping) and _has_setting(config[head], rest)
+    return name in config or any(_has_setting(part, name) for part in parts)
 
 
 def with_reference(
@@ -246,33 +264,36 @@ def with_reference(
       rows: rows of one experiment; they are not changed.
       metric: dotted path of the number, as in ``number_at``.
       reference_label: the variant that is subtracted: its row of the same task, network, batches, length of training
-        and start, that of the same block before those of others.  Where settings are varied, each line has the
-        reference of its own values.
+        and start.  Where the block has such a line, at whatever seeds, it is that one or none; else that of another
+        block.  Where settings are varied, each line has the reference of its own values.
       name: metrics[name] holds the result; it is absent where either number is missing.
       ratio: divide by the reference's number instead; absent where that is zero.
 
     Returns:
       Copies of the rows, in order.
     """
-    alike: dict[tuple[str, str, int], list[tuple[Any, float, Any]]] = {}
+    alike: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        values = varied(row["label"], reference_label)
-        if values is not None and (value := number_at(row, metric)) is not None:
-            found = alike.setdefault((values, _trained(row), row["seed"]), [])
-            found.append((_place(row), value, row.get("data")))
-    suffixes = sorted({values for values, *_ in alike}, key=len, reverse=True)
+        if (values := varied(row, reference_label)) is not None:
+            alike.setdefault((values, _trained(row)), []).append(row)
+    suffixes = sorted({values for values, _ in alike}, key=len, reverse=True)
 
     def added(row: Row) -> Row:
-        own = number_at(row, metric)
+        own, copy = number_at(row, metric), row.get("data")  # two copies of a data set are not compared
         values = next((values for values in suffixes if row["label"].endswith(values)), "")
-        place, copy = _place(row), row.get("data")  # two copies of a data set are not compared
-        found = sorted(alike.get((values, _trained(row), row["seed"]), []), key=lambda other: other[0] != place)
-        reference = next((value for _, value, data in found if not data or not copy or data == copy), None)
+        candidates = alike.get((values, _trained(row)), [])
+        found = [other for other in candidates if _place(other) == _place(row)] or candidates
+        numbers = (number_at(r, metric) for r in found if r["seed"] == row["seed"] and _same_copy(copy, r.get("data")))
+        reference = next((value for value in numbers if value is not None), None)
         if own is None or reference is None or (ratio and reference == 0):
             return dict(row)
         return {**row, "metrics": {**row["metrics"], name: own / reference if ratio else own - reference}}
 
     return [added(row) for row in rows]
+
+
+def _same_copy(one: str | None, other: str | None) -> bool:
+    return not one or not other or one == other
 
 
 def _place(row: Row) -> tuple[Any, ...]:

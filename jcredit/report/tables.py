@@ -104,7 +104,7 @@ def usual_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     """What a table shows unless told: accuracy and depth utility where there are any, Gamma, rho, RMS(h_L), loss."""
     accuracy = "metrics.test_accuracy"
     has_accuracy = any(number_at(row, accuracy) is not None for row in rows)
-    frozen = [row["method"] for row in rows if varied(row["label"], "frozen") is not None]
+    frozen = [row["method"] for row in rows if varied(row, "frozen") is not None]
     has_frozen = bool(frozen) and set(frozen) == {"frozen"}  # whatever else somebody has called so
     return (
         *((Column("accuracy", accuracy),) if has_accuracy else ()),
@@ -264,7 +264,7 @@ def _table(
             yield Cell(MISSING if depth is None else str(depth))
         yield Cell(str(len(rows)), len(rows))
         for column, path in columns:
-            is_reference = column.paired_with is not None and varied(label, column.paired_with) is not None
+            is_reference = column.paired_with is not None and varied(rows[0], column.paired_with) is not None
             yield Cell(REFERENCE) if is_reference else _cell(rows, column, path)
             if column.title in beside:
                 yield Cell(study[label].get(column.title, MISSING))

@@ -193,11 +193,32 @@ def _programs(
     for group in _groups(pending, unfinished, results_dir, set(claimed)):
         with _named(group[0].variant):
             run = make_run(group[0].variant.config, data_dir=data_dir)
+            _check_alike(group)
             check(run, len(group))
             step = _traced(run, group[0].variant, data_dir)
         copies.warn_of_kept(group, run, results_dir)
         programs.append(Program(group, run, folder, flops_of_jaxpr(step) * run.steps_per_epoch))
     return programs
+
+
+def _check_alike(group: Sequence[Request]) -> None:
+    """Refuses an estimator of which a swept number decides what the program, or a row, is told once for all runs.
+
+    Raises:
+      ConfigError: two of them differ in it.
+    """
+    first: dict[str, Any] | None = None
+    for config in dict.fromkeys(request.variant.config for request in group):
+        estimator = config.credit.build()
+        facts = {name: getattr(estimator, name) for name in ("tier", "oracle", "trains_blocks")}
+        facts |= {f"{name} is None": getattr(estimator, name) is None for name in ("loss", "follow")}
+        first = first or facts
+        if differs := next((name for name in facts if facts[name] != first[name]), None):
+            raise ConfigError(
+                f"credit={config.credit!r}: {differs} is {first[differs]!r} for one value of a swept number and"
+                f" {facts[differs]!r} for another; a program has one: annotate what decides it float, int or bool in"
+                " place of a swept type"
+            )
 
 
 def _traced(run: Run, variant: Variant, data_dir: str | Path | None) -> Jaxpr:
