@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jcredit.config import described
-from jcredit.report.rows import read_rows
+from jcredit.report.rows import Rows, read_rows
 from jcredit.report.tables import markdown
 from jcredit.study.experiment import in_grid, reported
 from jcredit.study.reproduce import read_list
@@ -49,7 +49,9 @@ def test_rows_belong_to_the_grid_and_the_table_is_theirs(path, experiments, item
             set(experiment.presets[preset].seeds),
             *whole,
         ]
-    table = markdown(reported(experiment, in_grid(rows, experiment.presets[preset].variants)))
+    mine = in_grid(rows, experiment.presets[preset].variants)
+    assert list(Rows.read(path.parent)) == mine, "whoever reads them has the lines of the table"
+    table = markdown(reported(experiment, mine))
     assert (path.parent / "table.md").read_bytes() == table.encode()
 
 

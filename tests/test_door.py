@@ -175,9 +175,9 @@ def test_every_label_has_its_row_and_equal_configurations_are_one_run(tmp_path, 
     renamed = jc.sweep({"other": same}, [0], results_dir=tmp_path, progress=False)
     assert [r["label"] for r in renamed] == ["other"] and len(compiled) == 2
     jc.sweep(configs, [1, 0], results_dir=tmp_path, progress=False)
-    read = jc.Rows.read(tmp_path / "sweep/sweep")  # every label has its row there too, with its own settings
-    assert [r["label"] for r in read] == [*"aabbcc", "other", "other"]
-    assert sorted(map(repr, read[:6])) == sorted(map(repr, rows))
+    read = jc.Rows.read(tmp_path / "sweep/sweep")  # every label of the latest has its row, with its own settings
+    assert [r["label"] for r in read] == [*"aabbcc"]
+    assert sorted(map(repr, read)) == sorted(map(repr, rows))
     elsewhere = jc.sweep({"a": same}, [0], results_dir=tmp_path, name="elsewhere", progress=False)
     assert elsewhere[0]["from"] == "sweep/sweep" and len(compiled) == 2
 
@@ -210,6 +210,14 @@ def test_a_report_leaves_out_rows_of_configurations_that_a_label_stood_for_befor
     keep_lines(folder, dict.fromkeys(("before", "mine", "bp"), Line("new")))
     with pytest.raises(jc.ConfigError, match="its 3 rows are of earlier configurations"):
         found_in(folder, {})
+
+
+def test_a_line_under_a_new_label_is_read_once(tmp_path):
+    """``0`` and ``0.0`` are one value of a setting and two texts."""
+    for values in ([0.0, 0.5], [0, 0.5]):
+        rows = jc.sweep({"bp": tiny(epochs=1)}, [0], {"state_penalty": values}, results_dir=tmp_path, progress=False)
+    assert [row["label"] for row in rows] == ["bp state_penalty=0", "bp state_penalty=0.5"]
+    assert list(jc.Rows.read(tmp_path)) == list(rows)
 
 
 def test_lines_without_keys_order_their_rows_and_leave_none_out(tmp_path):

@@ -1,12 +1,14 @@
-"""Which configuration each label of a sweep stands for, beside its rows on disk.
+"""Which configuration each label stands for, beside the rows on disk.
 
 Whoever edits an estimator and sweeps again has rows of both in one file, under one label; the latest sweep says which.
+Lines of an experiment are renamed in its script: then its ``config.json`` says what its rows, written before, are
+called.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ LINES = "lines.json"
 """{label: what it stands for} of a folder's lines, those of the latest sweep first: rows lie there in the order in
 which they ended, and beside them those of configurations that their labels stood for before.
 """
+
+GRID = "config.json"
+"""What an experiment's folder holds; its "variants" are the lines, each with label, block, depth and config_hash."""
 
 
 class Line(NamedTuple):
@@ -32,10 +37,14 @@ class Line(NamedTuple):
 
 
 def keep_lines(directory: Path, lines: Mapping[str, Line]) -> None:
-    """Writes a sweep's lines down, in their order, before the other ones of earlier sweeps."""
+    """Writes a sweep's lines down, in their order, before the other ones of earlier sweeps.
+
+    An earlier label of what has another one now is forgotten, or its runs would be read twice.
+    """
     with locked(directory / LINES):
         before = _kept_lines(directory)
-        wanted = {**lines, **{label: line for label, line in before.items() if label not in lines}}
+        left = {label: line for label, line in before.items() if label not in lines and line not in lines.values()}
+        wanted = {**lines, **left}
         if list(wanted.items()) != list(before.items()):
             write_json(directory / LINES, {label: line._asdict() for label, line in wanted.items()})
 
@@ -44,8 +53,10 @@ def of_lines(directory: Path, rows: Sequence[Row]) -> list[Row]:
     """Rows in the order of their lines, one for each label that stands for a row's configuration, with its settings.
 
     Those of configurations that no label stands for any more are left out; a label whose key was not written down keeps
-    all its rows.
+    all its rows.  In an experiment's folder lines have blocks as well, and their depths.
     """
+    if grid := _grid(directory):
+        return placed(rows, grid)
     lines = _kept_lines(directory)
     place, labels = {label: i for i, label in enumerate(lines)}, dict[str, list[str]]()
     for label, line in lines.items():
@@ -53,10 +64,35 @@ def of_lines(directory: Path, rows: Sequence[Row]) -> list[Row]:
     found = []
     for row in rows:
         named = labels.get(row["config_hash"], [])
-        if row["label"] not in named and lines.get(row["label"], Line(None)).key is None:
+        own = lines.get(row["label"])
+        if row["label"] not in named and (own.key is None if own else not named):
             found.append(row)
         found += [{**row, "label": label, **_settings(lines[label])} for label in named]
     return sorted(found, key=lambda row: place.get(row["label"], len(place)))
+
+
+def placed(rows: Sequence[Row], grid: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Row]:
+    """The rows that belong to a grid, in its order and by seed: one for each line of a row's configuration.
+
+    Args:
+      rows: of one experiment.
+      grid: of each line the key of its configuration, and what its rows bear (label, block, depth).
+    """
+    by_key: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        by_key.setdefault(row["config_hash"], []).append(row)
+    return [{**row, **line} for key, line in grid for row in by_key.get(key, ())]
+
+
+def _grid(directory: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of an experiment as it was when its tables were made; none in a folder of other rows."""
+    if (directory / LINES).exists():
+        return []
+    try:
+        variants = json.loads((directory / GRID).read_text(encoding="utf-8"))["variants"]
+        return [(line["config_hash"], {name: line[name] for name in ("label", "block", "depth")}) for line in variants]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):  # without it rows stand as they were written
+        return []
 
 
 def _settings(line: Line) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class Rows(Sequence[Row]):
         What ``--fresh`` has made anew is in results folders of its own, ``fresh-1`` and on.
 
         A label whose configuration has changed since, of an estimator that was edited, has the rows of the latest sweep
-        in a folder; the file keeps those of before.
+        in a folder; the file keeps those of before.  Rows of an experiment's folder bear the labels, blocks and depths
+        of its latest table, and a run that stands in two of its lines is there for each.
 
         Raises:
           ResultsError: no rows there, or some that cannot be read.

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from jcredit.config import ConfigError, change, credit_depth, described, paths_of, settings
 from jcredit.files import one_line, write_json, write_text
 from jcredit.report import plots, terminal
+from jcredit.report.lines import GRID, placed
 from jcredit.report.rows import Row, finished, read_rows, with_reference
 from jcredit.report.tables import Column, Tables, TableSpec, markdown, tables_of, with_study
 from jcredit.settings import known
@@ -248,14 +249,12 @@ def reported(experiment: Experiment, rows: Sequence[Row]) -> Tables:
 
 def in_grid(rows: Sequence[Row], grid: Sequence[Variant]) -> list[Row]:
     """The rows that belong to a grid, in the grid's order, under its present labels and blocks, with its depths."""
-    by_key: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        by_key.setdefault(row["config_hash"], []).append(row)
-    return [
-        {**row, "label": variant.label, "block": variant.block, "depth": credit_depth(variant.config)}
-        for variant in grid
-        for row in by_key.get(variant.hash, ())
-    ]
+    return placed(rows, [(variant.hash, _borne(variant)) for variant in grid])
+
+
+def _borne(variant: Variant) -> dict[str, Any]:
+    """What the rows of a line bear."""
+    return {"label": variant.label, "block": variant.block, "depth": credit_depth(variant.config)}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -293,7 +292,7 @@ def run(experiment: Experiment, argv: Sequence[str] | None = None) -> str:
     except (BatchError, Stopped) as error:
         error.args = (f"{error}: {_to_go_on(experiment, args, argv)}",)
         raise
-    write_json(folder.directory / "config.json", describe_sweep(experiment, args.preset, overrides, args.own, grid))
+    write_json(folder.directory / GRID, describe_sweep(experiment, args.preset, overrides, args.own, grid))
     new = [row for row in found if (row["config_hash"], row["seed"]) not in finished(there)]
     tables = write_report(experiment, in_grid([*there, *new], grid), folder.directory)
     again = "" if new else "; every run was there already, --fresh makes them anew in a folder of its own"
@@ -362,9 +361,8 @@ def _device(args: argparse.Namespace) -> plan.Device:
 def describe_sweep(
     experiment: Experiment, preset: str, overrides: Mapping[str, Any], owns: Sequence[str], grid: Sequence[Variant]
 ) -> dict[str, Any]:
-    """What a directory holds, for readers and for ``python -m jcredit report``."""
-
-    lines = [{"label": v.label, "block": v.block, "config_hash": v.hash, "config": described(v.config)} for v in grid]
+    """What a directory holds, for readers of its rows and for ``python -m jcredit report``."""
+    lines = [{**_borne(v), "config_hash": v.hash, "config": described(v.config)} for v in grid]
     return {
         "experiment": experiment.name, "preset": preset, "overrides": overrides, "own": owns,
         "variants": lines,

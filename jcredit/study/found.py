@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jcredit.config import ConfigError
-from jcredit.report.lines import of_lines
+from jcredit.report.lines import GRID, of_lines
 from jcredit.report.page.data import Section
 from jcredit.report.rows import Row, read_rows
 from jcredit.report.tables import TableSpec, tables_of, usual_columns, with_study
-from jcredit.study.experiment import USER_ERRORS, Experiment, grid_of, in_grid, reported
+from jcredit.study.experiment import USER_ERRORS, Experiment, describe_sweep, grid_of, in_grid, reported
 from jcredit.study.own import FIELDS, Own
 from jcredit.sweeps.door import PRESET as SWEEP
 
 
 class Found(NamedTuple):
-    """The rows of one directory that count, their experiment (None: a sweep of one's own), and what they are."""
+    """The rows of one directory that count, their experiment (None: a sweep of one's own), and what they are.
+
+    ``config`` is what the directory's config.json says, if it is written today.
+    """
 
     experiment: Experiment | None
     rows: list[Row]
     text: str
+    config: dict[str, Any] | None = None
 
 
 def directories(results_dir: Path) -> list[Path]:
@@ -51,7 +55,8 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
             f"no script has an experiment called {directory.parent.name!r}; left as it is (--experiments DIR names the"
             " folder of the scripts)"
         )
-    grid = grid_of(experiment, *_described(directory))
+    described = _described(directory)
+    grid = grid_of(experiment, *described)
     rows = read_rows(directory / "rows.jsonl", experiment.name, directory.name)
     mine = in_grid(rows, grid)
     strangers = len(rows) - len({(row["config_hash"], row["seed"]) for row in mine})
@@ -64,7 +69,7 @@ def found_in(directory: Path, experiments: Mapping[str, Experiment]) -> Found:
         f"; {strangers} rows do not belong to the present grid and are left out" if strangers else "",
         f"; {missing} of {len(grid)} configurations have no rows yet" if missing else "",
     ))  # fmt: skip
-    return Found(experiment, mine, text)
+    return Found(experiment, mine, text, describe_sweep(experiment, *described, grid))
 
 
 def _of_sweep(directory: Path) -> Found:
@@ -88,7 +93,7 @@ def sections(results_dir: Path, experiments: Mapping[str, Experiment]) -> list[S
     for directory in directories(results_dir):
         name, preset = directory.parent.name, directory.name
         try:
-            experiment, rows, _ = found_in(directory, experiments)
+            experiment, rows, *_ = found_in(directory, experiments)
             if experiment is None:
                 spec = TableSpec(name, usual_columns(rows))
                 shown.append(("~", Section(name, preset, "", tables_of(rows, spec), with_study(rows, spec))))
@@ -102,7 +107,7 @@ def sections(results_dir: Path, experiments: Mapping[str, Experiment]) -> list[S
 
 def _described(directory: Path) -> tuple[str, dict[str, Any], list[Own]]:
     """Preset, overridden settings and own parts of a directory's config.json; a sweep under way has none yet."""
-    path = directory / "config.json"
+    path = directory / GRID
     if not path.exists() and "+" not in directory.name:
         return directory.name, {}, []
     try:

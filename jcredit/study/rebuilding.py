@@ -12,6 +12,7 @@ import matplotlib
 
 from jcredit.config import ConfigError
 from jcredit.files import one_line, write_json, write_text
+from jcredit.report.lines import GRID
 from jcredit.report.page import build
 from jcredit.report.rows import Rows
 from jcredit.settings import known
@@ -42,7 +43,7 @@ class Rebuilt(NamedTuple):
 def report(
     results_dir: Path, experiments: dict[str, Experiment], only: Collection[str] | None = None
 ) -> Iterator[Rebuilt]:
-    """Rebuilds table.md and figure.png wherever there are rows, from the rows alone, and the figures of findings.
+    """Rebuilds table.md, figure.png and config.json wherever there are rows, from these alone, and findings' figures.
 
     Args:
       results_dir: where the rows are.
@@ -80,13 +81,14 @@ def said(error: Exception) -> str:
 
 
 def _rebuilt(directory: Path, experiments: dict[str, Experiment], into: Path) -> str:
-    """Writes table and figure of a directory's rows into another one, or the same; what they were made of."""
+    """Writes table, figure and lines of a directory's rows into another one, or the same; what they were made of."""
     found = found_in(directory, experiments)
     if found.experiment is None:
         rows = Rows(found.rows)
         write_text(into / "table.md", rows.table())
         rows.plot(into / "figure.png", title=directory.parent.name)
     else:
+        write_json(into / GRID, found.config)  # lines may have other names than when they were run
         write_report(found.experiment, found.rows, into)
     return found.text
 
@@ -113,8 +115,8 @@ def check(results_dir: Path, experiments: dict[str, Experiment], quoted: Path | 
     places = directories(results_dir)
     files = ("table.md", "figure.png") if drawn_by == here else ("table.md",)
     for directory in places:
-        make = functools.partial(_rebuilt, directory, experiments)
-        yield from _compared(str(directory.relative_to(results_dir)), make, directory, files)
+        make, of_study = functools.partial(_rebuilt, directory, experiments), directory.parent.name in experiments
+        yield from _compared(str(directory.relative_to(results_dir)), make, directory, (*files, *[GRID] * of_study))
     if drawn_by == here:
         make = functools.partial(findings.draw, results_dir, experiments)
         yield from _compared(FINDINGS, make, results_dir / FINDINGS)

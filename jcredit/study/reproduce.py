@@ -23,6 +23,7 @@ import jax
 
 from jcredit.config import ConfigError
 from jcredit.files import one_line, write_json
+from jcredit.report.lines import GRID
 from jcredit.report.rows import finished, read_rows
 from jcredit.report.tables import markdown
 from jcredit.report.terminal import WIDTH
@@ -307,7 +308,7 @@ def _write(item: Item, results_dir: Path) -> None:
     rows = in_grid(read_rows(folder.rows, folder.experiment, folder.preset), item.grid)
     if rows:
         described = study.describe_sweep(item.experiment, item.preset, item.overrides, [], item.grid)
-        write_json(folder.directory / "config.json", described)
+        write_json(folder.directory / GRID, described)
         write_report(item.experiment, rows, folder.directory)
 
 
