@@ -83,6 +83,22 @@ def test_a_bar_in_a_file_is_a_line_now_and_then(monkeypatch):
     assert Bar({"a": Work(1, 1.0)}, file=log).mininterval == 30.0
 
 
+def test_a_bar_says_that_its_sweep_stops_and_what_is_compiled():
+    said = ["compiling bp", "stopping after the epoch under way; once more, and it stops at once", "bp"]
+    for disable, expected in ((False, said), (True, [])):
+        log = io.StringIO()
+        with Bar({"a": Work(4, 1.0)}, file=log, disable=disable) as bar:
+            bar.done("a", 1, 2.0)
+            bar.set_postfix(epoch="1/4")
+            bar.at("compiling bp")
+            bar.stopping()
+            bar.at("bp")
+        found = [line for line in log.getvalue().splitlines() if line.startswith(("compiling", "stopping", "bp"))]
+        assert list({line.partition(":")[0]: None for line in found if not line.startswith("bp")}) == expected[:2]
+        assert found[-1:] == [line for line in found if line.startswith("bp: ")][-1:] and bool(found) != disable
+        assert not any("epoch=" in line for line in found), "which was of the program before"
+
+
 def test_a_sweep_weighs_its_programs_by_the_products_of_their_steps(tmp_path, monkeypatch):
     """From the door: the forecast after the first epoch of the first program knows the second one's cost."""
     config = tiny(small(jc.dfa), **{"network.depth": 1, "epochs": 2})

@@ -83,7 +83,7 @@ def test_a_sweep_that_was_interrupted_is_seen_until_it_goes_on(tmp_path, monkeyp
     status._write(status.folder(tmp_path) / f"{path.parent.name}.json", dead)
     assert watch.look(tmp_path).cut_off[0][:2] == ("mine/smoke", 2)
     text = text_of(view)
-    assert "no sweep is under way" in text and "the same command goes on with" in text and "mine/smoke" in text
+    assert "no sweep is under way" in text and "the same command goes on from" in text and "mine/smoke" in text
     run_sweep([BRIDGE], (0, 1), cut, progress=False)
     assert not watch.look(tmp_path).cut_off
 

@@ -359,7 +359,7 @@ def _device(args: argparse.Namespace) -> plan.Device:
 
 
 def describe_sweep(
-    experiment: Experiment, preset: str, overrides: Mapping[str, Any], owns: Sequence[str], grid: Sequence[Variant]
+    experiment: Experiment, preset: str, overrides: Mapping[str, Any], owns: Sequence[Own], grid: Sequence[Variant]
 ) -> dict[str, Any]:
     """What a directory holds, for readers of its rows and for ``python -m jcredit report``."""
     lines = [{**_borne(v), "config_hash": v.hash, "config": described(v.config)} for v in grid]

@@ -124,6 +124,16 @@ class Bar(tqdm):
             left = max(left - max(found["elapsed"] - self._forecast_at, 0.0), 0.0)
         return dict(found) | {"left": "?" if left is None else self.format_interval(left)}
 
+    def at(self, name: str) -> None:
+        """Says what is being done now, in place of what was said of the thing before."""
+        self.set_postfix_str("", refresh=False)
+        self.set_description(name)
+
+    def stopping(self) -> None:
+        """Says on a line of its own that the sweep has been told to stop, which it does at the end of an epoch."""
+        if not self.disable:
+            self.write("stopping after the epoch under way; once more, and it stops at once", file=self.fp)
+
     def compiled(self, name: Any, seconds: float) -> None:
         """A program has been compiled, in so many seconds."""
         self.forecast.compiled(name, seconds)

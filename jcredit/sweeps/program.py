@@ -172,11 +172,12 @@ def advance(group: Sequence[Request], run: Run, session: Session, unfinished: Pa
     report.write(progress)
     compiled = None
     if progress.epoch < config.epochs:
+        session.bar.at(f"compiling {plan.shown(labels_of(group))}")
         compiled = _compile(run, layout, state, hp, data)
         session.bar.compiled(what_is_run(config), compiled.seconds)
     if compiled is not None and progress.epoch == 0:
         progress = progress._replace(initial=_host(compiled.diagnose(state, hp, data)["layers"], len(group)))
-    session.bar.set_description(plan.shown(labels_of(group)))
+    session.bar.at(plan.shown(labels_of(group)))
     saved = time.perf_counter()
     while compiled is not None and progress.epoch < config.epochs:
         before = progress.run_s

@@ -311,7 +311,7 @@ def _session(
     quiet = not progress or not work
     with status.announced(results_dir, [group for group, *_ in programs]) as tell, _stop_signal() as stop:
         with Bar(work, at_once=at_once, tell=tell, disable=quiet) as bar:
-            stopped = lambda: stop.number is not None  # noqa: E731
+            stopped, stop.heard = lambda: stop.number is not None, bar.stopping
             try:
                 yield Session(Path(results_dir), seeds_per_batch, commit, bar, stopped, program.CHECKPOINT_SECONDS)
             except Stopped as error:
@@ -324,15 +324,18 @@ class StopSignal:
 
     Attributes:
       number: of the first signal; None before there is one.
+      heard: called at the first.
     """
 
     number: int | None = None
+    heard: Callable[[], object] = staticmethod(lambda: None)
 
     def __call__(self, number: int, frame: Any) -> None:
         """Takes a signal."""
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+        self.heard()
 
 
 @contextmanager

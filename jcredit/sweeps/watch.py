@@ -155,7 +155,7 @@ def render(view: View) -> RenderableType:
             table.add_row(*map(Text, _cells(program, view.now)))
         parts.append(table)
     if view.cut_off:
-        table = Table("cut off", "runs", "saved", title="the same command goes on with", title_justify="left")
+        table = Table("cut off", "runs", "saved", title="the same command goes on from", title_justify="left")
         for left in view.cut_off:
             table.add_row(Text(left.where), str(left.runs), f"{duration(view.now - left.saved)} ago")
         parts.append(table)
@@ -173,7 +173,8 @@ def _headline(view: View, sweep: dict[str, Any]) -> str:
     done = sweep["done"]
     where = f"{sweep['runs']} runs on {sweep['host']}, process {sweep['pid']}"
     if not status.alive(sweep):
-        return f"{where}: ended without a word at {done} of {sweep['run_epochs']} run-epochs; start it again to go on"
+        at = f"{where}: ended without a word at {done} of {sweep['run_epochs']} run-epochs"
+        return f"{at}; start it again to go on from what it saved"
     left = sweep["left"] and max(sweep["left"] - (view.now - sweep["updated"]), 0.0)
     ran, left = duration(view.now - sweep["began"]), duration(left)
     return f"{where}: {done} of {sweep['run_epochs']} run-epochs after {ran}; about {left} left"
