@@ -198,6 +198,13 @@ def settings() -> dict[str, Setting]:
     return fields_of(Config, docs)
 
 
+Config.__doc__ = (
+    f"{Config.__doc__}\n\nAttributes:\n"
+    + "\n".join(  # for help(jc.Config), which sees no text below a field
+        f"  {name}: {setting.doc.rstrip('.')}." for name, setting in settings().items()
+    )
+)
+
 # --- settings by name -------------------------------------------------------------------------------------------------
 
 

@@ -73,6 +73,12 @@ NAMES = [f"{factory.name}.{setting.name}" for factory, setting in ALL_SETTINGS]
 OWN = list(settings().values())
 
 
+def test_help_says_what_each_setting_is():
+    assert jc.Config.__doc__ is not None
+    for name, setting in settings().items():
+        assert len(setting.doc) > 10 and f"\n  {name}: {setting.doc.rstrip('.')}." in jc.Config.__doc__
+
+
 def test_no_factory_is_forgotten():
     from jcredit import networks, rules
     from jcredit.estimators import (

@@ -131,8 +131,8 @@ class Rows(Sequence[Row]):
         Args:
           **fields: ``label``, ``block``, ``seed``, ``status``, ``tier``, ``experiment`` (a sweep's name), ``preset``,
             ``config_hash``, or settings: ``learning_rate=1e-3``, ``sigma`` of any part, or by path,
-            ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``.  Fractions are alike where they
-            agree to six digits.
+            ``**{"credit.sigma": 0.1}``.  Parts go by their names: ``credit="dfa"``, those of a module of one's own
+            with its name before theirs: ``"mine.field"``.  Fractions are alike where they agree to six digits.
 
         Raises:
           ResultsError: a field, or a value of one, that no row has (but a ``status`` may be nobody's); the message has
@@ -160,7 +160,8 @@ class Rows(Sequence[Row]):
             RMS(h_L) and the loss.
           metrics: names of ``row["metrics"]`` to show instead, those of one's own estimators too.
           against: a line, such as ``bp``: behind each number (without ``metrics``: accuracy, Gamma, loss) stands how
-            far it lies above that line's at the same seed, with the p of an exact sign-flip test.
+            far it lies above that line's at the same seed, with the p of an exact sign-flip test.  Where a sweep varied
+            settings, each line is compared with the ``bp`` of its own values.
           format: "latex" for the same lines as a booktabs tabular, with what markdown has around them as comments.
 
         Raises:
