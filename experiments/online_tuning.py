@@ -155,8 +155,7 @@ EXPERIMENT = Experiment(
             "fresh, fixed error: the exact gradient plus an error of that size relative to its norm, drawn anew for"
             " every sample and step, or made by one random matrix per layer.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
-            "rate from zero: the network's rate rises from zero to its full size over the first tenth of the run, in"
-            " which the maps are fitted already.",
+            "rate from zero: the network's rate rises from zero over the first tenth of the run.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),
