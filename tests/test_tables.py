@@ -8,9 +8,11 @@ from made_rows import line_of, make_row, markdown_of
 from jcredit.report.rows import ResultsError
 from jcredit.report.tables import (
     DEPTH_NOTE,
+    DIVERGED_NOTE,
     INTERVAL_NOTE,
     P_NOTE,
     RATIO_NOTE,
+    WORSE_NOTE,
     Column,
     TableSpec,
     with_study,
@@ -192,6 +194,7 @@ def test_diverged_runs_and_flags_are_counted():
     table = markdown_of(rows, TableSpec("T", (Column("Gamma", "metrics.gamma", ".1f"),)))
     assert line_of(table, 2)[-1] == "flags"
     assert line_of(table, 4)[2:] == ["3", "0.5 ± 0.0 (n=2)", "diverged 1/3, estimator_diverged 2/3"]
+    assert DIVERGED_NOTE in table and WORSE_NOTE not in table
     assert table.splitlines()[5].startswith("| a\\|b ")
 
 

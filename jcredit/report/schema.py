@@ -24,6 +24,8 @@ WEIGHED_ERRORS = {"terminal_gradient": "terminal_weight"}
 """The same, but part of an estimator's loss only where this setting of the credit is not 0."""
 WORSE_THAN_NOTHING = "worse_than_nothing"
 """The flag of a row whose estimator ends above 1 in one of these, on evaluation samples."""
+ESTIMATOR_DIVERGED = "estimator_diverged"
+"""The flag of a row whose estimator's loss blew up on the way."""
 
 Row = dict[str, Any]
 """One run.

@@ -10,7 +10,16 @@ from typing import Literal, NamedTuple
 
 from jcredit.report import stats
 from jcredit.report.origins import origins
-from jcredit.report.schema import WORSE_THAN_NOTHING, ResultsError, Row, grouped, number_at, varied, with_reference
+from jcredit.report.schema import (
+    ESTIMATOR_DIVERGED,
+    WORSE_THAN_NOTHING,
+    ResultsError,
+    Row,
+    grouped,
+    number_at,
+    varied,
+    with_reference,
+)
 
 MISSING = "\N{EN DASH}"
 REFERENCE = "reference"
@@ -19,8 +28,8 @@ NO_BLOCK = "no block"
 """Heading of lines that have none, below lines that have one."""
 INTERVAL_NOTE = "Mean over seeds ± half width of its 95% interval (Student's t); one seed has no interval."
 P_NOTE = (
-    "p: exact sign-flip test of the differences at each seed; it never falls below .50 for two seeds, .25 for three,"
-    " .031 for six."
+    "p: exact sign-flip test of the differences at each seed; for n seeds it never falls below 2^(1-n): .50 for two,"
+    " .25 for three, .031 for six."
 )
 DEPTH_NOTE = (
     "Depth: steps, each as deep as one block, that must follow each other until every layer has its credit once the"
@@ -30,6 +39,10 @@ RATIO_NOTE = "A ratio is taken at each seed; one to a number near zero says noth
 WORSE_NOTE = (
     f"The flag {WORSE_THAN_NOTHING}: on evaluation samples a relative error that the estimator is fitted to ends above"
     " that of predicting zero."
+)
+DIVERGED_NOTE = (
+    f"The flag {ESTIMATOR_DIVERGED}: what the estimator is trained on rose above ten times its smallest epoch, as it"
+    " may in a sound one that begins with little to explain."
 )
 ONE_FIGURE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?: ?± ?[\d.e+-]+)?(?: \(.*\))?")
 FIXED_POINT = re.compile(r"(\+?)\.(\d+)f")  # formats that lose decimals where the interval has none to spare
@@ -214,6 +227,7 @@ def _signs_notes(tables: Sequence[Table], spec: TableSpec) -> list[str]:
         and any(len(line.rows) > stats.MAX_SIGN_FLIPS for table in tables for line in table.lines),
         RATIO_NOTE: ratios,
         WORSE_NOTE: WORSE_THAN_NOTHING in text,
+        DIVERGED_NOTE: ESTIMATOR_DIVERGED in text,
     }
     return [note for note, needed in said.items() if needed]
 

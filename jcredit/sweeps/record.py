@@ -22,7 +22,15 @@ import jax
 from jcredit.config import credit_depth, described
 from jcredit.files import one_line, plain
 from jcredit.numerics import unusual_numerics
-from jcredit.report.schema import SCHEMA, WORSE_THAN_NOTHING, ResultsError, Row, read_rows, worse_than_nothing
+from jcredit.report.schema import (
+    ESTIMATOR_DIVERGED,
+    SCHEMA,
+    WORSE_THAN_NOTHING,
+    ResultsError,
+    Row,
+    read_rows,
+    worse_than_nothing,
+)
 from jcredit.sweeps.layout import Layout
 from jcredit.sweeps.variants import Folder, Request, Variant
 from jcredit.training import Run
@@ -168,7 +176,7 @@ def make_row(
     est_losses = curves.get("estimator_loss", [0.0] * len(history))
     # An epoch's mean takes every step's loss along; what the last step did is seen by the evaluation after it.
     bad = first_bad_epoch(curves["train_loss"], est_losses, curves["test_loss"])
-    flags = ["estimator_diverged"] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
+    flags = [ESTIMATOR_DIVERGED] if estimator_blew_up(est_losses[: (bad or len(history) + 1) - 1]) else []
     metrics = {name: c[-1] for name, c in curves.items()} | found.get("metrics", {}) if bad is None else {}
     config = described(variant.config)
     flags += [WORSE_THAN_NOTHING] if worse_than_nothing(metrics, config) else []
