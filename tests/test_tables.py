@@ -202,8 +202,12 @@ def test_a_label_stands_for_one_config():
     spec = TableSpec("T", (Column("Gamma", "metrics.gamma"),))
     with pytest.raises(ResultsError, match=r"'DFA' stands for 2 configs \(aa, bb\)"):
         markdown_of([make_row(config_hash="aa"), make_row(seed=1, config_hash="bb")], spec)
-    with pytest.raises(ResultsError, match="2 rows for seed 0"):
+    with pytest.raises(ResultsError, match="2 rows for seed 0; leave out the duplicates"):
         markdown_of([make_row(), make_row()], spec)
+    for differs in ({}, {"config_hash": "bb"}):
+        with pytest.raises(ResultsError, match=r"; choose one preset's with rows.where\(preset='a'\)"):
+            markdown_of([make_row(preset="a"), make_row(preset="b", **differs)], spec)
+    assert "| DFA " in markdown_of([make_row(preset="a"), make_row(seed=1, preset="b")], spec), "two sweeps' seeds"
 
 
 def test_a_table_says_when_its_rows_come_from_different_code():

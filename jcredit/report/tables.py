@@ -236,14 +236,17 @@ def check_variant(block: str, label: str, rows: Sequence[Row]) -> None:
     """Raises ResultsError if a line stands for more than one configuration, or has a seed twice."""
     hashes = sorted({r["config_hash"] for r in rows})
     where = f"label {label!r}" + (f" of block {block!r}" if block else "")
+    several = next((place for place in ("experiment", "preset") if len({row.get(place) for row in rows}) > 1), None)
+    one_of = f"one {several}'s with rows.where({several}={rows[0].get(several)!r})" if several else ""
     if len(hashes) > 1:
         raise ResultsError(
-            f"{where} stands for {len(hashes)} configs ({', '.join(hashes)}); choose one with"
-            " rows.where(config_hash=...)"
+            f"{where} stands for {len(hashes)} configs ({', '.join(hashes)}); choose"
+            f" {one_of or 'one with rows.where(config_hash=...)'}"
         )
     seed, count = Counter(r["seed"] for r in rows).most_common(1)[0]
     if count > 1:
-        raise ResultsError(f"{where} has {count} rows for seed {seed}; leave out the duplicates")
+        mend = f"choose {one_of}" if one_of else "leave out the duplicates"
+        raise ResultsError(f"{where} has {count} rows for seed {seed}; {mend}")
 
 
 def _says_something(table: Table) -> bool:
