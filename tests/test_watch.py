@@ -105,6 +105,23 @@ def test_the_time_left_is_what_the_sweep_says_less_the_time_since():
     assert "about 0 s left" in shown(5.0) and "about ? left" in shown(None)
 
 
+def test_into_a_file_there_is_a_view_for_everything_new_and_none_for_the_time(tmp_path, monkeypatch, capsys):
+    process = {"pid": os.getpid(), "host": "here", "began": 100.0, "updated": 120.0}
+    at = {**process, "where": "a/b", "labels": ["bp"], "runs": 1, "epochs": 9, "curves": {}}
+    epochs = iter([1, 1, 1, 2, 2])
+
+    def look(directory):
+        if (epoch := next(epochs, None)) is None:
+            raise KeyboardInterrupt
+        return watch.View([], [{**at, "epoch": epoch}], [], time.time())
+
+    monkeypatch.setattr(watch, "look", look)
+    with pytest.raises(KeyboardInterrupt):
+        watch.follow(tmp_path, seconds=0.0)
+    text = capsys.readouterr().out
+    assert text.count("no sweep is under way") == 2 and text.index("1/9") < text.index("2/9")
+
+
 def test_writing_takes_its_share_at_most(tmp_path, monkeypatch):
     """On a clock of our own: a write of 1 s is not repeated within 100 s, whatever epochs take, but for the last."""
     clock, written = [0.0], []

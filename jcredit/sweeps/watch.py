@@ -249,7 +249,7 @@ def _folder_name(run: str) -> str:
 
 
 def follow(directory: Path, *, once: bool = False, seconds: float = 2.0, tensorboard: Path | None = None) -> None:
-    """Shows a results directory in the terminal until it is interrupted.
+    """Shows a results directory in the terminal until it is interrupted; into a file, whenever there is something new.
 
     Args:
       directory: as in ``look``.
@@ -264,13 +264,23 @@ def follow(directory: Path, *, once: bool = False, seconds: float = 2.0, tensorb
     from rich.live import Live
 
     view, events = look(directory), EventFiles(tensorboard) if tensorboard is not None else None
-    with nullcontext() if once else Live(auto_refresh=False) as live:
+    console, said = Console(), None
+    with Live(console=console, auto_refresh=False) if console.is_terminal and not once else nullcontext() as live:
         while True:
             if events is not None:
                 events.add(view)
-            if live is None:
-                Console().print(render(view))
+            if live is not None:
+                live.update(render(view), refresh=True)
+            elif (new := _without_ages(view)) != said:
+                console.print(render(view))
+                said = new
+            if once:
                 return
-            live.update(render(view), refresh=True)
             time.sleep(seconds)
             view = look(directory)
+
+
+def _without_ages(view: View) -> Any:
+    """What of a view is news when it changes."""
+    at = [(program["where"], program["labels"], program["epoch"]) for program in view.programs]
+    return len(view.rows), at, [left.where for left in view.cut_off]
