@@ -7,8 +7,8 @@ every method, at one rate of the estimator, and two more of the estimator's own,
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
 the chain costs beyond back-propagation.  On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the
 seed where those at 3e-3 break first; and what the chain lacks, which ends further below back-propagation there than on
-four: more tangents, a rate, a pull on the states, maps that are fitted before large steps are taken, or does the exact
-gradient with an error of the same size lack as much?  Everything that was tried stands here.
+four: more tangents, a rate, a pull on the states, smaller first steps, or does the exact gradient with an error of the
+same size lack as much?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "bp, fixed error 0.25": {"credit": jc.disturbed_bp(0.25, "fixed")},
         "bp, pull": named("bp")["bp"] | PULL,
         "32 samples, pull": {"credit": jc.tangent_chain()} | PULL,
-        "bp, rate from zero": named("bp")["bp"] | {"schedule": "warmup_cosine"},  # maps are fitted when steps get large
+        "bp, rate from zero": named("bp")["bp"] | {"schedule": "warmup_cosine"},
         "32 samples, rate from zero": {"credit": jc.tangent_chain(), "schedule": "warmup_cosine"},
     }  # fmt: skip
 

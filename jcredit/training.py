@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jcredit.config import Config, ConfigError, Hparams, hparams, static_difference
 from jcredit.measuring import diagnose, evaluate
@@ -38,6 +39,7 @@ from jcredit.observing import (
     shapes_of,
     spent_credit,
 )
+from jcredit.parts import Part
 from jcredit.rules import local_gradients
 from jcredit.settings import brief
 from jcredit.types import (
@@ -68,7 +70,7 @@ class Run(NamedTuple):
       credit: (state, hp, x_B as the network takes it, target_B, key) -> (Context, a_KxBxD), for followups.
       built: hp -> Built, the parts themselves.
       config: the configuration, with what it does not read at its default.
-      shared_data: whether all runs share one Data: a task that stores some, and has no swept number they may hang on.
+      shared_data: whether all runs share one Data: that of a task that stores some which hang on no swept number.
       steps_per_epoch: optimiser steps in an epoch.
       tier: the estimator's information tier.
       origin: hash of the data set that the task was read from (``Task.origin``).
@@ -136,11 +138,22 @@ def make_run(config: Config, *, data_dir: str | Path | None = None) -> Run:
         credit=bind(_credit, setup),
         built=setup.built,
         config=config,
-        shared_data=isinstance(task.data, Data) and not config.task.numbers(),
+        shared_data=isinstance(task.data, Data) and not _hangs_on_numbers(config.task, data_dir),
         steps_per_epoch=steps,
         tier=setup.estimator.tier,
         origin=task.origin,
     )
+
+
+def _hangs_on_numbers(task: Part, data_dir: Path | None) -> bool:
+    """Whether stored samples are computed from a task's swept numbers, by tracing it."""
+    leaves: list[Any] = []
+    numbers = task.numbers()
+    if numbers:
+        jax.eval_shape(
+            lambda traced: leaves.extend(jax.tree.leaves(task.build(data_dir, numbers=traced).data)), numbers
+        )
+    return any(isinstance(leaf, Tracer) for leaf in leaves)
 
 
 def epoch_and_scores(run: Run) -> Callable[..., tuple[TrainState, Metrics]]:

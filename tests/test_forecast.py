@@ -1,12 +1,14 @@
 """The time left of a sweep, against arithmetic."""
 
 import io
+import os
+import signal
 
 import pytest
 from helpers import small, tiny
 
 import jcredit as jc
-from jcredit.sweeps import run
+from jcredit.sweeps import program, run
 from jcredit.sweeps.cost import matmul_flops
 from jcredit.sweeps.forecast import Bar, Forecast, Work
 from jcredit.sweeps.program import what_is_run
@@ -96,6 +98,21 @@ def test_a_bar_says_that_its_sweep_stops_and_what_is_compiled():
         found = [line for line in log.getvalue().splitlines() if line.startswith(("compiling", "stopping", "bp"))]
         assert list(dict.fromkeys(line.partition(":")[0] for line in found)) == expected
         assert not any("epoch=" in line for line in found), "which was of the program before"
+
+
+def test_a_sweep_stops_though_nobody_hears_that_it_does(tmp_path, monkeypatch):
+    """Its output was a pipe that ended with the same signal."""
+
+    class Broken(Bar):
+        def stopping(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(run, "Bar", Broken)
+    real = program._compile
+    monkeypatch.setattr(program, "_compile", lambda *a: os.kill(os.getpid(), signal.SIGINT) or real(*a))
+    lines = [Variant("narrow", tiny(small(jc.dfa), **{"network.depth": 1, "epochs": 2}))]
+    with pytest.raises(run.Stopped, match="stopped at epoch 1 of 2"):
+        run.run_sweep(lines, (0,), Folder(tmp_path, "a", "b"), progress=False)
 
 
 def test_a_sweep_weighs_its_programs_by_the_products_of_their_steps(tmp_path, monkeypatch):

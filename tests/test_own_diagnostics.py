@@ -236,6 +236,7 @@ def fits(value):
         ({"directional": weights}, "diagnostic 'directional' is the name"),  # of bp's rows, too: a flag reads it
         ({"mirror_error": weights}, "diagnostic 'mirror_error' is the name of another number in these rows"),
         ({"test_mirror_error": weights}, "diagnostic 'test_mirror_error' is the name of another number in these rows"),
+        ({"dl_mine": weights}, "diagnostic 'dl_mine': dl_ begins what followups measure; call it otherwise"),
         ({"a b": weights}, "diagnostic 'a b' must be named like a variable"),
         ({"a.b": weights}, "diagnostic 'a.b' must be named like a variable"),
         ({3: weights}, "diagnostic 3 must be named like a variable"),

@@ -136,6 +136,9 @@ def test_a_terminal_gradient_is_judged_where_the_estimator_is_fitted_to_it(estim
     for replaced in (jc.exact_terminal(of=estimator()), jc.unbiased_residual(of=jc.exact_terminal(of=estimator()))):
         assert not worse_than_nothing(wrong, config(replaced)), "delta_L stands in for it"
     assert worse_than_nothing(wrong, config(jc.unbiased_residual(of=estimator()))), "which leaves a_L as it is"
+    for other in (2, "often", {"network": "mlp"}):  # settings of one's own that are called so
+        own = {"credit": {"estimator": "mine.lag", "terminal_weight": 1.0, "of": other}}
+        assert worse_than_nothing(wrong, own) and not worse_than_nothing(wrong, {"credit": {"of": other}})
 
 
 def test_rows_are_an_immutable_sequence():

@@ -128,10 +128,10 @@ CORNERS = jc.tasks.arrays(np.zeros((32, 2)), np.arange(32) % 2, np.zeros((8, 2))
 
 
 @jc.task(jc.image_mlp(depth=1, width=8))
-def blurred(sigma: jc.NonNegative = 0.0) -> jc.Task:
-    """Stored samples that hang on a swept number."""
+def blurred(sigma: jc.NonNegative = 0.0, stored: bool = True) -> jc.Task:
+    """Stored samples that hang on a swept number, or a task that reads it elsewhere."""
     x, y = np.linspace(-1.0, 1.0, 64, dtype=np.float32).reshape(32, 2), np.arange(32, dtype=np.int32) % 2
-    return CORNERS.build(None)._replace(data=jc.Data(x + sigma, y, x[:8], y[:8]))
+    return CORNERS.build(None)._replace(data=jc.Data(x + sigma if stored else x, y, x[:8], y[:8]))
 
 
 def test_stored_samples_that_hang_on_a_swept_number_are_each_runs_own():
@@ -140,9 +140,9 @@ def test_stored_samples_that_hang_on_a_swept_number_are_each_runs_own():
     alone = jc.sweep({"bp": config.replace(sigma=3.0)}, [0, 1], progress=False)
     first, second, own = ([row["metrics"]["test_loss"] for row in rows] for rows in (together[:2], together[2:], alone))
     assert second == own != first
-    assert make_run(jc.Config(CORNERS, batch_size=16)).shared_data, (
-        "samples on which no number has a hold are stored once"
-    )
+    for task in (CORNERS, blurred(stored=False)):
+        assert make_run(jc.Config(task, batch_size=16)).shared_data, "samples that hang on no number are stored once"
+    assert not make_run(config).shared_data
 
 
 def test_labels_are_what_a_teacher_of_ones_own_key_says(x64):

@@ -76,9 +76,7 @@ def test_a_sweep_that_was_interrupted_is_seen_until_it_goes_on(tmp_path, monkeyp
         view = watch.look(directory)
         [left] = view.cut_off
         assert (left.where, left.runs) == ("mine/smoke", 2) and 0 <= view.now - left.saved < 600
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    dead = {"pid": gone.pid, "host": socket.gethostname()}  # killed, it would have left its status
+    dead = {"pid": gone(), "host": socket.gethostname()}  # killed, it would have left its status
     [path] = (tmp_path / "mine/smoke/cache").glob("*/program.json")
     status._write(status.folder(tmp_path) / f"{path.parent.name}.json", dead)
     assert watch.look(tmp_path).cut_off[0][:2] == ("mine/smoke", 2)
@@ -105,21 +103,33 @@ def test_the_time_left_is_what_the_sweep_says_less_the_time_since():
     assert "about 0 s left" in shown(5.0) and "about ? left" in shown(None)
 
 
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_into_a_file_there_is_a_view_for_everything_new_and_none_for_the_time(tmp_path, monkeypatch, capsys):
     process = {"pid": os.getpid(), "host": "here", "began": 100.0, "updated": 120.0}
     at = {**process, "where": "a/b", "labels": ["bp"], "runs": 1, "epochs": 9, "curves": {}}
-    epochs = iter([1, 1, 1, 2, 2])
+    sweep = {**process, "runs": 1, "run_epochs": 9, "done": 2, "left": None, "host": socket.gethostname()}
+    views = iter(
+        [(1, []), (1, []), (1, []), (2, []), (2, []), (2, [sweep]), (2, [sweep]), (2, [{**sweep, "pid": gone()}])]
+    )
 
     def look(directory):
-        if (epoch := next(epochs, None)) is None:
+        epoch, sweeps = next(views, (0, []))
+        if not epoch:
             raise KeyboardInterrupt
-        return watch.View([], [{**at, "epoch": epoch}], [], time.time())
+        return watch.View([], [{**at, "epoch": epoch}], sweeps, time.time())
 
     monkeypatch.setattr(watch, "look", look)
     with pytest.raises(KeyboardInterrupt):
         watch.follow(tmp_path, seconds=0.0)
     text = capsys.readouterr().out
     assert text.count("no sweep is under way") == 2 and text.index("1/9") < text.index("2/9")
+    assert text.count("2 of 9 run-epochs") == 2 and text.index("about ? left") < text.index("ended without a word")
 
 
 def test_writing_takes_its_share_at_most(tmp_path, monkeypatch):

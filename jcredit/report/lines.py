@@ -53,10 +53,12 @@ def of_lines(directory: Path, rows: Sequence[Row]) -> list[Row]:
     """Rows in the order of their lines, one for each label that stands for a row's configuration, with its settings.
 
     Those of configurations that no label stands for any more are left out; a label whose key was not written down keeps
-    all its rows.  In an experiment's folder lines have blocks as well, and their depths.
+    all its rows.  In an experiment's folder lines have blocks as well, and their depths; rows of
+    lines that are newer than its latest table come last, as they were written.
     """
     if grid := _grid(directory):
-        return placed(rows, grid)
+        known = {key for key, _ in grid}
+        return placed(rows, grid) + [row for row in rows if row["config_hash"] not in known]
     lines = _kept_lines(directory)
     place, labels = {label: i for i, label in enumerate(lines)}, dict[str, list[str]]()
     for label, line in lines.items():

@@ -96,11 +96,16 @@ def worse_than_nothing(metrics: Mapping[str, Any], config: Mapping[str, Any]) ->
       config: its settings.  What ``exact_terminal`` replaces is not asked for.
     """
     credit = config.get("credit", {})
-    while "of" in credit and credit.get("estimator") != "exact_terminal":
-        credit = credit["of"]
+    while credit.get("estimator") != "exact_terminal" and "estimator" in _part(inner := credit.get("of")):
+        credit = inner
     fitted = (*RELATIVE_ERRORS, *(name for name, weight in WEIGHED_ERRORS.items() if credit.get(weight)))
     errors = [metrics.get(f"test_{name}", metrics.get(name)) for name in fitted]
     return any(error > 1 for error in errors if error is not None)
+
+
+def _part(value: Any) -> Mapping[str, Any]:
+    """A part inside another one as rows describe it; of any other setting, nothing."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _flagged(row: Row) -> Row:
@@ -274,18 +279,20 @@ def with_reference(
     Returns:
       Copies of the rows, in order.
     """
-    alike: dict[tuple[str, str], list[Row]] = {}
+    alike: dict[tuple[str, str], dict[Any, dict[int, list[Row]]]] = {}  # per block, per seed
     for row in rows:
         if (values := varied(row, reference_label)) is not None:
-            alike.setdefault((values, _trained(row)), []).append(row)
+            blocks = alike.setdefault((values, _trained(row)), {})
+            blocks.setdefault(_place(row), {}).setdefault(row["seed"], []).append(row)
     suffixes = sorted({values for values, _ in alike}, key=len, reverse=True)
 
     def added(row: Row) -> Row:
         own, copy = number_at(row, metric), row.get("data")  # two copies of a data set are not compared
         values = next((values for values in suffixes if row["label"].endswith(values)), "")
-        candidates = alike.get((values, _trained(row)), [])
-        found = [other for other in candidates if _place(other) == _place(row)] or candidates
-        numbers = (number_at(r, metric) for r in found if r["seed"] == row["seed"] and _same_copy(copy, r.get("data")))
+        blocks = alike.get((values, _trained(row)), {})
+        found = [blocks[_place(row)]] if _place(row) in blocks else blocks.values()
+        same_seed = (other for seeds in found for other in seeds.get(row["seed"], ()))
+        numbers = (number_at(other, metric) for other in same_seed if _same_copy(copy, other.get("data")))
         reference = next((value for value in numbers if value is not None), None)
         if own is None or reference is None or (ratio and reference == 0):
             return dict(row)

@@ -24,6 +24,7 @@ from jcredit.numerics import float_type, in_full_precision
 from jcredit.observing import OWN_METRICS
 from jcredit.passes import depth_of
 from jcredit.report.schema import RELATIVE_ERRORS, WEIGHED_ERRORS
+from jcredit.report.series import OF_FOLLOWUPS
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.variants import Followup
 from jcredit.training import Run
@@ -84,6 +85,8 @@ def _check_name(name: Any) -> None:
         raise ConfigError(f"diagnostic {brief(name)} must be named like a variable; rows and tables call it so")
     if name in REPORTED:
         raise ConfigError(f"diagnostic {name!r} is the name of another number in rows; call it otherwise")
+    if name.startswith(OF_FOLLOWUPS):
+        raise ConfigError(f"diagnostic {name!r}: {OF_FOLLOWUPS} begins what followups measure; call it otherwise")
 
 
 def measured(run: Run, settings: Diagnostics) -> Callable[..., dict[str, dict[str, Array]]]:

@@ -13,7 +13,7 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +335,10 @@ class StopSignal:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
-        self.heard()
+        with suppress(
+            OSError, ValueError, RuntimeError
+        ):  # a pipe that is gone, a line half written: it stops all the same
+            self.heard()
 
 
 @contextmanager

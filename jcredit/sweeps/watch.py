@@ -282,5 +282,6 @@ def follow(directory: Path, *, once: bool = False, seconds: float = 2.0, tensorb
 
 def _without_ages(view: View) -> Any:
     """What of a view is news when it changes."""
-    at = [(program["where"], program["labels"], program["epoch"]) for program in view.programs]
-    return len(view.rows), at, [left.where for left in view.cut_off]
+    programs = [(p["where"], p["labels"], p["epoch"], status.alive(p)) for p in view.programs]
+    sweeps = [(sweep["host"], sweep["pid"], status.alive(sweep)) for sweep in view.sweeps]
+    return len(view.rows), programs, sweeps, [left.where for left in view.cut_off]
