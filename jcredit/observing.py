@@ -18,9 +18,9 @@ import numpy as np
 from jcredit import diagnostics
 from jcredit.config import Config, ConfigError, Hparams
 from jcredit.estimators import dfa
+from jcredit.files import OF_FOLLOWUPS
 from jcredit.numerics import float_type
 from jcredit.passes import NetworkEnv, Pulls, depth_of, forward_with_pulls, oracle_deltas
-from jcredit.report.series import OF_FOLLOWUPS
 from jcredit.rules import normalise_credit
 from jcredit.settings import brief
 from jcredit.types import (

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from jcredit.files import OF_FOLLOWUPS
 from jcredit.report import stats
 from jcredit.report.schema import Row, number_at
 
 Abscissa = TypeVar("Abscissa", bound=float)
 OF_BLOCKS = ("weight_cosine",)
 """Profiles of the L blocks, each drawn at its output; those of states begin at h_0."""
-OF_FOLLOWUPS = "dl_"
-"""What followups' curves begin with: losses after local steps, of a number or of a size, not epochs."""
 
 
 class Series(NamedTuple):

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from jcredit.config import Hparams
 from jcredit.diagnostics import METRICS
+from jcredit.files import OF_FOLLOWUPS
 from jcredit.functions import Function
 from jcredit.modules import as_in_its_file
 from jcredit.numerics import float_type, in_full_precision
 from jcredit.observing import OWN_METRICS
 from jcredit.passes import depth_of
 from jcredit.report.schema import RELATIVE_ERRORS, WEIGHED_ERRORS
-from jcredit.report.series import OF_FOLLOWUPS
 from jcredit.settings import ConfigError, brief
 from jcredit.sweeps.variants import Followup
 from jcredit.training import Run
