@@ -21,7 +21,7 @@ import numpy as np
 SEAL = "sha256"
 """The name under which a sealed value carries its digest."""
 OF_FOLLOWUPS = "dl_"
-"""What names of followups' numbers in rows begin with: losses after local steps, of a number or of a size, not epochs."""
+"""What names of followups' numbers in rows begin with: losses after local steps, of a number or size, not epochs."""
 DAMAGED = ".damaged-"
 """What the names of files and folders that were set aside contain."""
 log = logging.getLogger("jcredit")
