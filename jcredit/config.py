@@ -198,12 +198,9 @@ def settings() -> dict[str, Setting]:
     return fields_of(Config, docs)
 
 
-Config.__doc__ = (
-    f"{Config.__doc__}\n\nAttributes:\n"
-    + "\n".join(  # for help(jc.Config), which sees no text below a field
-        f"  {name}: {setting.doc.rstrip('.')}." for name, setting in settings().items()
-    )
-)
+# help(jc.Config) sees no text below a field.
+_FIELDS = (f"  {name}: {setting.doc.rstrip('.')}." for name, setting in settings().items())
+Config.__doc__ = "\n".join((f"{Config.__doc__}\n\nAttributes:", *_FIELDS))
 
 # --- settings by name -------------------------------------------------------------------------------------------------
 

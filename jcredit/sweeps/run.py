@@ -335,9 +335,8 @@ class StopSignal:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
-        with suppress(
-            OSError, ValueError, RuntimeError
-        ):  # a pipe that is gone, a line half written: it stops all the same
+        # Its output may be a pipe that has ended, or a line that is half written: the sweep stops all the same.
+        with suppress(OSError, ValueError, RuntimeError):
             self.heard()
 
 
