@@ -58,6 +58,10 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, pull": {"credit": jc.tangent_chain()} | PULL,
         "bp, rate from zero": named("bp")["bp"] | {"schedule": "warmup_cosine"},
         "32 samples, rate from zero": {"credit": jc.tangent_chain(), "schedule": "warmup_cosine"},
+        "32 samples, along states": {"credit": jc.tangent_chain(along="states")},
+        "32 samples, along states and noise": {"credit": jc.tangent_chain(along="both")},
+        "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
+        "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
     }  # fmt: skip
 
 
@@ -156,6 +160,8 @@ EXPERIMENT = Experiment(
             " every sample and step, or made by one random matrix per layer.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
             "rate from zero: the network's rate rises from zero over the first tenth of the run.",
+            "along states: tangents along the way from a sample's state to another's, alone or with noise added.",
+            "exact for the embedding, for the blocks: given the gradient itself, all else the chain's credit.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),

@@ -7,6 +7,7 @@ from .estimators import (
     broadcast as broadcast,
     dfa as dfa,
     disturbed_bp as disturbed_bp,
+    exact_at as exact_at,
     exact_terminal as exact_terminal,
     fa as fa,
     forward_gradient as forward_gradient,

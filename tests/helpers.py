@@ -69,11 +69,11 @@ def trunk(**settings: Any) -> Part:
 
 # Every factory of ours; test_config tells of one that is forgotten here.
 FACTORIES: list[Factory] = [
-    jc.bp, jc.broadcast, jc.dfa, jc.disturbed_bp, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen, jc.grape,
-    jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge, jc.tangent_chain,
-    jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual, jc.vector_field,
-    jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer, jc.image_mlp,
-    jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
+    jc.bp, jc.broadcast, jc.dfa, jc.disturbed_bp, jc.exact_at, jc.exact_terminal, jc.fa, jc.forward_gradient, jc.frozen,
+    jc.grape, jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge,
+    jc.tangent_chain, jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual,
+    jc.vector_field, jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer,
+    jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
     arrays_task, regression_task,
 ]  # fmt: skip
 # Every way to obtain credit without back-propagation, options included.
@@ -105,10 +105,12 @@ VARIANTS: dict[str, Part] = {
     "tangent_mask": small(jc.tangent_mask),
     "tangent_chain": small(jc.tangent_chain),
     "tangent_chain-shuffled": small(jc.tangent_chain, shuffled=True),
+    "tangent_chain-states": small(jc.tangent_chain, along="states"),
     "tangent_sweeps": small(jc.tangent_sweeps, sweeps=2),
     "tangent_sweeps-jacobi": small(jc.tangent_sweeps, sweeps=2, relaxation="jacobi"),
     "tangent_sweeps-from the mask": small(jc.tangent_sweeps, sweeps=1, start="mask"),
     "tangent_coarse": small(jc.tangent_coarse),
+    "tangent_coarse-both": small(jc.tangent_coarse, along="both"),
     "weight_mirror": small(jc.weight_mirror),
     "kolen_pollack": jc.kolen_pollack(),
     "grape": jc.grape(),
@@ -121,6 +123,7 @@ ORACLES: dict[str, Part] = {
     "disturbed_bp": jc.disturbed_bp(),
     "disturbed_bp-fixed": jc.disturbed_bp(error="fixed"),
     "grape-anchored": jc.grape(anchor_every=2),
+    "exact_at": jc.exact_at(of=small(jc.tangent_chain)),
 }
 # One of each way to compute a credit: the others differ in how they learn it.
 CREDITS = (

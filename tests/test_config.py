@@ -31,6 +31,7 @@ from jcredit.training import make_run
 
 ARRAYS = Arrays(np.ones((2, 3), np.float32) * i for i in range(4))
 REQUIRED: dict[Factory, dict[str, Any]] = {
+    jc.exact_at: dict(of=jc.dfa()),
     jc.exact_terminal: dict(of=jc.dfa()),
     jc.unbiased_residual: dict(of=jc.dfa()),
     arrays_task: dict(data=ARRAYS, classes=3),

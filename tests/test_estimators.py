@@ -122,6 +122,8 @@ def test_the_oracle_flag_goes_through_wrappers():
     for wrapper in (jc.exact_terminal, jc.unbiased_residual):
         assert wrapper(jc.bp()).build().oracle and not wrapper(jc.dfa()).build().oracle
         assert not wrapper(jc.frozen()).build().trains_blocks and wrapper(jc.dfa()).build().trains_blocks
+    mixed = jc.exact_at(of=jc.dfa()).build()
+    assert mixed.oracle and mixed.tier.startswith("oracle: ") and mixed.tier.endswith(jc.dfa().build().tier)
 
 
 # --- conditioning codes -----------------------------------------------------------------------------------------------
@@ -313,6 +315,13 @@ def test_options_that_replace_or_correct_a_credit():
     np.testing.assert_array_equal(ours[:-1], theirs[:-1])
     np.testing.assert_array_equal(ours[-1], scene.ctx.delta_BxD)
     assert not np.array_equal(theirs[-1], scene.ctx.delta_BxD)
+    seen, delta_KxBxD = oracle_context(scene.ctx, scene), scene.delta_KxBxD
+    below, above = (
+        jc.exact_at(of=field, layers=layers).build().credit(state, seen, scene.env, jax.random.key(0))
+        for layers in ("embedding", "blocks")
+    )
+    np.testing.assert_array_equal(below, jnp.concatenate([delta_KxBxD[:1], theirs[1:]]))
+    np.testing.assert_array_equal(above, jnp.concatenate([theirs[:1], delta_KxBxD[1:]]))
     corrected = jc.unbiased_residual(of=field, directions=3).build()
     credit = jax.jit(lambda key: corrected.credit(state, scene.ctx, scene.env, key))
     once, again, other = (credit(jax.random.key(i)) for i in (0, 0, 1))

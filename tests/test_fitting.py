@@ -1,5 +1,7 @@
 """What estimators fit: the truth has no loss, ignorance has a known one, and every term is checked by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,10 +26,12 @@ def loss_of(estimator, scene, env=None):
 
 @pytest.mark.parametrize("kind", ["image", "ladder"])
 def test_tangent_loss_is_zero_at_the_truth_and_one_per_layer_at_the_start(x64, kind):
-    for tangent_map, depth in ((chain_map(), 3), (mask_map(), 1)):
+    for (tangent_map, depth), along in itertools.product(
+        ((chain_map(), 3), (mask_map(), 1)), ("noise", "states", "both")
+    ):
         scene = make_scene(kind, depth=depth)
         weights = branch_weights_of(scene)
-        fit = loss_of(tangent_bridge(tangent_map, 8, False, adam()), scene)
+        fit = loss_of(tangent_bridge(tangent_map, 8, False, adam(), along), scene)
         loss, metrics = fit(weights, {})
         assert loss < 1e-20 and metrics["unexplained"] < 1e-20
         loss, metrics = fit({"u": weights["u"], "v": 0 * weights["v"]}, {})

@@ -135,7 +135,7 @@ def test_an_estimator_has_one_colour_and_marker_in_all_blocks():
     assert second["bp", "bp"] == first["bp", "x"] and second["vector_field", "m"] == first["vector_field", "y"]
     colors = [color for color, _ in (*styles.ESTIMATORS.values(), *styles.OTHERS)]
     assert len(set(colors)) == len(colors) and first["own", "z"].color == styles.OTHERS[0][0]
-    wrappers = {"exact_terminal", "unbiased_residual", "mlp"}
+    wrappers = {"exact_at", "exact_terminal", "unbiased_residual", "mlp"}
     assert set(styles.ESTIMATORS) == set(estimators.__all__) - wrappers  # no look of ours depends on its company
 
 

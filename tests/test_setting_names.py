@@ -158,7 +158,8 @@ def test_describing_runs_leaves_jax_as_it_is():
         from jcredit.config import config_hash
         x, y = np.ones((8, 2), np.float32), np.arange(8) > 3
         tasks = [jc.tasks.teacher(), jc.tasks.cifar10(), jc.tasks.lq(), jc.tasks.arrays(x, y, x, y)]
-        of = {"exact_terminal": {"of": jc.dfa()}, "unbiased_residual": {"of": jc.dfa()}, "grape": {"anchor_every": 5}}
+        of = {name: {"of": jc.dfa()} for name in ("exact_at", "exact_terminal", "unbiased_residual")}
+        of |= {"grape": {"anchor_every": 5}}
         credits = [getattr(estimators, name)(**of.get(name, {})) for name in estimators.__all__ if name != "mlp"]
         configs = [jc.Config(task=task, credit=credit) for task in tasks for credit in credits]
         assert len({config_hash(config) for config in configs}) == len(configs) >= 80

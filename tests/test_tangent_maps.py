@@ -21,7 +21,7 @@ from jcredit.estimators.linear_maps import (
     spans_map,
     sweeps_map,
 )  # fmt: skip
-from jcredit.estimators.tangents import tangent_bridge
+from jcredit.estimators.tangents import directions, tangent_bridge
 from jcredit.passes import NetworkEnv, branch_of, forward
 from jcredit.tasks.classification import cross_entropy
 from jcredit.training import make_run
@@ -124,6 +124,38 @@ def test_fitted_to_tangents_maps_of_a_linear_network_become_exact(x64, name):
         (params, _), losses = jax.jit(lambda b: jax.lax.scan(step, b, jax.random.split(KEY, 1500)))(begin)
     assert losses[-1] < 1e-4 * losses[0]
     assert relative(bridge.credit(EstState(params, {}), ctx, env, KEY), exact) < 1e-2
+
+
+def test_tangents_along_states_point_from_one_sample_to_another(x64):
+    h = np.asarray(normal(7, 3, 6, 5))
+    way = np.roll(h, 1, axis=1) - h  # the layers keep apart
+    way /= np.sqrt((way**2).mean(-1, keepdims=True))
+    noise, states, both = (directions(along, jnp.asarray(h), KEY) for along in ("noise", "states", "both"))
+    assert relative(states, way) < 1e-5  # RMS + 1e-6
+    np.testing.assert_array_equal(both, states + noise)
+    np.testing.assert_array_equal(noise, jax.random.normal(KEY, h.shape, h.dtype))
+
+
+def test_along_states_a_map_may_err_where_no_state_differs(x64):
+    # Six states span five ways in nine dimensions: what a map does to the other four is no concern of its fit.
+    env, ctx, _, _ = linear_network(3, 9)
+    h = np.asarray(ctx.trace.h_KxBxD)[:-1]
+    ways = np.linalg.svd(h - h.mean(1, keepdims=True))[2][:, :5]
+    elsewhere = np.eye(9) - np.swapaxes(ways, 1, 2) @ ways
+    a = np.asarray(env._params.blocks)
+    maps = {"u": jnp.broadcast_to(jnp.eye(9), a.shape), "v": jnp.asarray(a + elsewhere @ normal(8, 3, 9, 9))}
+    losses = {}
+    for along in ("noise", "states", "both"):
+        loss = tangent_bridge(chain_map(), 6, False, adam(), along).loss
+        assert loss is not None
+        losses[along] = float(loss(EstState(maps, {}), ctx, env, KEY)[0])
+    assert losses["states"] < 1e-20 and min(losses["noise"], losses["both"]) > 1
+
+
+@pytest.mark.parametrize("along", ["states", "both"])
+def test_a_way_to_another_state_takes_two_samples(along):
+    with pytest.raises(jc.ConfigError, match=f"samples=1 with along='{along}': .* give at least 2"):
+        jc.tangent_chain(samples=1, along=along).build()
 
 
 def test_the_mask_by_blocks_is_the_mask_of_a_dense_branch(x64):

@@ -12,11 +12,11 @@ from jcredit.estimators.local_losses import forward_gradient, local_heads
 from jcredit.estimators.mirrors import kolen_pollack, weight_mirror
 from jcredit.estimators.tangents import tangent_chain, tangent_coarse, tangent_gate, tangent_mask, tangent_sweeps
 from jcredit.estimators.trunk import mlp
-from jcredit.estimators.wrappers import exact_terminal, unbiased_residual
+from jcredit.estimators.wrappers import exact_at, exact_terminal, unbiased_residual
 
 __all__ = [
-    "bp", "broadcast", "dfa", "disturbed_bp", "exact_terminal", "fa", "forward_gradient", "frozen", "grape",
-    "kolen_pollack", "linear_field", "local_heads", "mlp", "scalar_bridge", "state_bridge", "tangent_chain",
+    "bp", "broadcast", "dfa", "disturbed_bp", "exact_at", "exact_terminal", "fa", "forward_gradient", "frozen",
+    "grape", "kolen_pollack", "linear_field", "local_heads", "mlp", "scalar_bridge", "state_bridge", "tangent_chain",
     "tangent_coarse", "tangent_gate", "tangent_mask", "tangent_sweeps", "unbiased_residual", "vector_field",
     "weight_mirror",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,29 +20,50 @@ from jcredit.estimators.linear_maps import (
     sweeps_map,
 )  # fmt: skip
 from jcredit.losses.perturbation import shuffled_order
-from jcredit.numerics import scale_free
+from jcredit.numerics import rms_normalise, scale_free
 from jcredit.settings import Added, ConfigError, Count, NonNegative, Positive
-from jcredit.types import Context, Env, Estimator, EstState, Key, Params, adam
+from jcredit.types import Array, Context, Env, Estimator, EstState, Key, Params, adam
+
+Along = Literal["noise", "states", "both"]
+
+
+def directions(along: Along, h_BxD: Array, key: Key) -> Array:
+    """What a sample's state is displaced by: v ~ N(0, I), the way to another sample's state at RMS 1, or their sum.
+
+    The way from one state to another is where a network's states vary, and it learns to tell them apart; noise is
+    mostly orthogonal to it.  Leading axes are layers.
+    """
+    if along == "noise":
+        return jax.random.normal(key, h_BxD.shape, h_BxD.dtype)
+    way_BxD = rms_normalise(jnp.roll(h_BxD, 1, axis=-2) - h_BxD)
+    return way_BxD if along == "states" else way_BxD + jax.random.normal(key, h_BxD.shape, h_BxD.dtype)
 
 
 def tangent_fit(
-    tangent_map: TangentMap, params: Params, ctx: Context, env: Env, key: Key, samples: int, shuffled: bool
+    tangent_map: TangentMap,
+    params: Params,
+    ctx: Context,
+    env: Env,
+    key: Key,
+    samples: int,
+    shuffled: bool,
+    along: Along = "noise",
 ) -> tuple[jax.Array, jax.Array]:
     """How far P_l u_l is from the measured tangent: the loss, and the share of P_l - I left unexplained.
 
-    Tangents are measured forward: u_0 ~ N(0, I) at h_0 is carried to u_L in one sweep, which serves every layer; where
-    blocks are fitted alone each takes fresh tangents.  The loss sums over layers the squared error of P_l u_l, relative
-    to ||u_l||^2 (gate) or to what there is to explain, ||u_e - u_l||^2 with e the state reached (mask, coarse) or
-    ||J_l v - v||^2 (chain).
+    Tangents are measured forward: u_0 (``directions``) at h_0 is carried to u_L in one sweep, which serves every layer;
+    where blocks are fitted alone each takes tangents of its own.  The loss sums over layers the squared error of
+    P_l u_l, relative to ||u_l||^2 (gate) or to what there is to explain, ||u_e - u_l||^2 with e the state reached
+    (mask, coarse) or ||J_l v - v||^2 (chain).
     """
     trace = ctx.trace.take(slice(samples))
     h_LxBxD = trace.h_KxBxD[:-1]
     v_key, shuffle_key = jax.random.split(key)
     if tangent_map.ends is None:
-        v_LxBxD = jax.random.normal(v_key, h_LxBxD.shape, h_LxBxD.dtype)
+        v_LxBxD = directions(along, h_LxBxD, v_key)
         moved = env.block_tangents(h_LxBxD, v_LxBxD) - v_LxBxD
     else:
-        u_KxBxD = env.tangents(h_LxBxD, jax.random.normal(v_key, h_LxBxD.shape[1:], h_LxBxD.dtype))
+        u_KxBxD = env.tangents(h_LxBxD, directions(along, h_LxBxD[0], v_key))
         v_LxBxD = u_KxBxD[:-1]
         moved = u_KxBxD[tangent_map.ends(h_LxBxD.shape[0])] - v_LxBxD
     if shuffled:
@@ -52,7 +73,9 @@ def tangent_fit(
     return jnp.sum(jax.vmap(scale_free)(error, reference)), jnp.mean(jax.vmap(scale_free)(error, moved))
 
 
-def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimizer) -> Estimator:
+def tangent_bridge(
+    tangent_map: TangentMap, samples: int, shuffled: bool, optimizer, along: Along = "noise"
+) -> Estimator:
     """P_l(h) approximates a tangent map of the network from h_l on, and the credit is delta_L through its transpose.
 
     Args:
@@ -60,10 +83,15 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
       samples: leading samples of the batch whose tangents are measured.
       shuffled: control; every sample is given the measured tangent of another.
       optimizer: what trains the map.
+      along: the directions of the tangents (``directions``).
     """
 
     if shuffled and samples < 2:
         raise ConfigError(f"samples={samples} with shuffled=True: one tangent keeps its place; give at least 2")
+    if along != "noise" and samples < 2:
+        raise ConfigError(
+            f"samples={samples} with along={along!r}: the way to another state takes two; give at least 2"
+        )
 
     def loss(state, ctx, env, key):
         batch = ctx.target_B.shape[0]
@@ -72,7 +100,7 @@ def tangent_bridge(tangent_map: TangentMap, samples: int, shuffled: bool, optimi
                 f"samples={samples} of a tangent bridge exceeds a batch of {batch}; lower it, or raise batch_size and"
                 " diagnostic_samples (and give the task as many evaluation samples)"
             )
-        fit = lambda of, params, key: tangent_fit(of, params, ctx, env, key, samples, shuffled)  # noqa: E731
+        fit = lambda of, params, key: tangent_fit(of, params, ctx, env, key, samples, shuffled, along)  # noqa: E731
         if tangent_map.start is None:
             total, unexplained = fit(tangent_map, state.params, key)
             return total, {"unexplained": unexplained}
@@ -99,6 +127,7 @@ def tangent_gate(
     learning_rate: Positive = 3e-3,
     clip: NonNegative = 0.0,
     sees: Annotated[Sees, Added("own")] = "own",
+    along: Annotated[Along, Added("noise")] = "noise",
 ) -> Estimator:
     """The direct tangent bridge with learned gates: a_l = delta_L + ((delta_L V_l^T) * g_l(h_l)) U_l^T.
 
@@ -109,13 +138,18 @@ def tangent_gate(
       learning_rate: Adam's step size for the map.
       clip: global-norm clip of the map's gradient (0: off).
       sees: a gate sees its own state h_l, or also those above it up to h_{L-1}, on which the tail's Jacobian depends.
+      along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
     """
-    return tangent_bridge(gate_map(rank, sees), samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(gate_map(rank, sees), samples, shuffled, adam(learning_rate, clip), along)
 
 
 @parts.estimator
 def tangent_mask(
-    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 3e-3, clip: NonNegative = 0.0
+    samples: Count = 32,
+    shuffled: bool = False,
+    learning_rate: Positive = 3e-3,
+    clip: NonNegative = 0.0,
+    along: Annotated[Along, Added("noise")] = "noise",
 ) -> Estimator:
     """The direct tangent bridge whose gates are the activation derivatives of all blocks above.
 
@@ -124,13 +158,18 @@ def tangent_mask(
       shuffled: control; every sample is given the measured tangent of another.
       learning_rate: Adam's step size for the map.
       clip: global-norm clip of the map's gradient (0: off).
+      along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
     """
-    return tangent_bridge(mask_map(), samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(mask_map(), samples, shuffled, adam(learning_rate, clip), along)
 
 
 @parts.estimator
 def tangent_chain(
-    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 3e-3, clip: NonNegative = 0.0
+    samples: Count = 32,
+    shuffled: bool = False,
+    learning_rate: Positive = 3e-3,
+    clip: NonNegative = 0.0,
+    along: Annotated[Along, Added("noise")] = "noise",
 ) -> Estimator:
     """The chained tangent bridge: one learned map per block, applied in sequence (a weight mirror).
 
@@ -139,8 +178,9 @@ def tangent_chain(
       shuffled: control; every sample is given the measured tangent of another.
       learning_rate: Adam's step size for the maps.
       clip: global-norm clip of the maps' gradient (0: off).
+      along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
     """
-    return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip), along)
 
 
 @parts.estimator
@@ -153,6 +193,7 @@ def tangent_sweeps(
     clip: NonNegative = 0.0,
     start: Annotated[Start, Added("delta")] = "delta",
     rank: Annotated[Count, Added(256)] = 256,
+    along: Annotated[Along, Added("noise")] = "noise",
 ) -> Estimator:
     """Between direct and chained: the chain's learned maps, applied to all layers at once, K times.
 
@@ -169,14 +210,19 @@ def tangent_sweeps(
       start: what the first sweep is given: delta_L at every layer, or the credit of learned gates (parameters linear in
         L), of the mask, or of coarse maps, fitted beside the chain's maps; its own depth is added to K.
       rank: of the gates, where they are the start.
+      along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
     """
     tangent_map = sweeps_map(sweeps, relaxation, start, rank)
-    return tangent_bridge(tangent_map, samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(tangent_map, samples, shuffled, adam(learning_rate, clip), along)
 
 
 @parts.estimator
 def tangent_coarse(
-    samples: Count = 32, shuffled: bool = False, learning_rate: Positive = 1e-3, clip: NonNegative = 0.0
+    samples: Count = 32,
+    shuffled: bool = False,
+    learning_rate: Positive = 1e-3,
+    clip: NonNegative = 0.0,
+    along: Annotated[Along, Added("noise")] = "noise",
 ) -> Estimator:
     """Maps over one, two, four ... blocks: every layer's credit in at most floor(log2 L) + 1 steps.
 
@@ -189,5 +235,6 @@ def tangent_coarse(
       learning_rate: Adam's step size for the maps; chosen on CIFAR-10's validation split (L = 12, one seed), where the
         other tangent bridges' 3e-3 breaks the fit.
       clip: global-norm clip of the maps' gradient (0: off).
+      along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
     """
-    return tangent_bridge(coarse_map(), samples, shuffled, adam(learning_rate, clip))
+    return tangent_bridge(coarse_map(), samples, shuffled, adam(learning_rate, clip), along)

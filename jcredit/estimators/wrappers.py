@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from jcredit import parts
 from jcredit.losses.perturbation import add_residual
 from jcredit.parts import EstimatorPart
 from jcredit.settings import Count
-from jcredit.types import Estimator, deeper
+from jcredit.types import Estimator, all_blocks, deeper
 
 
 @parts.estimator
@@ -26,6 +28,27 @@ def exact_terminal(of: EstimatorPart) -> Estimator:
         return jnp.concatenate([a_KxBxD[:-1], ctx.delta_BxD[None]])
 
     return inner._replace(credit=credit)
+
+
+@parts.estimator
+def exact_at(of: EstimatorPart, layers: Literal["embedding", "blocks"] = "embedding") -> Estimator:
+    """The same estimator with the BP gradient put in at some layers: where does its error cost accuracy?
+
+    An oracle, for dissection alone.  Block l is trained by a_{l+1}, the embedding by a_0.
+
+    Args:
+      of: the estimator.
+      layers: embedding: a_0 = delta_0, all others are the estimator's; blocks: a_0 is, all others are exact.
+    """
+    inner: Estimator = of.build()
+
+    def credit(state, ctx, env, key):
+        a_KxBxD = inner.credit(state, ctx, env, key)
+        below, above = (ctx.delta_KxBxD, a_KxBxD) if layers == "embedding" else (a_KxBxD, ctx.delta_KxBxD)
+        return jnp.concatenate([below[:1], above[1:]])
+
+    tier = f"oracle: back-propagation for the {layers}, added to {inner.tier}"
+    return inner._replace(credit=credit, tier=tier, oracle=True, depth=all_blocks)
 
 
 @parts.estimator
