@@ -73,8 +73,8 @@ FACTORIES: list[Factory] = [
     jc.grape, jc.kolen_pollack, jc.linear_field, jc.local_heads, jc.mlp, jc.scalar_bridge, jc.state_bridge,
     jc.tangent_chain, jc.tangent_coarse, jc.tangent_gate, jc.tangent_mask, jc.tangent_sweeps, jc.unbiased_residual,
     jc.vector_field, jc.weight_mirror, jc.cosine_rule, jc.inner_product, jc.target_shift, jc.image_cnn, jc.image_mixer,
-    jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq, jc.tasks.teacher,
-    arrays_task, regression_task,
+    jc.image_mlp, jc.ladder_mlp, jc.lq_dynamics, jc.tasks.cifar10, jc.tasks.fashion_mnist, jc.tasks.lq,
+    jc.tasks.teacher, arrays_task, regression_task,
 ]  # fmt: skip
 # Every way to obtain credit without back-propagation, options included.
 VARIANTS: dict[str, Part] = {
