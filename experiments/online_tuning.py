@@ -62,6 +62,9 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, along states and noise": {"credit": jc.tangent_chain(along="both")},
         "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
+        "Kolen-Pollack": {"credit": jc.kolen_pollack()},
+        "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},
+        "Kolen-Pollack, 100 steps late": {"credit": jc.kolen_pollack(lag=100)},
     }  # fmt: skip
 
 
@@ -162,6 +165,7 @@ EXPERIMENT = Experiment(
             "rate from zero: the network's rate rises from zero over the first tenth of the run.",
             "along states: tangents along the way from a sample's state to another's, alone or with noise added.",
             "exact for the embedding, for the blocks: given the gradient itself, all else the chain's credit.",
+            "n steps late: the feedback follows the weights' updates n steps late, on average.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",
         ),
     ),

@@ -113,6 +113,7 @@ VARIANTS: dict[str, Part] = {
     "tangent_coarse-both": small(jc.tangent_coarse, along="both"),
     "weight_mirror": small(jc.weight_mirror),
     "kolen_pollack": jc.kolen_pollack(),
+    "kolen_pollack-late": jc.kolen_pollack(lag=3),
     "grape": jc.grape(),
     "local_heads": jc.local_heads(),
     "forward_gradient-local": small(jc.forward_gradient),

@@ -74,12 +74,14 @@ def test_a_weight_mirror_steps_by_hebb_and_decay_and_comes_to_the_gradient(kind)
     assert relative(credit(branch_weights_of(scene)), scene.delta_KxBxD) < 1e-5
 
 
+@pytest.mark.parametrize("lag", [0, 4])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("network", [IMAGE_NETWORK, jc.ladder_mlp(depth=3, width=16)], ids=["image", "ladder"])
-def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(optimizer, network):
-    # W - B is multiplied by 1 - r w in every step, r falling with the cosine schedule: steps 0, 1, 2 of 8.
+def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(optimizer, network, lag):
+    # W - B is multiplied by 1 - r w in every step, r falling with the cosine schedule: steps 0, 1, 2 of 8.  Of late
+    # feedback it is what B will be, with all that it has yet to follow.
     config = tiny(
-        jc.kolen_pollack(), network=network, optimizer=optimizer, learning_rate=0.02, weight_decay=10.0,
+        jc.kolen_pollack(lag=lag), network=network, optimizer=optimizer, learning_rate=0.02, weight_decay=10.0,
         schedule="cosine",
     )  # fmt: skip
     run = make_run(config)
@@ -88,7 +90,9 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
 
     def apart(state) -> Any:
         weights = jax.vmap(own)(state.params.blocks)
-        return {name: w - state.est_state.extra[name] for name, w in weights.items()}
+        extra = state.est_state.extra
+        feedback = jax.tree.map(jnp.add, extra["weights"], extra["behind"]) if lag else extra
+        return {name: w - feedback[name] for name, w in weights.items()}
 
     first, before, keep = apart(state), state, 1.0
     for count in range(3):
@@ -96,10 +100,27 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
         keep *= 1 - 0.02 * 10.0 * 0.5 * (1 + np.cos(np.pi * count / 8))
         for name, difference in apart(state).items():
             assert relative(difference, keep * first[name]) < 1e-4
-    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.est_state.extra, before.est_state.extra)
-    assert moved["u"] > 1e-3
+    now, then = (s.est_state.extra["weights"] if lag else s.est_state.extra for s in (state, before))
+    assert jnp.max(jnp.abs(now["u"] - then["u"])) > 1e-3
     if "v" not in first:  # the way out of the ladder's activation is the identity
-        np.testing.assert_array_equal(state.est_state.extra["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
+        np.testing.assert_array_equal(now["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
+
+
+def test_late_feedback_takes_up_its_share_of_what_it_is_behind():
+    config = tiny(jc.kolen_pollack(lag=4), learning_rate=0.02)  # nothing decays
+    run = make_run(config)
+    state, hp, data = start(run, config)
+    step, own = jax.jit(run.step), own_matrices_of(run.built(hp).network, "test")
+    weights_of = lambda state: jax.vmap(own)(state.params.blocks)["u"]  # noqa: E731
+    feedback, weights = [state.est_state.extra["weights"]["u"]], [weights_of(state)]
+    for _ in range(3):
+        state, _ = step(state, hp, data, first_batch(config))
+        feedback.append(state.est_state.extra["weights"]["u"])
+        weights.append(weights_of(state))
+    # A step of the weights comes at once by a fifth, one later by a fifth of the rest, and so on: late by 4 on average.
+    shares = [1 - 0.8**n for n in (3, 2, 1)]
+    due = sum(share * (b - a) for share, a, b in zip(shares, weights, weights[1:], strict=False))
+    assert relative(feedback[3] - feedback[0], due) < 1e-4
 
 
 def test_feedback_does_not_follow_blocks_that_stand_still():

@@ -6,6 +6,8 @@ h_l are known from the forward pass, as in feedback alignment, which these are w
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +16,7 @@ from jcredit import parts
 from jcredit.estimators.linear_maps import chain_pull, random_branches
 from jcredit.numerics import scale_free
 from jcredit.passes import own_matrices_of
-from jcredit.settings import Count, Positive
+from jcredit.settings import Added, Count, Positive, Size
 from jcredit.types import Estimator, EstState, Shapes, all_blocks
 
 
@@ -56,7 +58,7 @@ def weight_mirror(samples: Count = 128, learning_rate: Positive = 1e-2, scale: P
 
 
 @parts.estimator
-def kolen_pollack(scale: Positive = 1.0) -> Estimator:
+def kolen_pollack(scale: Positive = 1.0, lag: Annotated[Size, Added(0)] = 0) -> Estimator:
     """Feedback that moves as the weights do, and decays with them (Kolen & Pollack 1994; Akrout et al. 2019).
 
     Weights become (1 - r w) W + step by learning rate r and weight decay w, the feedback (1 - r w) B + step, so that
@@ -65,15 +67,31 @@ def kolen_pollack(scale: Positive = 1.0) -> Estimator:
 
     Args:
       scale: of the random start, relative to the size that the network chooses (``Branch.random``).
+      lag: mean delay, in steps, with which the feedback follows; a control, for what it costs to be late.
     """
+
+    def init(key, shapes):
+        weights = _random_weights(key, shapes, scale, "kolen_pollack")
+        return EstState({}, {"weights": weights, "behind": jax.tree.map(jnp.zeros_like, weights)} if lag else weights)
 
     def follow(state, env, step, keep):
         moved = own_matrices_of(env, "kolen_pollack")(step)
-        return state._replace(extra=state.extra | {name: keep * state.extra[name] + s for name, s in moved.items()})
+        if not lag:
+            return state._replace(extra=state.extra | {name: keep * state.extra[name] + s for name, s in moved.items()})
+        weights, behind = dict(state.extra["weights"]), dict(state.extra["behind"])
+        for name, s in moved.items():
+            due = keep * behind[name] + s
+            weights[name] = keep * weights[name] + due / (1 + lag)
+            behind[name] = due * (lag / (1 + lag))
+        return state._replace(extra={"weights": weights, "behind": behind})
+
+    def credit(state, ctx, env, key):
+        weights = state.extra["weights"] if lag else state.extra
+        return chain_pull(weights, env, ctx.trace, ctx.delta_BxD, "kolen_pollack")
 
     return Estimator(
-        init=lambda key, shapes: EstState({}, _random_weights(key, shapes, scale, "kolen_pollack")),
-        credit=lambda state, ctx, env, key: chain_pull(state.extra, env, ctx.trace, ctx.delta_BxD, "kolen_pollack"),
+        init,
+        credit,
         tier="1: the weights' own updates, sequential",
         depth=all_blocks,
         follow=follow,
