@@ -7,8 +7,9 @@ every method, at one rate of the estimator, and two more of the estimator's own,
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what
 the chain costs beyond back-propagation.  On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the
 seed where those at 3e-3 break first; and what the chain lacks, which ends further below back-propagation there than on
-four: more tangents, a rate, a pull on the states, smaller first steps, or does the exact gradient with an error of the
-same size lack as much?  Everything that was tried stands here.
+four: more tangents, others, a rate, a pull on the states, smaller first steps, the exact gradient in one place; does
+the exact gradient with an error of the same size lack as much, or Kolen-Pollack, whose feedback is told the weights'
+updates, if it is told them late?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
