@@ -123,6 +123,7 @@ def test_the_oracle_flag_goes_through_wrappers():
         assert wrapper(jc.bp()).build().oracle and not wrapper(jc.dfa()).build().oracle
         assert not wrapper(jc.frozen()).build().trains_blocks and wrapper(jc.dfa()).build().trains_blocks
     mixed = jc.exact_at(of=jc.dfa()).build()
+    assert jc.exact_at(of=jc.frozen()).build().trains_blocks  # by the gradient
     assert mixed.oracle and mixed.tier.startswith("oracle: ") and mixed.tier.endswith(jc.dfa().build().tier)
 
 

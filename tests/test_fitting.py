@@ -57,6 +57,30 @@ def test_gate_loss_is_relative_to_the_tangent_itself(x64):
     assert metrics["unexplained"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("tangent_map", [chain_map(), mask_map()], ids=["blocks alone", "one sweep"])
+def test_along_states_tangents_begin_at_differences_of_states(tangent_map):
+    scene, begun = make_scene("image"), []
+
+    class Recording(NetworkEnv):
+        def tangents(self, h_LxBxD, u_BxD):
+            begun.append(u_BxD)
+            return super().tangents(h_LxBxD, u_BxD)
+
+        def block_tangents(self, h_LxBxD, v_LxBxD):
+            begun.append(v_LxBxD)
+            return super().block_tangents(h_LxBxD, v_LxBxD)
+
+    params = randomised(jax.eval_shape(lambda: tangent_map.init(KEY, shapes_of(scene))), 2)
+    fit = tangent_bridge(tangent_map, 5, False, adam(), "states").loss
+    assert fit is not None
+    fit(EstState(params, {}), scene.ctx, Recording(scene.network, scene.loss, scene.params), KEY)
+    h = np.asarray(scene.ctx.trace.h_KxBxD)[:-1, :5]  # of the five that are measured, none beyond
+    ways = h[:, [4, 0, 1, 2, 3]] - h
+    ways /= np.sqrt((ways**2).mean(-1, keepdims=True))
+    (v,) = begun
+    assert relative(v, ways if tangent_map.ends is None else ways[0]) < 1e-4
+
+
 @pytest.mark.parametrize("tangent_map", [chain_map(), gate_map(8)], ids=["blocks alone", "one sweep"])
 def test_the_leading_samples_alone_are_measured(tangent_map):
     scene = make_scene("image")

@@ -153,9 +153,12 @@ def test_along_states_a_map_may_err_where_no_state_differs(x64):
 
 
 @pytest.mark.parametrize("along", ["states", "both"])
-def test_a_way_to_another_state_takes_two_samples(along):
+@pytest.mark.parametrize(
+    "factory", [jc.tangent_gate, jc.tangent_mask, jc.tangent_chain, jc.tangent_sweeps, jc.tangent_coarse]
+)
+def test_a_way_to_another_state_takes_two_samples(factory, along):
     with pytest.raises(jc.ConfigError, match=f"samples=1 with along='{along}': .* give at least 2"):
-        jc.tangent_chain(samples=1, along=along).build()
+        factory(samples=1, along=along).build()
 
 
 def test_the_mask_by_blocks_is_the_mask_of_a_dense_branch(x64):
@@ -335,6 +338,7 @@ def test_the_sequential_depth_of_every_credit():
     # The residual is measured beside the forward pass, and added when the credit is there.
     assert depth(jc.unbiased_residual(of=jc.tangent_chain())) == 13
     assert depth(jc.exact_terminal(of=jc.bp())) == 12
+    assert [depth(jc.exact_at(of=of)) for of in (jc.dfa(), jc.unbiased_residual(jc.tangent_chain()))] == [12, 13]
     assert credit_depth(jc.Config(credit=jc.bp(), network=jc.testing.poisoned(of=jc.image_mlp(depth=5)))) == 5
 
     @jc.estimator

@@ -67,7 +67,9 @@ def kolen_pollack(scale: Positive = 1.0, lag: Annotated[Size, Added(0)] = 0) -> 
 
     Args:
       scale: of the random start, relative to the size that the network chooses (``Branch.random``).
-      lag: mean delay, in steps, with which the feedback follows; a control, for what it costs to be late.
+      lag: mean delay in steps; a control, for what it costs to be late.  In each step B takes up 1 / (1 + lag) of the
+        updates that it has yet to follow; what shrinks then is W less B and these.
+
     """
 
     def init(key, shapes):

@@ -30,8 +30,8 @@ Along = Literal["noise", "states", "both"]
 def directions(along: Along, h_BxD: Array, key: Key) -> Array:
     """What a sample's state is displaced by: v ~ N(0, I), the way to another sample's state at RMS 1, or their sum.
 
-    The way from one state to another is where a network's states vary, and it learns to tell them apart; noise is
-    mostly orthogonal to it.  Leading axes are layers.
+    The other sample is the one before, the first one's the last.  Along the ways lies all that tells states apart;
+    noise in many dimensions is nearly orthogonal to each.  Leading axes are layers.
     """
     if along == "noise":
         return jax.random.normal(key, h_BxD.shape, h_BxD.dtype)

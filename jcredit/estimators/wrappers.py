@@ -11,7 +11,7 @@ from jcredit import parts
 from jcredit.losses.perturbation import add_residual
 from jcredit.parts import EstimatorPart
 from jcredit.settings import Count
-from jcredit.types import Estimator, all_blocks, deeper
+from jcredit.types import Estimator, deeper
 
 
 @parts.estimator
@@ -34,11 +34,13 @@ def exact_terminal(of: EstimatorPart) -> Estimator:
 def exact_at(of: EstimatorPart, layers: Literal["embedding", "blocks"] = "embedding") -> Estimator:
     """The same estimator with the BP gradient put in at some layers: where does its error cost accuracy?
 
-    An oracle, for dissection alone.  Block l is trained by a_{l+1}, the embedding by a_0.
+    An oracle, for dissection alone.  Block l is trained by a_{l+1}, the embedding by a_0.  During a warm-up all layers
+    have the warm-up's credit, as those of any estimator.
 
     Args:
-      of: the estimator.
-      layers: embedding: a_0 = delta_0, all others are the estimator's; blocks: a_0 is, all others are exact.
+      of: the estimator; blocks are trained even where it trains none.
+      layers: embedding: a_0 = delta_0, and a_1 .. a_L are the estimator's; blocks: a_0 is the estimator's, and a_l =
+        delta_l for l = 1..L.
     """
     inner: Estimator = of.build()
 
@@ -48,7 +50,14 @@ def exact_at(of: EstimatorPart, layers: Literal["embedding", "blocks"] = "embedd
         return jnp.concatenate([below[:1], above[1:]])
 
     tier = f"oracle: back-propagation for the {layers}, added to {inner.tier}"
-    return inner._replace(credit=credit, tier=tier, oracle=True, depth=all_blocks)
+
+    def depth(blocks):
+        own = inner.depth(blocks) if callable(inner.depth) else inner.depth
+        return max(blocks, own or 0)
+
+    return inner._replace(
+        credit=credit, tier=tier, oracle=True, trains_blocks=True, depth=None if inner.depth is None else depth
+    )
 
 
 @parts.estimator
