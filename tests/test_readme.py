@@ -17,8 +17,9 @@ def test_the_ten_lines_of_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(shown, "README.md", "exec"), {})
     printed = capsys.readouterr().out
-    table, means = printed.split("label\n")
-    assert table.count("learning_rate=0.003") == 4 and "oracle: back-propagation" in table
+    tables, means = printed.split("label\n")
+    assert tables.count("learning_rate=0.003") == 4 * 2 and "accuracy - bp" in tables  # the sweep's, and one beside bp
+    assert "oracle: back-propagation" in tables
     assert means.count("learning_rate=") == 8
     assert (tmp_path / "mine.png").read_bytes()[:4] == b"\x89PNG"
     assert len((tmp_path / "runs/sweep/sweep/rows.jsonl").read_text().splitlines()) == 4 * 4 * 2
