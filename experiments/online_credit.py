@@ -34,6 +34,7 @@ TANGENTS = named("tangent_chain", "tangent_mask", "tangent_gate") | {
 PEERS = named("dfa", "fa", "weight_mirror", "kolen_pollack", "grape", "local_heads") | {
     "forward_gradient, local": {"credit": jc.forward_gradient()},
 }
+AT_ONCE = {f"kolen_pollack K={k}": {"credit": jc.kolen_pollack(sweeps=k)} for k in (1, 2)}
 SCALAR = {
     "linear_field": {"credit": jc.linear_field("gate", learning_rate=3e-3)},  # the tangent bridges' rate
     "vector_field, mended": MENDED_FIELD,
@@ -47,7 +48,7 @@ SHUFFLED = {
     "tangent_mask, shuffled": {"credit": jc.tangent_mask(shuffled=True)},
     "linear_field, rate 1e-3, shuffled": {"credit": jc.linear_field("gate", shuffled=True)},
 }
-LINES = CONTROLS | TANGENTS | PEERS | SCALAR | TUNED | SHUFFLED
+LINES = CONTROLS | TANGENTS | PEERS | AT_ONCE | SCALAR | TUNED | SHUFFLED
 FEW = (*CONTROLS, "dfa", "fa", "tangent_mask", "tangent_chain", "tangent_sweeps K=2")
 DEEP_LINES = (
     CONTROLS
@@ -57,6 +58,7 @@ DEEP_LINES = (
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
+    | AT_ONCE
     | {
         f"{name}, pull": line | PULL
         for name, line in named("bp", "broadcast", "kolen_pollack", "tangent_chain").items()
@@ -98,6 +100,7 @@ EXPERIMENT = Experiment(
             "Networks at 1e-3, tangent bridges and the linear field at 3e-3, peers at their defaults, but where a label"
             " says another, chosen by a small grid on a validation split; what that grid says of all of them is in"
             " online_tuning.",
+            "K: sweeps over all layers at once, through the chain's maps or Kolen-Pollack's feedback.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
             "Full: 100 epochs, 20 on Fashion-MNIST, 30 on 12 blocks. Quick: 8 epochs.",
         ),

@@ -7,7 +7,8 @@ line changes one thing of the line above it and keeps the rest; from 8 to 11 tha
 the estimator.  The second has the exact gradient under every scale and clip, so that what a rule costs can be told from
 what a credit lacks.  The third asks what a cosine is worth: the exact gradient with an error of known size, drawn anew
 each time or the same at every step, with and without a pull on the states, so that Gamma can be read at about the same
-RMS(h).
+RMS(h).  The fourth asks whether an estimator that fails online is late, as the study suspected, since the blocks move
+while it learns: it is given four fits for every step of the network.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from jcredit.report.schema import Row
 from jcredit.report.styles import PALETTE
 from jcredit.report.tables import TableSpec
 from jcredit.study.experiment import Experiment, Preset, credit_columns, main
-from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, PULL, SMOKE, WARMUP, lines, named
+from jcredit.study.settings import CIFAR10, CIFAR10_STUDY, MENDED_FIELD, PULL, SMOKE, WARMUP, lines, named
 from jcredit.sweeps.variants import Variant
 
-WALK, ORACLE, ERRORS = (
+WALK, ORACLE, ERRORS, FITS = (
     "from the study's field to the tangent chain",
     "the oracle under each rule",
     "errors of known size",
+    "fits of the estimator in a step of the network",
 )
 STUDY_RULE, NO_CLIP, RAW = ({"normalise": n, "clip": c} for n, c in (("rms", 1.0), ("rms", 0.0), ("raw", 0.0)))
 
@@ -66,6 +68,17 @@ DISTURBED = {
     for pull in ({}, PULL)
     for size in SIZES
 }
+FITTED = (
+    named("state_bridge", "scalar_bridge")
+    | {"vector_field, mended": MENDED_FIELD}
+    | named("tangent_gate", "tangent_chain")
+)
+MANY = 4
+LATE = {
+    name if fits == 1 else f"{name}, {fits} fits": line | {"estimator_steps": fits}
+    for name, line in FITTED.items()
+    for fits in (1, MANY)
+}
 ORACLES = {f"oracle: {rule}": changes for rule, changes in RULES.items()}
 
 
@@ -75,14 +88,15 @@ def grid(only: tuple[str, ...] = (), **fields) -> tuple[Variant, ...]:
         *lines(CIFAR10_STUDY, STEPS, WALK, only, **fields),
         *lines(CIFAR10, ORACLES | CONTROLS, ORACLE, only, **fields),
         *lines(CIFAR10, DISTURBED | CONTROLS, ERRORS, only, **fields),
+        *lines(CIFAR10, named("bp") | CONTROLS | LATE, FITS, only, **fields),
     )
 
 
 def figure(rows: Sequence[Row], path: Path) -> None:
-    """Accuracy of the walk's steps, of the oracle under each rule, and against Gamma for errors of known size."""
+    """Accuracy of the walk's steps, of the oracle under each rule, against Gamma for known errors, and of more fits."""
     accuracy = "metrics.test_accuracy"
-    canvas, (walk, rules, worth) = dots.panels(3, (13.5, 4.6))
-    for axis, block, labels in ((walk, WALK, STEPS), (rules, ORACLE, ORACLES)):
+    canvas, (walk, rules, worth, fits) = dots.panels(4, (18.0, 4.6))
+    for axis, block, labels in ((walk, WALK, STEPS), (rules, ORACLE, ORACLES), (fits, FITS, LATE)):
         for y, label in enumerate(labels):
             dots.draw(axis, y, dots.values_of(rows, accuracy, label, block), PALETTE[0])
         dots.name(axis, list(labels), f"test accuracy: {block}")
@@ -99,7 +113,7 @@ def figure(rows: Sequence[Row], path: Path) -> None:
         "frozen": ("--", "frozen"), "broadcast": (":", "broadcast"), "oracle: raw": ("-.", "BP"),
         "oracle: raw, pull": ("-", "BP, pull"),
     }  # fmt: skip
-    for axis in (walk, rules, worth):
+    for axis in (walk, rules, worth, fits):
         for label, (style, said) in marks.items():
             dots.mark(axis, dots.values_of(rows, accuracy, label, ORACLE), style, said, across=axis is worth)
     dots.legend(worth)
@@ -114,7 +128,10 @@ EXPERIMENT = Experiment(
     presets={
         "smoke": Preset(
             (42,),
-            grid(("0 the study's field", "13 no pull", "frozen", "fixed 1"), depth=2, width=16, epochs=1, **SMOKE),
+            grid(
+                ("0 the study's field", "13 no pull", "frozen", "fixed 1", "tangent_gate, 4 fits"),
+                depth=2, width=16, epochs=1, **SMOKE,
+            ),
             "30 seconds",
         ),
         "quick": Preset((42, 123, 456), grid(epochs=5), "50 minutes"),
@@ -130,6 +147,8 @@ EXPERIMENT = Experiment(
             "fresh, fixed: the exact gradient plus an error of this size relative to its norm, drawn anew for every"
             " sample and step, or made by one random matrix per layer; Gamma is 1 / sqrt(1 + size^2) for"
             " fresh, and for fixed at the start.",
+            "fits: steps of the estimator's optimizer for one of the network's, on the same batch with fresh noise; one"
+            " where a label says none.",
         ),
     ),
     figure=figure,

@@ -16,7 +16,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,19 @@ from jcredit.files import cause
 from jcredit.numerics import unusual_numerics
 from jcredit.parts import Description, Part, as_numbers, change_part
 from jcredit.rules import Normalisation, inner_product
-from jcredit.settings import ConfigError, Count, Fraction, NonNegative, Positive, Setting, Size, brief, fields_of, known
+from jcredit.settings import (
+    Added,
+    ConfigError,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Setting,
+    Size,
+    brief,
+    fields_of,
+    known,
+)  # fmt: skip
 from jcredit.tasks import teacher
 from jcredit.types import Estimator, LocalRule
 
@@ -105,6 +117,8 @@ class Config:
     """What of the network is trained (toy LQ and studies on frozen features: nothing)."""
     train_embedding: bool = True
     """Whether a_0 trains the embedding."""
+    estimator_steps: Annotated[Count, Added(1)] = 1
+    """Optimiser steps of the estimator for one of the network, on the same batch with fresh noise."""
 
     # how credit is spent
     normalise: Normalisation = "raw"
@@ -173,7 +187,7 @@ class Config:
         """The configuration with every field that the run does not read at its default.
 
         Runs are built from this form, so what is not in it cannot matter: without a learning estimator there is no
-        warm-up, without blocks that train no rule and no scale of the credit.
+        warm-up and no step of its own, without blocks that train no rule and no scale of the credit.
         """
         estimator: Estimator = self.credit.build()
         unread: list[str] = []
@@ -182,7 +196,7 @@ class Config:
         if self.trains == "nothing":
             unread += ["learning_rate", "weight_decay", "schedule", "optimizer"]
         if estimator.loss is None:
-            unread += ["warmup_ratio"]
+            unread += ["warmup_ratio", "estimator_steps"]
         return dataclasses.replace(self, **{name: settings()[name].default for name in unread})
 
 

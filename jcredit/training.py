@@ -264,14 +264,24 @@ def _asked_for(update: Callable, known: dict[str, Any]) -> dict[str, Any]:
 
 
 @jax.named_scope("estimator")
-def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key):
+def _learn_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key) -> tuple[TrainState, Metrics]:
     estimator, extra = built.estimator, state.est_state.extra
     of_params = lambda p: estimator_loss(setup, estimator, EstState(p, extra), seen, key)  # noqa: E731
     (loss, metrics), grads = jax.value_and_grad(of_params, has_aux=True)(state.est_state.params)
     told = _asked_for(estimator.optimizer.update, {"value": loss, "grad": grads})
     updates, moments = estimator.optimizer.update(grads, state.est_opt_state, state.est_state.params, **told)
     fresh = EstState(optax.apply_updates(state.est_state.params, updates), extra)
-    return fresh, moments, {"estimator_loss": loss, **metrics}
+    return state._replace(est_state=fresh, est_opt_state=moments), {"estimator_loss": loss, **metrics}
+
+
+def _fit_estimator(setup: Setup, built: Built, state: TrainState, seen: Seen, key: Key) -> tuple[TrainState, Metrics]:
+    """Takes the ``estimator_steps`` of one step; metrics are their means."""
+    steps = setup.config.estimator_steps
+    if steps == 1:  # with the key as it is: the bits of rows made before there could be more
+        return _learn_estimator(setup, built, state, seen, key)
+    learn = lambda s, k: _learn_estimator(setup, built, s, seen, k)  # noqa: E731
+    state, metrics = jax.lax.scan(learn, state, jax.random.split(key, steps))
+    return state, jax.tree.map(jnp.mean, metrics)
 
 
 def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Array) -> tuple[TrainState, Metrics]:
@@ -302,8 +312,7 @@ def _step(setup: Setup, state: TrainState, hp: Hparams, data: Data, index_B: Arr
             step = jax.tree.map(lambda after, p: after - keep * p, params.blocks, state.params.blocks)
             new = new._replace(est_state=estimator.follow(new.est_state, seen.env, step, keep))
     if estimator.loss is not None:
-        fresh, moments, learned = _learn_estimator(setup, built, new, seen, loss_key)
-        new = new._replace(est_state=fresh, est_opt_state=moments)
+        new, learned = _fit_estimator(setup, built, new, seen, loss_key)
         metrics |= learned
     # A split's keys are those of 0, 1, ...: the fifth is none of the four above, nor any that a loss makes of its own.
     kept = estimator.update(new.est_state, seen.ctx, seen.env, jax.random.fold_in(step_key, 4))

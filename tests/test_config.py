@@ -361,9 +361,10 @@ UNREAD_BLOCKS: dict[str, Any] = dict(
     rule=jc.target_shift(eta=0.3), normalise="rms", clip=0.01, clamp=0.01, state_penalty=0.3, train_embedding=False,
     warmup_ratio=0.7,
 )  # fmt: skip
+NO_FIT = dict(warmup_ratio=0.7, estimator_steps=3)
 UNREAD: dict[str, tuple[jc.Config, dict[str, Any]]] = {
-    "bp": (tiny(), dict(warmup_ratio=0.7)),
-    "frozen": (tiny(jc.frozen()), UNREAD_BLOCKS),
+    "bp": (tiny(), NO_FIT),
+    "frozen": (tiny(jc.frozen()), UNREAD_BLOCKS | NO_FIT),
     "readout": (tiny(small(jc.vector_field), trains="readout"), UNREAD_BLOCKS),
     "nothing": (
         tiny(small(jc.vector_field), trains="nothing"),

@@ -174,6 +174,34 @@ def test_optimizers_that_begin_at_zero_gather_gradients_or_ask_for_the_loss():
         jc.testing.check_estimator(steady(optimizer))
 
 
+@pytest.mark.parametrize("trains", ["network", "nothing"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_estimator_takes_as_many_steps_as_it_is_given(steps, trains):
+    # Gradient descent at 1/4 on ||w - 1||^2 halves w - 1 in every step.
+    config = tiny(steady(optax.sgd(0.25)), trains=trains, estimator_steps=steps)
+    run = jc.make_run(config)
+    state, hp, data = start(run, config)
+    after, metrics = jax.jit(run.step)(state, hp, data, jnp.arange(config.batch_size))
+    np.testing.assert_array_equal(after.est_state.params["w"], 1 - 0.5**steps)
+    assert metrics["estimator_loss"] == pytest.approx(np.mean([2 * 0.25**n for n in range(steps)]))
+    once = jc.make_run(single := config.replace(estimator_steps=1))
+    same, _ = jax.jit(once.step)(*start(once, single), jnp.arange(config.batch_size))
+    jax.tree.map(np.testing.assert_array_equal, after.params, same.params)  # the network takes one
+
+
+def test_every_step_of_an_estimator_draws_anew():
+    drawn = lambda state, ctx, env, key: (jax.random.normal(key) * jnp.sum(state.params["w"]), {})  # noqa: E731
+    part = as_part(jc.estimator, steady(optax.sgd(1.0)).build()._replace(loss=drawn))
+    for steps in (1, 2):
+        config = tiny(part, estimator_steps=steps)
+        run = jc.make_run(config)
+        state, hp, data = start(run, config)
+        keys = [jax.random.split(jax.random.fold_in(state.key, 0), 4)[3]]  # of the step's four the estimator's
+        keys = keys if steps == 1 else list(jax.random.split(keys[0], steps))
+        after, _ = jax.jit(run.step)(state, hp, data, jnp.arange(config.batch_size))
+        np.testing.assert_allclose(after.est_state.params["w"], -sum(jax.random.normal(k) for k in keys), rtol=1e-5)
+
+
 def credit_of(credit) -> jc.Part:
     return as_part(jc.estimator, jc.broadcast().build()._replace(credit=credit))
 

@@ -131,7 +131,27 @@ def test_feedback_does_not_follow_blocks_that_stand_still():
     np.testing.assert_array_equal(after.est_state.extra["u"], state.est_state.extra["u"])
 
 
-@pytest.mark.parametrize("credit", [jc.weight_mirror(), jc.kolen_pollack()], ids=str)
+@pytest.mark.parametrize("factory", [jc.weight_mirror, jc.kolen_pollack], ids=lambda factory: factory.name)
+@pytest.mark.parametrize("kind", ["image", "ladder"])
+def test_copies_of_the_weights_in_sweeps_hold_all_products_of_so_many_blocks(x64, factory, kind):
+    # With B = W the K-th sweep leaves of the gradient what passes through more than K blocks: none of it at K = L.
+    scene = make_scene(kind)
+    copies = branch_weights_of(scene)
+    state = EstState(copies, copies)  # a mirror's are fitted, Kolen-Pollack's kept
+    depth = scene.delta_KxBxD.shape[0] - 1
+    errors = []
+    for sweeps in range(1, depth + 1):
+        estimator = factory(sweeps=sweeps).build()
+        assert estimator.depth == sweeps and estimator.tier.endswith(
+            ", 1 sweep" if sweeps == 1 else f", {sweeps} sweeps"
+        )
+        a_KxBxD = estimator.credit(state, scene.ctx, scene.env, KEY)
+        assert relative(a_KxBxD[-1 - sweeps :], scene.delta_KxBxD[-1 - sweeps :]) < 1e-10
+        errors.append(relative(a_KxBxD, scene.delta_KxBxD))
+    assert errors == sorted(errors, reverse=True) and errors[0] > 1e-3 and errors[-1] < 1e-10
+
+
+@pytest.mark.parametrize("credit", [jc.weight_mirror(), jc.kolen_pollack(), jc.kolen_pollack(sweeps=1)], ids=str)
 def test_mirrors_say_what_a_network_lacks(credit):
     lq = shapes_of(make_scene("lq"))
     refused(lambda: credit.build().init(KEY, lq), f"{credit.name}: the network has no branch")
