@@ -8,8 +8,8 @@ learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the
 the chain costs beyond back-propagation.  On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the
 seed where those at 3e-3 break first; and what the chain lacks, which ends further below back-propagation there than on
 four: more tangents, others, a rate, a pull on the states, smaller first steps, the exact gradient in one place, more
-fits a step; does the exact gradient with an error of the same size lack as much, or Kolen-Pollack, whose feedback is
-told the weights' updates, if it is told them late?  Everything that was tried stands here.
+fits a step, being told the weights' updates; does the exact gradient with an error of the same size lack as much, or
+Kolen-Pollack, whose feedback is told them, if it is told them late?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -63,6 +63,7 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, along states and noise": {"credit": jc.tangent_chain(along="both")},
         "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
+        "32 samples, following": {"credit": jc.tangent_chain(follows=True)},
         "32 samples, 4 fits a step": {"credit": jc.tangent_chain(), "estimator_steps": 4},
         "Kolen-Pollack": {"credit": jc.kolen_pollack()},
         "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},
@@ -167,6 +168,7 @@ EXPERIMENT = Experiment(
             "rate from zero: the network's rate rises from zero over the first tenth of the run.",
             "along states: tangents along the way from a sample's state to another's, alone or with noise added.",
             "exact for the embedding, for the blocks: given the gradient itself, all else the chain's credit.",
+            "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is.",
             "4 fits a step: the maps take four steps of their optimizer, on fresh tangents, for one of the network.",
             "n steps late: the feedback follows the weights' updates n steps late, on average.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",

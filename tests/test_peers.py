@@ -106,6 +106,24 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
         np.testing.assert_array_equal(now["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
 
 
+@pytest.mark.parametrize("network", [IMAGE_NETWORK, jc.ladder_mlp(depth=3, width=16)], ids=["image", "ladder"])
+def test_maps_that_follow_stay_with_the_weights_they_have_come_to(network):
+    # Begun at the weights, and fitted at a rate of next to nothing: they are the weights while these move.
+    far = {}
+    for follows in (True, False):
+        credit = jc.tangent_chain(8, learning_rate=1e-20, follows=follows)
+        config = tiny(credit, network=network, learning_rate=0.02, weight_decay=1.0)
+        run = make_run(config)
+        state, hp, data = start(run, config)
+        own = jax.vmap(own_matrices_of(run.built(hp).network, "test"))
+        state = state._replace(est_state=EstState(state.est_state.params | own(state.params.blocks), {}))
+        step = jax.jit(run.step)
+        for _ in range(3):
+            state, _ = step(state, hp, data, first_batch(config))
+        far[follows] = [relative(state.est_state.params[name], w) for name, w in own(state.params.blocks).items()]
+    assert max(far[True]) < 1e-5 and min(far[False]) > 1e-2
+
+
 def test_late_feedback_takes_up_its_share_of_what_it_is_behind():
     config = tiny(jc.kolen_pollack(lag=4), learning_rate=0.02)  # nothing decays
     run = make_run(config)
@@ -159,6 +177,8 @@ def test_mirrors_say_what_a_network_lacks(credit):
     assert branch is not None
     bare = lq._replace(branch=branch._replace(own=None))
     refused(lambda: credit.build().init(KEY, bare), f"{credit.name}: the network's branch does not say which matrices")
+    following = jc.tangent_chain(follows=True).build()
+    refused(lambda: following.init(KEY, bare), "tangent_chain: the network's branch does not say which matrices")
 
 
 # --- GrAPE ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jcredit.numerics import float_type, layer_norm_tangent
-from jcredit.passes import branch_of
+from jcredit.passes import branch_of, own_matrices_of
 from jcredit.types import Array, Env, Key, Params, Shapes, Trace, all_blocks, deeper
 
 MapForm = Literal["gate", "mask", "chain", "sweeps", "coarse"]
@@ -230,6 +230,16 @@ def chain_pull(weights: Params, env: Env, trace: Trace, delta_BxD: Array, wanted
 
     _, earlier = jax.lax.scan(retreat, delta_BxD, (weights, trace.gates_LxBxH, trace.h_KxBxD[:-1]), reverse=True)
     return jnp.concatenate([earlier, delta_BxD[None]])
+
+
+def take_up(step: Params, weights: Params, env: Env, keep: Array, wanted_by: str) -> Params:
+    """Weights of the blocks' branches, moved as the blocks' own matrices were: keep * p + step (Kolen & Pollack 1994).
+
+    Raises:
+      ConfigError: the network's branch has no matrices of its own.
+    """
+    moved = own_matrices_of(env, wanted_by)(step)
+    return weights | {name: keep * weights[name] + s for name, s in moved.items()}
 
 
 def chain_map() -> TangentMap:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jcredit import parts
-from jcredit.estimators.linear_maps import TangentMap, chain_map, random_branches, sweeps_map
+from jcredit.estimators.linear_maps import TangentMap, chain_map, random_branches, sweeps_map, take_up
 from jcredit.numerics import scale_free
 from jcredit.passes import own_matrices_of
 from jcredit.settings import Added, Count, Positive, Size
@@ -93,9 +93,9 @@ def kolen_pollack(
         return EstState({}, {"weights": weights, "behind": jax.tree.map(jnp.zeros_like, weights)} if lag else weights)
 
     def follow(state, env, step, keep):
-        moved = own_matrices_of(env, "kolen_pollack")(step)
         if not lag:
-            return state._replace(extra=state.extra | {name: keep * state.extra[name] + s for name, s in moved.items()})
+            return state._replace(extra=take_up(step, state.extra, env, keep, "kolen_pollack"))
+        moved = own_matrices_of(env, "kolen_pollack")(step)
         weights, behind = dict(state.extra["weights"]), dict(state.extra["behind"])
         for name, s in moved.items():
             due = keep * behind[name] + s

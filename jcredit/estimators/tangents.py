@@ -18,9 +18,11 @@ from jcredit.estimators.linear_maps import (
     gate_map,
     mask_map,
     sweeps_map,
+    take_up,
 )  # fmt: skip
 from jcredit.losses.perturbation import shuffled_order
 from jcredit.numerics import rms_normalise, scale_free
+from jcredit.passes import own_matrices_of
 from jcredit.settings import Added, ConfigError, Count, NonNegative, Positive
 from jcredit.types import Array, Context, Env, Estimator, EstState, Key, Params, adam
 
@@ -74,7 +76,7 @@ def tangent_fit(
 
 
 def tangent_bridge(
-    tangent_map: TangentMap, samples: int, shuffled: bool, optimizer, along: Along = "noise"
+    tangent_map: TangentMap, samples: int, shuffled: bool, optimizer, along: Along = "noise", follows: bool = False
 ) -> Estimator:
     """P_l(h) approximates a tangent map of the network from h_l on, and the credit is delta_L through its transpose.
 
@@ -84,6 +86,7 @@ def tangent_bridge(
       shuffled: control; every sample is given the measured tangent of another.
       optimizer: what trains the map.
       along: the directions of the tangents (``directions``).
+      follows: for one map per block: moves them as the blocks' own matrices are moved, besides the fit.
     """
 
     if shuffled and samples < 2:
@@ -109,13 +112,22 @@ def tangent_bridge(
         start_total, start_unexplained = fit(tangent_map.start, state.params["start"], start_key)
         return total + start_total, {"unexplained": unexplained, "start_unexplained": start_unexplained}
 
+    def init(key, shapes):
+        if follows:
+            own_matrices_of(shapes, "tangent_chain")  # says so where there are none
+        return EstState(tangent_map.init(key, shapes), {})
+
+    def follow(state, env, step, keep):
+        return state._replace(params=take_up(step, state.params, env, keep, "tangent_chain"))
+
     return Estimator(
-        init=lambda key, shapes: EstState(tangent_map.init(key, shapes), {}),
+        init=init,
         credit=lambda state, ctx, env, key: tangent_map.pull(state.params, env, ctx.trace, ctx.delta_BxD),
         loss=loss,
         optimizer=optimizer,
-        tier="3: tangents" + (f", {tangent_map.path}" if tangent_map.path else ""),
+        tier=", ".join(filter(None, ("3: tangents", "the weights' own updates" * follows, tangent_map.path))),
         depth=tangent_map.depth,
+        follow=follow if follows else None,
     )
 
 
@@ -170,6 +182,7 @@ def tangent_chain(
     learning_rate: Positive = 3e-3,
     clip: NonNegative = 0.0,
     along: Annotated[Along, Added("noise")] = "noise",
+    follows: Annotated[bool, Added(False)] = False,
 ) -> Estimator:
     """The chained tangent bridge: one learned map per block, applied in sequence (a weight mirror).
 
@@ -179,8 +192,10 @@ def tangent_chain(
       learning_rate: Adam's step size for the maps.
       clip: global-norm clip of the maps' gradient (0: off).
       along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
+      follows: whether the maps also take up the updates of the blocks' own matrices, as Kolen-Pollack's feedback does;
+        a control, for what it costs to be late.
     """
-    return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip), along)
+    return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip), along, follows)
 
 
 @parts.estimator
