@@ -134,8 +134,8 @@ EXPERIMENT = Experiment(
             ),
             "30 seconds",
         ),
-        "quick": Preset((42, 123, 456), grid(epochs=5), "50 minutes"),
-        "full": Preset((42, 123, 456), grid(epochs=20), "3 hours"),
+        "quick": Preset((42, 123, 456), grid(epochs=5), "70 minutes"),
+        "full": Preset((42, 123, 456), grid(epochs=20), "4 hours"),
     },
     table=TableSpec(
         "From the study's vector field to the tangent chain, step by step: CIFAR-10, L = 4, D = 256",
