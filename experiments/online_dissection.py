@@ -96,10 +96,14 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     """Accuracy of the walk's steps, of the oracle under each rule, against Gamma for known errors, and of more fits."""
     accuracy = "metrics.test_accuracy"
     canvas, (walk, rules, worth, fits) = dots.panels(4, (18.0, 4.6))
-    for axis, block, labels in ((walk, WALK, STEPS), (rules, ORACLE, ORACLES), (fits, FITS, LATE)):
+    for axis, block, title, labels in (
+        (walk, WALK, WALK, STEPS),
+        (rules, ORACLE, ORACLE, ORACLES),
+        (fits, FITS, "fits in a step", LATE),
+    ):
         for y, label in enumerate(labels):
             dots.draw(axis, y, dots.values_of(rows, accuracy, label, block), PALETTE[0])
-        dots.name(axis, list(labels), f"test accuracy: {block}")
+        dots.name(axis, list(labels), f"test accuracy: {title}")
     for error, color in zip(("fresh", "fixed"), PALETTE, strict=False):
         for pull, look in (("", "o-"), (", pull", "s--")):
             sizes = [f"{error} {size:g}{pull}" for size in SIZES]
