@@ -47,6 +47,16 @@ def test_a_figure_none_of_whose_lines_has_rows_is_left_out(experiments, tmp_path
     assert {f.name for f in findings.FINDINGS} - names == {"dilution", "order"}
 
 
+def test_a_figure_of_one_block_is_handed_its_rows_alone(experiments, tmp_path, monkeypatch):
+    shown, late = [], findings.FINDINGS[-1]
+    keep = late._replace(draw=lambda axes, rows: shown.extend(rows))
+    monkeypatch.setattr(findings, "FINDINGS", (keep, keep._replace(block="")))
+    findings.draw(ROOT / "results", experiments, tmp_path)
+    blocks = [row["block"] for row in shown]
+    assert late.block and set(blocks[: (alone := blocks.count(late.block) // 2)]) == {late.block}
+    assert len(set(blocks[alone:])) > 1
+
+
 def test_without_rows_nothing_is_drawn(experiments, tmp_path):
     assert findings.draw(tmp_path, experiments, tmp_path / "figures") == []
     assert not (tmp_path / "figures").exists()

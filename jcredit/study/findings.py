@@ -16,7 +16,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 
 from jcredit.report import dots, plots
-from jcredit.report.rows import read_rows
+from jcredit.report.rows import read_rows, with_reference
 from jcredit.report.schema import Row, number_at
 from jcredit.report.series import curve_points, over_seeds
 from jcredit.report.styles import ESTIMATORS, OTHERS, PALETTE
@@ -38,6 +38,7 @@ class Finding(NamedTuple):
       draw: (axes, rows) -> None.
       preset: whose rows it shows; "": that which has rows of the most lines.
       labels: of the lines that are drawn; none: all of them.
+      block: of these lines, where it is one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Finding(NamedTuple):
     draw: Callable[[Sequence[Axes], Sequence[Row]], None]
     preset: str = ""
     labels: tuple[str, ...] = ()
+    block: str = ""
 
 
 def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -> list[Path]:
@@ -59,6 +61,7 @@ def draw(results_dir: Path, experiments: Mapping[str, Experiment], into: Path) -
     made = []
     for finding in FINDINGS:
         rows, preset = rows_of(results_dir, experiments, finding.experiment, finding.preset)
+        rows = [row for row in rows if finding.block in ("", row.get("block"))]
         drawn = [row for row in rows if not finding.labels or row["label"] in finding.labels]
         if drawn:
             figure, axes = dots.panels(finding.panels, finding.size)
@@ -244,6 +247,32 @@ def _order(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     dots.legend(axes[-1])
 
 
+LATE = {
+    "bp, fresh error 0.25": "the gradient, a random error on it",
+    "bp, fixed error 0.25": "the same, one error for good",
+    "Kolen-Pollack": "Kolen-Pollack",
+    "Kolen-Pollack, 30 steps late": "30 steps late",
+    "Kolen-Pollack, 100 steps late": "100 steps late",
+    "32 samples": "tangent chain",
+    "32 samples, following": "told the weights' updates",
+    "32 samples, 4 fits a step": "four fits a step",
+}
+"""What is as near to the gradient as the chain, or the chain itself, less late."""
+
+
+def _late(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    accuracy = "metrics.test_accuracy"
+    paired = with_reference(rows, accuracy, "bp", "above bp")
+    for axis, metric in zip(axes, ("metrics.above bp", "metrics.gamma"), strict=True):
+        for y, label in enumerate(LATE):
+            color = PALETTE[("bp", "Ko", "32").index(label[:2])]
+            dots.draw(axis, y, dots.values_of(paired, metric, label), color)
+    axes[0].axvline(0, color="0.3", lw=0.8)
+    dots.name(axes[0], list(LATE.values()), "validation accuracy above back-propagation's at the same seed")
+    dots.name(axes[1], [""] * len(LATE), "Gamma")
+    axes[1].set_xlim(0, 1.03)
+
+
 FINDINGS = (
     Finding("normalisation", "The local rule cuts what credit gains", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
@@ -256,4 +285,6 @@ FINDINGS = (
     Finding("readings", "Toy LQ: no reading gives both figures", "toy_lq", (7.4, 2.8), 1, _readings),
     Finding("order", "Which bridge is ahead, and when: with a warm-up and without", "synth_ladder", (11, 3.2), 4,
             _order, "full", tuple(BRIDGES)),
+    Finding("late", "Nearly one cosine, and not one accuracy: twelve blocks", "online_tuning", (9.4, 3.4), 2, _late,
+            "full", tuple(LATE), "what the chain lacks on 12 blocks, D = 512"),
 )  # fmt: skip
