@@ -232,7 +232,7 @@ def chain_pull(weights: Params, env: Env, trace: Trace, delta_BxD: Array, wanted
     return jnp.concatenate([earlier, delta_BxD[None]])
 
 
-def take_up(step: Params, weights: Params, env: Env, keep: Array, wanted_by: str) -> Params:
+def take_up(weights: Params, env: Env, step: Params, keep: Array, wanted_by: str) -> Params:
     """Weights of the blocks' branches, moved as the blocks' own matrices were: keep * p + step (Kolen & Pollack 1994).
 
     Raises:

@@ -94,7 +94,7 @@ def kolen_pollack(
 
     def follow(state, env, step, keep):
         if not lag:
-            return state._replace(extra=take_up(step, state.extra, env, keep, "kolen_pollack"))
+            return state._replace(extra=take_up(state.extra, env, step, keep, "kolen_pollack"))
         moved = own_matrices_of(env, "kolen_pollack")(step)
         weights, behind = dict(state.extra["weights"]), dict(state.extra["behind"])
         for name, s in moved.items():

@@ -118,7 +118,7 @@ def tangent_bridge(
         return EstState(tangent_map.init(key, shapes), {})
 
     def follow(state, env, step, keep):
-        return state._replace(params=take_up(step, state.params, env, keep, "tangent_chain"))
+        return state._replace(params=take_up(state.params, env, step, keep, "tangent_chain"))
 
     return Estimator(
         init=init,
