@@ -64,6 +64,7 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
         "32 samples, following": {"credit": jc.tangent_chain(follows=True)},
+        "128 samples, following": {"credit": jc.tangent_chain(samples=128, follows=True)},
         "32 samples, 4 fits a step": {"credit": jc.tangent_chain(), "estimator_steps": 4},
         "Kolen-Pollack": {"credit": jc.kolen_pollack()},
         "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},

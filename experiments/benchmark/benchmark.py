@@ -27,16 +27,19 @@ from jcredit.files import write_json, write_text
 from jcredit.study.command import Parser
 
 PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
-PROFILED = ("bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_chain")
+PROFILED = (
+    "bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_chain",
+    "kolen_pollack K=2",
+)  # fmt: skip
 WIDE = (
     "bp", "dfa", "broadcast", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_mask",
-    "tangent_chain", "tangent_sweeps K=2",
+    "tangent_chain", "tangent_sweeps K=2", "kolen_pollack K=2",
 )  # fmt: skip
 PRESETS = {  # lines, seeds, seconds per repeat, repeats, minutes
     "smoke": (("bp", "dfa"), (2,), 0.3, 2, "20 seconds"),
-    "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "25 minutes"),
-    "full": (tuple(LINES), (1, 2, 6, 16), 10.0, 7, "40 minutes"),
-    "accelerator": (WIDE, (6, 96), 0.5, 3, "as long as 19 programs compile"),
+    "quick": (tuple(LINES), (1, 2, 6, 16), 1.5, 3, "30 minutes"),
+    "full": (tuple(LINES), (1, 2, 6, 16), 10.0, 7, "50 minutes"),
+    "accelerator": (WIDE, (6, 96), 0.5, 3, "as long as 21 programs compile"),
 }
 
 

@@ -26,6 +26,8 @@ LINES: dict[str, jc.Part] = {
     "tangent_mask": jc.tangent_mask(),
     "tangent_chain": jc.tangent_chain(),
     "tangent_sweeps K=2": jc.tangent_sweeps(2),
+    "kolen_pollack": jc.kolen_pollack(),
+    "kolen_pollack K=2": jc.kolen_pollack(sweeps=2),
 }
 SCOPES = (
     ("batch",), ("adam",), ("estimator",), ("credit",), ("update", "embedding"), ("update",), ("forward", "embedding"),
