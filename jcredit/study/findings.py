@@ -1,9 +1,9 @@
-"""What in the study hangs on how it was measured or set up: one figure each, made of rows (text: docs/findings.md).
+"""What in the study hangs on how it was measured or set up, and what trains online: one figure each, made of rows.
 
     draw(Path("results"), load_experiments(None), Path("results/findings"))
 
-Each figure is a pure function of the rows of one experiment, at the preset that has rows of the most lines, or at one
-that the figure is about.
+The text is docs/findings.md, of the last one results/online/README.md.  Each figure is a pure function of the rows of
+one experiment, at the preset that has rows of the most lines, or at one that the figure is about.
 """
 
 from __future__ import annotations
@@ -273,6 +273,38 @@ def _late(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     axes[1].set_xlim(0, 1.03)
 
 
+ONLINE = {
+    "kolen_pollack": ("Kolen-Pollack, a chain", 1),
+    "kolen_pollack K=2": ("its feedback in two sweeps", 1),
+    "kolen_pollack K=1": ("in one sweep", 1),
+    "weight_mirror": ("weight mirror, a chain", 1),
+    "tangent_chain": ("tangent chain", 2),
+    "tangent_sweeps K=2": ("its maps in two sweeps", 2),
+    "tangent_sweeps K=1": ("in one sweep", 2),
+    "tangent_mask": ("mask", 2),
+    "linear_field, rate 1e-3": ("linear field: effects on the loss alone", 3),
+    "tangent_mask, shuffled": ("mask, tangents of other samples", 0),
+    "tangent_chain, shuffled": ("chain, tangents of other samples", 0),
+    "fa": ("feedback alignment: nothing learned", 0),
+    "broadcast": ("broadcast: nothing learned", 0),
+}
+"""What trains online, and the controls that come nearest, with the colour of its family."""
+
+
+def _online(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
+    paired = with_reference(rows, "metrics.test_accuracy", "bp", "above bp")
+    blocks = {"crops and flips": "four blocks, 100 epochs", "12 blocks, D = 512": "twelve blocks, 30 epochs"}
+    for axis, (block, title) in zip(axes, blocks.items(), strict=True):
+        for y, (label, (_, family)) in enumerate(ONLINE.items()):
+            values = dots.values_of(paired, "metrics.above bp", label, block)
+            dots.draw(axis, y, [100 * value for value in values], PALETTE[family])
+        axis.axvline(0, color="0.3", lw=0.8)
+        axis.set_xlim(-12.5, 1)  # the broadcast's at the left
+        axis.set_title(title, fontsize=dots.SMALL)
+        names = [name for name, _ in ONLINE.values()] if axis is axes[0] else [""] * len(ONLINE)
+        dots.name(axis, names, "points of test accuracy above back-propagation")
+
+
 FINDINGS = (
     Finding("normalisation", "The local rule cuts what credit gains", "cifar10", (6.4, 3.4), 1, _normalisation),
     Finding("rounding", "A forward difference loses digits where credit fails", "cifar10", (6.4, 3.6), 1, _rounding),
@@ -287,4 +319,5 @@ FINDINGS = (
             _order, "full", tuple(BRIDGES)),
     Finding("late", "Nearly one cosine, and not one accuracy: twelve blocks", "online_tuning", (9.4, 3.4), 2, _late,
             "full", tuple(LATE), "what the chain lacks on 12 blocks, D = 512"),
+    Finding("online", "Credit that trains online", "online_credit", (9.4, 4.2), 2, _online, "full", tuple(ONLINE)),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from jcredit.study.found import directories, found_in, sections
 
 PAGE = "index.html"
 FINDINGS = "findings"
-"""Folder under the results with the figures of docs/findings.md."""
+"""Folder under the results with the figures of docs/findings.md, and that of results/online/README.md."""
 DRAWN_BY = "matplotlib.txt"
 """File under the results that says which version of Matplotlib drew the figures."""
 LEDGER = ("CLAIMS.md", "claims.json")
