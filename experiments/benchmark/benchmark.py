@@ -68,19 +68,24 @@ def jobs(preset: str, against: str | None) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run_jobs(found: dict[str, dict[str, Any]], progress: bool) -> dict[str, dict[str, Any]]:
-    """Runs every job in a fresh process, one after the other, without a compilation cache."""
+def run_jobs(found: dict[str, dict[str, Any]], progress: bool, kept: dict[str, Any], path: Path) -> None:
+    """Runs every job that is not kept in a fresh process, one after the other, without a compilation cache.
+
+    What is measured is written to the path after each; it says which run it is of, where that is not the first.
+    """
     from tqdm import tqdm
 
-    measured = {}
-    for name, job in (bar := tqdm(found.items(), unit="line", disable=not progress)):
+    measured = dict(kept.get("measured", {}))
+    run = 1 + max((m.get("run", 0) for m in measured.values()), default=-1)
+    left = {name: job for name, job in found.items() if name not in measured}
+    for name, job in (bar := tqdm(left.items(), unit="line", disable=not progress)):
         bar.set_description(name)
         command = [sys.executable, __file__, "--job", json.dumps(job)]
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode != 0:
             sys.exit(f"benchmark.py: {name} failed: {finished.stderr.strip().splitlines()[-1]}")
-        measured[name] = json.loads(finished.stdout.splitlines()[-1])
-    return measured
+        measured[name] = json.loads(finished.stdout.splitlines()[-1]) | ({"run": run} if run else {})
+        write_json(path, {"device": kept.get("device") or _device(measured), "measured": measured})
 
 
 def main() -> None:
@@ -93,6 +98,8 @@ def main() -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR", help=where)
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     parser.add_argument("--redraw", action="store_true", help="only rebuild table and figure from measurements.json")
+    again = "keep what measurements.json holds, of a run that was stopped or of one with fewer lines; measure the rest"
+    parser.add_argument("--resume", action="store_true", help=again)
     parser.add_argument("--job", help="(internal) measure one job in this process")
     args = parser.parse_args()
     if args.job:
@@ -109,11 +116,10 @@ def main() -> None:
     kept = directory / "measurements.json"
     if args.redraw and not kept.exists():
         parser.error(f"--redraw needs {kept}; run without it to measure")
-    if args.redraw:
-        measured = json.loads(kept.read_text())["measured"]
-    else:
-        measured = run_jobs(jobs(args.preset, args.against), not args.no_progress)
-        write_json(kept, {"device": _device(measured), "measured": measured})
+    if not args.redraw:
+        held = json.loads(kept.read_text()) if args.resume and kept.exists() else {}
+        run_jobs(jobs(args.preset, args.against), not args.no_progress, held, kept)
+    measured = json.loads(kept.read_text())["measured"]
     text = table(measured, args.preset)
     write_text(directory / "table.md", text)
     figure(measured, directory / "figure.png")

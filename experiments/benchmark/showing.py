@@ -26,8 +26,12 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
         f"# Benchmark ({preset}){where}",
         f"float32 matmul peak in this run: {peak / 1e9:.0f} GFLOP/s, all devices",
     ]
+    if later := [name for name, m in measured.items() if m.get("run")]:
+        parts.append(
+            f"Measured in a later run: {', '.join(later)}. Rates of two runs give no cost, no share of the peak."
+        )
     for seeds in sorted({int(n.split(" | ")[1]) for n in measured if n.split(" | ")[-1].isdigit() and ", L" not in n}):
-        bp = statistics.median(measured[f"bp | {seeds}"]["rates"])
+        bp, first = statistics.median(measured[f"bp | {seeds}"]["rates"]), measured[f"bp | {seeds}"].get("run")
         head = ["method", "compile s", "seed-steps/s", "spread", "MFLOP/step", "of peak", "cost / BP", "peak MiB"]
         head += ["torch", "ratio"] if f"torch bp | {seeds}" in measured else []
         lines = []
@@ -35,10 +39,13 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
             if not name.endswith(f" | {seeds}") or name.startswith("torch ") or ", L" in name:
                 continue
             rate, peer = statistics.median(m["rates"]), measured.get(f"torch {name}")
+            share, cost = f"{rate * m['flops'] / peak:.0%}", f"{bp / rate:.2f}"
+            if m.get("run") != first:
+                share = cost = MISSING
             line = [
                 name.split(" | ")[0], f"{m['compile_s']:.1f}", f"{rate:.1f}",
                 f"{min(m['rates']):.1f}..{max(m['rates']):.1f}", f"{m['flops'] / 1e6:.0f}",
-                f"{rate * m['flops'] / peak:.0%}", f"{bp / rate:.2f}", f"{m['peak_bytes'] / 2**20:.0f}",
+                share, cost, f"{m['peak_bytes'] / 2**20:.0f}",
             ]  # fmt: skip
             if peer:
                 other = statistics.median(peer["rates"])
