@@ -83,13 +83,11 @@ def rows_of(
     if name not in experiments:
         return [], ""
     found = {
-        preset: in_grid(
-            read_rows(results_dir / name / preset / "rows.jsonl", name, preset), grid_of(experiments[name], preset)
-        )
-        for preset in PRESETS
+        p: in_grid(read_rows(results_dir / name / p / "rows.jsonl", name, p), grid_of(experiments[name], p))
+        for p in ((preset,) if preset else PRESETS)
     }
-    lines = {preset: len({(row.get("block"), row["label"]) for row in rows}) for preset, rows in found.items()}
-    preset = preset or max(PRESETS, key=lambda p: lines[p])  # the first of equals
+    lines = {p: len({(row.get("block"), row["label"]) for row in rows}) for p, rows in found.items()}
+    preset = max(lines, key=lambda p: lines[p])  # the first of equals
     return with_study(found[preset], experiments[name].table), preset
 
 
