@@ -56,6 +56,7 @@ DEEP_LINES = (
     | {
         "tangent_coarse": {"credit": jc.tangent_coarse(learning_rate=3e-3)},
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
+        "tangent_chain, following": {"credit": jc.tangent_chain(follows=True)},
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
     | AT_ONCE
@@ -101,6 +102,7 @@ EXPERIMENT = Experiment(
             " says another, chosen by a small grid on a validation split; what that grid says of all of them is in"
             " online_tuning.",
             "K: sweeps over all layers at once, through the chain's maps or Kolen-Pollack's feedback.",
+            "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
             "Full: 100 epochs, 20 on Fashion-MNIST, 30 on 12 blocks. Quick: 8 epochs.",
         ),
