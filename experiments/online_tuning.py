@@ -51,7 +51,8 @@ def measured(samples: tuple[int, ...]) -> dict[str, dict]:
 
 def deep(samples: tuple[int, ...]) -> dict[str, dict]:
     """{label: line}: the chain on 12 blocks, with as many tangents as the default or more, and what it may lack."""
-    return named("bp") | measured(tuple(n for n in samples if n >= 32)) | {
+    many = tuple(n for n in samples if n >= 32)
+    return named("bp") | measured(many) | {
         "estimator 0.001": {"credit": jc.tangent_chain(learning_rate=1e-3)},
         "bp, fresh error 0.25": {"credit": jc.disturbed_bp(0.25, "fresh")},  # Gamma .97, as the chain's is there
         "bp, fixed error 0.25": {"credit": jc.disturbed_bp(0.25, "fixed")},
@@ -63,8 +64,7 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, along states and noise": {"credit": jc.tangent_chain(along="both")},
         "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
-        "32 samples, following": {"credit": jc.tangent_chain(follows=True)},
-        "128 samples, following": {"credit": jc.tangent_chain(samples=128, follows=True)},
+        **{f"{n} samples, following": {"credit": jc.tangent_chain(samples=n, follows=True)} for n in many},
         "32 samples, 4 fits a step": {"credit": jc.tangent_chain(), "estimator_steps": 4},
         "Kolen-Pollack": {"credit": jc.kolen_pollack()},
         "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},
@@ -123,10 +123,11 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     dots.name(axes[1], [""] * len(methods), "rate of the estimator: validation accuracy")
     chains = {SAMPLES_BLOCK: measured(SAMPLES), DEEP_BLOCK: deep(SAMPLES)}
     titles = ("the chain, fitted to few: validation accuracy", "12 blocks: validation accuracy")
-    for axis, (block, labels), title in zip(axes[2:], chains.items(), titles, strict=True):
+    for axis, (block, known), title in zip(axes[2:], chains.items(), titles, strict=True):
+        labels = [label for label in known if dots.values_of(rows, "metrics.test_accuracy", label, block)]
         for y, label in enumerate(labels):
             dots.draw(axis, y, dots.values_of(rows, "metrics.test_accuracy", label, block), PALETTE[0])
-        dots.name(axis, list(labels), title)
+        dots.name(axis, labels, title)
     for axis, where in zip(axes[:2], ("lower left", "upper left"), strict=True):  # where no dots are
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc=where)
