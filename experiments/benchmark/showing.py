@@ -27,11 +27,9 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
         f"float32 matmul peak in this run: {peak / 1e9:.0f} GFLOP/s, all devices",
     ]
     if later := [name for name, m in measured.items() if m.get("run")]:
-        parts.append(
-            f"Measured in a later run: {', '.join(later)}. Rates of two runs give no cost, no share of the peak."
-        )
+        parts.append(f"Measured in a later run: {', '.join(later)}. Rates of two runs are not compared.")
     for seeds in sorted({int(n.split(" | ")[1]) for n in measured if n.split(" | ")[-1].isdigit() and ", L" not in n}):
-        bp, first = statistics.median(measured[f"bp | {seeds}"]["rates"]), measured[f"bp | {seeds}"].get("run")
+        bp = statistics.median(measured[f"bp | {seeds}"]["rates"])
         head = ["method", "compile s", "seed-steps/s", "spread", "MFLOP/step", "of peak", "cost / BP", "peak MiB"]
         head += ["torch", "ratio"] if f"torch bp | {seeds}" in measured else []
         lines = []
@@ -39,9 +37,8 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
             if not name.endswith(f" | {seeds}") or name.startswith("torch ") or ", L" in name:
                 continue
             rate, peer = statistics.median(m["rates"]), measured.get(f"torch {name}")
-            share, cost = f"{rate * m['flops'] / peak:.0%}", f"{bp / rate:.2f}"
-            if m.get("run") != first:
-                share = cost = MISSING
+            share = f"{rate * m['flops'] / peak:.0%}" if alike(measured, name, "matmul peak") else MISSING
+            cost = f"{bp / rate:.2f}" if alike(measured, name, f"bp | {seeds}") else MISSING
             line = [
                 name.split(" | ")[0], f"{m['compile_s']:.1f}", f"{rate:.1f}",
                 f"{min(m['rates']):.1f}..{max(m['rates']):.1f}", f"{m['flops'] / 1e6:.0f}",
@@ -49,7 +46,7 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
             ]  # fmt: skip
             if peer:
                 other = statistics.median(peer["rates"])
-                line += [f"{other:.1f}", f"{rate / other:.2f}"]
+                line += [f"{other:.1f}", f"{rate / other:.2f}" if alike(measured, name, f"torch {name}") else MISSING]
             lines.append(line + [MISSING] * (len(head) - len(line)))
         parts += [f"## {seeds} seed{'s' * (seeds > 1)}", _markdown(head, lines)]
     if "bp | 1 on one core" in measured and "bp | 6" in measured:
@@ -57,6 +54,11 @@ def table(measured: dict[str, dict[str, Any]], preset: str) -> str:
     if profiles := {name.removeprefix("profile of "): m for name, m in measured.items() if name.startswith("profile")}:
         parts += ["## Milliseconds of a step, one seed on one core", profile_table(profiles)]
     return "\n\n".join(parts) + "\n"
+
+
+def alike(measured: dict[str, dict[str, Any]], *names: str) -> bool:
+    """Whether these measurements are of one run, so that their rates may be compared."""
+    return len({measured[name].get("run", 0) for name in names}) == 1
 
 
 def _markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -78,17 +80,20 @@ def bars(measured: dict[str, dict[str, Any]], peak: float) -> str:
             rate[f"{line} | 6"] / rate[f"torch {line} | 6"], at_least, aim,
         )
         for line, aim in TORCH_AIMS.items()
-        if f"torch {line} | 6" in rate
+        if f"torch {line} | 6" in rate and alike(measured, f"{line} | 6", f"torch {line} | 6", "matmul peak")
     ]  # fmt: skip
-    found.append(("BP, fraction of the matmul peak", bp * mine["flops"] / peak, at_least, 0.6))
+    if alike(measured, "bp | 6", "matmul peak"):
+        found.append(("BP, fraction of the matmul peak", bp * mine["flops"] / peak, at_least, 0.6))
     found += [
         (f"cost of {line} against BP", cost, at_most, aim)
         for line, aim in COST_AIMS.items()
         if (cost := _cost(line, measured, rate)) is not None
     ]
+    if alike(measured, "bp | 6", "bp | 1 on one core"):
+        found.append(("six seeds on all cores against one on one core", bp / rate["bp | 1 on one core"], at_least, 1.7))
+    if alike(measured, *(f"bp, L = {depth}, D = 64 | 1" for depth in (2, 48))):
+        found.append(("compile time at L = 48 against L = 2 (D = 64)", deep / shallow, at_most, 1.3))
     found += [
-        ("six seeds on all cores against one on one core", bp / rate["bp | 1 on one core"], at_least, 1.7),
-        ("compile time at L = 48 against L = 2 (D = 64)", deep / shallow, at_most, 1.3),
         ("peak memory of six seeds, the largest line, GiB", memory / 2**30, at_most, 2.5),
     ]
     lines = [
@@ -102,7 +107,8 @@ def _cost(line: str, measured: dict[str, dict[str, Any]], rate: dict[str, float]
     """A line's cost against BP with six seeds: measured in turn with BP, or from the rates of a run without that."""
     if (pair := measured.get(f"{line} beside bp | 6 in turn")) is not None:
         return statistics.median(pair["costs"])
-    return rate["bp | 6"] / rate[f"{line} | 6"] if f"{line} | 6" in rate else None
+    known = f"{line} | 6" in rate and alike(measured, f"{line} | 6", "bp | 6")
+    return rate["bp | 6"] / rate[f"{line} | 6"] if known else None
 
 
 def profile_table(profiles: dict[str, dict[str, Any]]) -> str:
