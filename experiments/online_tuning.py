@@ -5,12 +5,12 @@
 The 5,000 last training images are held out and scored; no test image is looked at.  Three rates of the network for
 every method, at one rate of the estimator, and two more of the estimator's own, at the network's default, where it
 learns; 15 epochs, one seed.  How many samples' tangents a step takes to fit the chain's maps, which is most of what the
-chain costs beyond back-propagation, with and without being told the weights' updates.  On 12 blocks, eight epochs: a
-rate at which coarse maps stay fitted, at the seed where those at 3e-3 break first; and what the chain lacks, which ends
-further below back-propagation there than on four: more tangents, others, a rate, a pull on the states, smaller first
-steps, the exact gradient in one place, more fits a step, being told the weights' updates; does the exact gradient with
-an error of the same size lack as much, or Kolen-Pollack, whose feedback is told them, if it is told them late?
-Everything that was tried stands here.
+chain costs beyond back-propagation, with and without being told the weights' updates, or begun as feedback alignment.
+On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the seed where those at 3e-3 break first; and
+what the chain lacks, which ends further below back-propagation there than on four: more tangents, others, a rate, a
+pull on the states, smaller first steps, the exact gradient in one place, more fits a step, being told the weights'
+updates, another start; does the exact gradient with an error of the same size lack as much, or Kolen-Pollack, whose
+feedback is told them, if it is told them late? Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
@@ -55,6 +55,14 @@ def following(samples: tuple[int, ...]) -> dict[str, dict]:
     return {f"{n} samples, following": {"credit": jc.tangent_chain(samples=n, follows=True)} for n in samples}
 
 
+def from_feedback() -> dict[str, dict]:
+    """{label: the chain of the tables, its maps begun as feedback alignment in place of the broadcast}."""
+    return {
+        f"32 samples, from feedback{told}": {"credit": jc.tangent_chain(begins="feedback", follows=follows)}
+        for told, follows in (("", False), (", following", True))
+    }
+
+
 def shallow_chains(samples: tuple[int, ...]) -> dict[str, dict]:
     """{label: line}: the chain on four blocks, by the tangents that a step measures; at a lower rate if it follows."""
     slower = {
@@ -64,7 +72,7 @@ def shallow_chains(samples: tuple[int, ...]) -> dict[str, dict]:
         for n in samples
         if n <= 8
     }
-    return measured(samples) | following(samples) | slower
+    return measured(samples) | following(samples) | slower | from_feedback()
 
 
 def deep(samples: tuple[int, ...]) -> dict[str, dict]:
@@ -83,6 +91,7 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, exact for the embedding": {"credit": jc.exact_at(of=jc.tangent_chain())},
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
         **following(many),
+        **from_feedback(),
         "32 samples, 4 fits a step": {"credit": jc.tangent_chain(), "estimator_steps": 4},
         "Kolen-Pollack": {"credit": jc.kolen_pollack()},
         "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},
@@ -189,6 +198,7 @@ EXPERIMENT = Experiment(
             "along states: tangents along the way from a sample's state to another's, alone or with noise added.",
             "exact for the embedding, for the blocks: given the gradient itself, all else the chain's credit.",
             "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is.",
+            "from feedback: the maps begin random, as feedback alignment, in place of zero, the broadcast.",
             "4 fits a step: the maps take four steps of their optimizer, on fresh tangents, for one of the network.",
             "n steps late: the feedback follows the weights' updates n steps late, on average.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",

@@ -107,6 +107,7 @@ VARIANTS: dict[str, Part] = {
     "tangent_chain-shuffled": small(jc.tangent_chain, shuffled=True),
     "tangent_chain-states": small(jc.tangent_chain, along="states"),
     "tangent_chain-follows": small(jc.tangent_chain, follows=True),
+    "tangent_chain-feedback": small(jc.tangent_chain, begins="feedback"),
     "tangent_sweeps": small(jc.tangent_sweeps, sweeps=2),
     "tangent_sweeps-jacobi": small(jc.tangent_sweeps, sweeps=2, relaxation="jacobi"),
     "tangent_sweeps-from the mask": small(jc.tangent_sweeps, sweeps=1, start="mask"),

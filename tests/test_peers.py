@@ -124,6 +124,21 @@ def test_maps_that_follow_stay_with_the_weights_they_have_come_to(network):
     assert max(far[True]) < 1e-5 and min(far[False]) > 1e-2
 
 
+@pytest.mark.parametrize(("follows", "peer"), [(False, jc.fa()), (True, jc.kolen_pollack())], ids=["fa", "kp"])
+def test_a_chain_that_begins_as_feedback_is_its_peer_but_for_the_fit(follows, peer):
+    # Fitted at a rate of next to nothing, its maps move with the weights (Kolen-Pollack) or not at all (FA).
+    networks = []
+    for credit in (jc.tangent_chain(8, learning_rate=1e-20, begins="feedback", follows=follows), peer):
+        config = tiny(credit, learning_rate=0.02, weight_decay=1.0)
+        run = make_run(config)
+        state, hp, data = start(run, config)
+        step = jax.jit(run.step)
+        for _ in range(3):
+            state, _ = step(state, hp, data, first_batch(config))
+        networks.append(state.params)
+    jax.tree.map(np.testing.assert_array_equal, *networks)
+
+
 def test_late_feedback_takes_up_its_share_of_what_it_is_behind():
     config = tiny(jc.kolen_pollack(lag=4), learning_rate=0.02)  # nothing decays
     run = make_run(config)

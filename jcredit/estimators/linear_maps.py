@@ -2,7 +2,8 @@
 
 A map approximates a tangent map of the network: ``push`` carries a displacement of h_l forward, ``pull`` carries
 delta_L back through the very same weights.  What is linear in delta_L cannot forget the scale of a sample's error.
-Every map starts with V = 0, so that credit starts as the broadcast a_l = delta_L.
+Every map starts with V = 0, so that credit starts as the broadcast a_l = delta_L; the chain may also start as feedback
+alignment, with random weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MapForm = Literal["gate", "mask", "chain", "sweeps", "coarse"]
 Relaxation = Literal["jacobi", "neumann"]
 Start = Literal["delta", "gate", "mask", "coarse"]
 Sees = Literal["own", "later"]
+Begins = Literal["broadcast", "feedback"]
 
 
 class TangentMap(NamedTuple):
@@ -242,13 +244,16 @@ def take_up(weights: Params, env: Env, step: Params, keep: Array, wanted_by: str
     return weights | {name: keep * weights[name] + s for name, s in moved.items()}
 
 
-def chain_map() -> TangentMap:
+def chain_map(begins: Begins = "broadcast") -> TangentMap:
     """One learned branch per block, applied in sequence: a weight mirror (Akrout et al. 2019), fitted to tangents.
 
-    A sequential pass through *learned* feedback; the blocks' own weights are not used on the way back.
+    A sequential pass through *learned* feedback; the blocks' own weights are not used on the way back.  It ``begins``
+    as the broadcast, each branch zero, or as the random feedback of feedback alignment.
     """
 
     def init(key, shapes):
+        if begins == "feedback":
+            return random_branches(key, shapes, 1.0, "chain map")
         return jax.vmap(branch_of(shapes, "chain map").zero)(jax.random.split(key, shapes.depth))
 
     def push(params, env, trace, v_LxBxD):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jcredit import parts
 from jcredit.estimators.linear_maps import (
+    Begins,
     Relaxation,
     Sees,
     Start,
@@ -183,6 +184,7 @@ def tangent_chain(
     clip: NonNegative = 0.0,
     along: Annotated[Along, Added("noise")] = "noise",
     follows: Annotated[bool, Added(False)] = False,
+    begins: Annotated[Begins, Added("broadcast")] = "broadcast",
 ) -> Estimator:
     """The chained tangent bridge: one learned map per block, applied in sequence (a weight mirror).
 
@@ -194,8 +196,9 @@ def tangent_chain(
       along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
       follows: whether the maps also take up the updates of the blocks' own matrices, as Kolen-Pollack's feedback does;
         a control, for what it costs to be late.
+      begins: with maps of zero, whose credit is the broadcast, or with random ones, which is feedback alignment.
     """
-    return tangent_bridge(chain_map(), samples, shuffled, adam(learning_rate, clip), along, follows)
+    return tangent_bridge(chain_map(begins), samples, shuffled, adam(learning_rate, clip), along, follows)
 
 
 @parts.estimator
