@@ -35,6 +35,10 @@ PEERS = named("dfa", "fa", "weight_mirror", "kolen_pollack", "grape", "local_hea
     "forward_gradient, local": {"credit": jc.forward_gradient()},
 }
 AT_ONCE = {f"kolen_pollack K={k}": {"credit": jc.kolen_pollack(sweeps=k)} for k in (1, 2)}
+FOLLOWING = {  # told the weights' updates the maps need few tangents, as online_tuning found on the validation split
+    "tangent_chain, following, 8 samples": {"credit": jc.tangent_chain(8, follows=True)},
+    "tangent_chain, following, 8 samples, shuffled": {"credit": jc.tangent_chain(8, follows=True, shuffled=True)},
+}
 SCALAR = {
     "linear_field": {"credit": jc.linear_field("gate", learning_rate=3e-3)},  # the tangent bridges' rate
     "vector_field, mended": MENDED_FIELD,
@@ -48,7 +52,7 @@ SHUFFLED = {
     "tangent_mask, shuffled": {"credit": jc.tangent_mask(shuffled=True)},
     "linear_field, rate 1e-3, shuffled": {"credit": jc.linear_field("gate", shuffled=True)},
 }
-LINES = CONTROLS | TANGENTS | PEERS | AT_ONCE | SCALAR | TUNED | SHUFFLED
+LINES = CONTROLS | TANGENTS | FOLLOWING | PEERS | AT_ONCE | SCALAR | TUNED | SHUFFLED
 FEW = (*CONTROLS, "dfa", "fa", "tangent_mask", "tangent_chain", "tangent_sweeps K=2")
 DEEP_LINES = (
     CONTROLS
@@ -102,7 +106,8 @@ EXPERIMENT = Experiment(
             " says another, chosen by a small grid on a validation split; what that grid says of all of them is in"
             " online_tuning.",
             "K: sweeps over all layers at once, through the chain's maps or Kolen-Pollack's feedback.",
-            "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is.",
+            "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is; samples: how many"
+            " samples' tangents a step measures, 32 where no label says so.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
             "Full: 100 epochs, 20 on Fashion-MNIST, 30 on 12 blocks. Quick: 8 epochs.",
         ),
