@@ -29,7 +29,7 @@ from jcredit.study.command import Parser
 PEERS = {name: name.split()[0] for name in ("bp", "dfa", "scalar_bridge", "vector_field M=4 central")}
 PROFILED = (
     "bp", "dfa", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_chain",
-    "kolen_pollack K=2",
+    "tangent_chain, following, 8 samples", "kolen_pollack K=2",
 )  # fmt: skip
 WIDE = (
     "bp", "dfa", "broadcast", "scalar_bridge", "vector_field M=4 central", "vector_field M=4 jvp", "tangent_mask",

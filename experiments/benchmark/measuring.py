@@ -25,6 +25,7 @@ LINES: dict[str, jc.Part] = {
     "tangent_gate": jc.tangent_gate(),
     "tangent_mask": jc.tangent_mask(),
     "tangent_chain": jc.tangent_chain(),
+    "tangent_chain, following, 8 samples": jc.tangent_chain(8, follows=True),
     "tangent_sweeps K=2": jc.tangent_sweeps(2),
     "kolen_pollack": jc.kolen_pollack(),
     "kolen_pollack K=2": jc.kolen_pollack(sweeps=2),

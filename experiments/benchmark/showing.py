@@ -13,7 +13,8 @@ from jcredit.report.tables import MISSING
 TORCH_AIMS = {"bp": 2.5, "dfa": 3.5, "scalar_bridge": 4.0, "vector_field M=4 central": 6.0}
 COST_AIMS = {
     "dfa": 1.0, "broadcast": 1.0, "scalar_bridge": 2.4, "vector_field M=4 central": 1.8, "vector_field M=4 jvp": 1.8,
-    "tangent_chain": 1.2, "tangent_sweeps K=2": 1.4, "kolen_pollack": 1.2, "kolen_pollack K=2": 1.4,
+    "tangent_chain": 1.2, "tangent_chain, following, 8 samples": 1.2, "tangent_sweeps K=2": 1.4,
+    "kolen_pollack": 1.2, "kolen_pollack K=2": 1.4,
 }  # fmt: skip
 
 
