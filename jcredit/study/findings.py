@@ -274,11 +274,13 @@ def _late(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
 ONLINE = {
     "kolen_pollack": ("Kolen-Pollack, a chain", 1),
     "kolen_pollack K=2": ("its feedback in two sweeps", 1),
-    "kolen_pollack K=1": ("in one sweep", 1),
+    "kolen_pollack K=1": ("its feedback in one sweep", 1),
     "weight_mirror": ("weight mirror, a chain", 1),
     "tangent_chain": ("tangent chain", 2),
+    "tangent_chain, following, 8 samples": ("told the weights' updates, too", 2),
+    "tangent_chain, following": ("told the weights' updates, too", 2),
     "tangent_sweeps K=2": ("its maps in two sweeps", 2),
-    "tangent_sweeps K=1": ("in one sweep", 2),
+    "tangent_sweeps K=1": ("its maps in one sweep", 2),
     "tangent_mask": ("mask", 2),
     "linear_field, rate 1e-3": ("linear field: effects on the loss alone", 3),
     "tangent_mask, shuffled": ("mask, tangents of other samples", 0),
@@ -286,21 +288,22 @@ ONLINE = {
     "fa": ("feedback alignment: nothing learned", 0),
     "broadcast": ("broadcast: nothing learned", 0),
 }
-"""What trains online, and the controls that come nearest, with the colour of its family."""
+"""{label: name and colour of its family} of what trains online, and of the controls that come nearest."""
 
 
 def _online(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     paired = with_reference(rows, "metrics.test_accuracy", "bp", "above bp")
+    names = list(dict.fromkeys(name for name, _ in ONLINE.values()))
     blocks = {"crops and flips": "four blocks, 100 epochs", "12 blocks, D = 512": "twelve blocks, 30 epochs"}
     for axis, (block, title) in zip(axes, blocks.items(), strict=True):
-        for y, (label, (_, family)) in enumerate(ONLINE.items()):
+        for label, (name, family) in ONLINE.items():
             values = dots.values_of(paired, "metrics.above bp", label, block)
-            dots.draw(axis, y, [100 * value for value in values], PALETTE[family])
+            dots.draw(axis, names.index(name), [100 * value for value in values], PALETTE[family])
         axis.axvline(0, color="0.3", lw=0.8)
         axis.set_xlim(-12.5, 1)  # the broadcast's at the left
         axis.set_title(title, fontsize=dots.SMALL)
-        names = [name for name, _ in ONLINE.values()] if axis is axes[0] else [""] * len(ONLINE)
-        dots.name(axis, names, "points of test accuracy above back-propagation")
+        shown = names if axis is axes[0] else [""] * len(names)
+        dots.name(axis, shown, "points of test accuracy above back-propagation")
 
 
 FINDINGS = (
