@@ -130,7 +130,7 @@ def figure(rows: Sequence[Row], path: Path) -> None:
     """Accuracy of every method at each rate of the network and of its own, of the chain with few tangents, and deep."""
     met = {row.get("block") for row in rows}
     methods = [name for name in METHODS if name in met]
-    canvas, axes = dots.panels(4, (15.0, 1.6 + 0.35 * len(methods)))
+    canvas, axes = dots.panels(4, (18.0, 1.6 + 0.35 * len(methods)))
     for y, method in enumerate(methods):
         own = [row for row in rows if row.get("block") == method]
         seeds = set.intersection(*(set(seeds) for seeds in _seeds(own).values()))  # others have one line alone

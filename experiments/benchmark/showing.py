@@ -124,7 +124,7 @@ def profile_table(profiles: dict[str, dict[str, Any]]) -> str:
 
 
 def figure(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """Seed-steps per second of every line, jcredit and torch."""
+    """Seed-steps per second of every line, jcredit and torch, that was measured in one run with back-propagation."""
     import io
 
     from matplotlib.figure import Figure
@@ -133,7 +133,8 @@ def figure(measured: dict[str, dict[str, Any]], path: Path) -> None:
     sheet = Figure(figsize=(2.6 + 2.6 * len(counts), 4.2), layout="constrained")
     axes = sheet.subplots(1, len(counts), squeeze=False, sharey=True)[0]
     for axis, seeds in zip(axes, counts, strict=True):
-        names = [n for n in measured if n.endswith(f" | {seeds}") and ", L" not in n and not n.startswith("torch ")]
+        lines = [n for n in measured if n.endswith(f" | {seeds}") and ", L" not in n and not n.startswith("torch ")]
+        names = [n for n in lines if alike(measured, n, f"bp | {seeds}")]
         for offset, prefix, color in ((0.2, "", "#0072B2"), (-0.2, "torch ", "#D55E00")):
             found = [
                 (i, measured[prefix + n]["rates"]) for i, n in enumerate(reversed(names)) if prefix + n in measured

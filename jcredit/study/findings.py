@@ -253,6 +253,7 @@ LATE = {
     "Kolen-Pollack, 100 steps late": "100 steps late",
     "32 samples": "tangent chain",
     "32 samples, following": "told the weights' updates",
+    "32 samples, from feedback, following": "and begun as feedback alignment",
     "32 samples, 4 fits a step": "four fits a step",
 }
 """What is as near to the gradient as the chain, or the chain itself, less late."""
