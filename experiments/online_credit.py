@@ -37,6 +37,9 @@ PEERS = named("dfa", "fa", "weight_mirror", "kolen_pollack", "grape", "local_hea
 AT_ONCE = {f"kolen_pollack K={k}": {"credit": jc.kolen_pollack(sweeps=k)} for k in (1, 2)}
 FOLLOWING = {  # told the weights' updates the maps need few tangents, as online_tuning found on the validation split
     "tangent_chain, following, 8 samples": {"credit": jc.tangent_chain(8, follows=True)},
+    "tangent_chain, following, 8 samples, from feedback": {
+        "credit": jc.tangent_chain(8, follows=True, begins="feedback")
+    },
     "tangent_chain, following, 8 samples, shuffled": {"credit": jc.tangent_chain(8, follows=True, shuffled=True)},
 }
 SCALAR = {
@@ -61,6 +64,7 @@ DEEP_LINES = (
         "tangent_coarse": {"credit": jc.tangent_coarse(learning_rate=3e-3)},
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
         "tangent_chain, following": {"credit": jc.tangent_chain(follows=True)},
+        "tangent_chain, following, from feedback": {"credit": jc.tangent_chain(follows=True, begins="feedback")},
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
     | AT_ONCE
@@ -108,6 +112,7 @@ EXPERIMENT = Experiment(
             "K: sweeps over all layers at once, through the chain's maps or Kolen-Pollack's feedback.",
             "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is; samples: how many"
             " samples' tangents a step measures, 32 where no label says so.",
+            "from feedback: the maps begin random, as feedback alignment, in place of zero, the broadcast.",
             "pull: 1e-4 h_l, added to the credit of h_l.",
             "Full: 100 epochs, 20 on Fashion-MNIST, 30 on 12 blocks. Quick: 8 epochs.",
         ),
