@@ -10,7 +10,7 @@ On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the seed
 what the chain lacks, which ends further below back-propagation there than on four: more tangents, others, a rate, a
 pull on the states, smaller first steps, the exact gradient in one place, more fits a step, being told the weights'
 updates, another start; does the exact gradient with an error of the same size lack as much, or Kolen-Pollack, whose
-feedback is told them, if it is told them late? Everything that was tried stands here.
+feedback is told them, if it is told them late?  Everything that was tried stands here.
 """
 
 from collections.abc import Sequence
