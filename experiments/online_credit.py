@@ -40,6 +40,9 @@ FOLLOWING = {  # told the weights' updates the maps need few tangents, as online
     "tangent_chain, following, 8 samples, from feedback": {
         "credit": jc.tangent_chain(8, follows=True, begins="feedback")
     },
+    "tangent_sweeps K=2, following, 8 samples, from feedback": {
+        "credit": jc.tangent_sweeps(2, samples=8, follows=True, begins="feedback")
+    },
     "tangent_chain, following, 8 samples, shuffled": {"credit": jc.tangent_chain(8, follows=True, shuffled=True)},
 }
 SCALAR = {
@@ -65,6 +68,9 @@ DEEP_LINES = (
         "tangent_coarse, rate 1e-3": {"credit": jc.tangent_coarse()},  # stays fitted: online_tuning
         "tangent_chain, following": {"credit": jc.tangent_chain(follows=True)},
         "tangent_chain, following, from feedback": {"credit": jc.tangent_chain(follows=True, begins="feedback")},
+        "tangent_sweeps K=2, following, from feedback": {
+            "credit": jc.tangent_sweeps(2, follows=True, begins="feedback")
+        },
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
     | AT_ONCE

@@ -9,8 +9,9 @@ chain costs beyond back-propagation, with and without being told the weights' up
 On 12 blocks, eight epochs: a rate at which coarse maps stay fitted, at the seed where those at 3e-3 break first; and
 what the chain lacks, which ends further below back-propagation there than on four: more tangents, others, a rate, a
 pull on the states, smaller first steps, the exact gradient in one place, more fits a step, being told the weights'
-updates, another start; does the exact gradient with an error of the same size lack as much, or Kolen-Pollack, whose
-feedback is told them, if it is told them late?  Everything that was tried stands here.
+updates, another start, with both in two sweeps over all blocks at once; does the exact gradient with an error of the
+same size lack as much, or Kolen-Pollack, whose feedback is told them, if it is told them late?  Everything that was
+tried stands here.
 """
 
 from collections.abc import Sequence
@@ -92,6 +93,9 @@ def deep(samples: tuple[int, ...]) -> dict[str, dict]:
         "32 samples, exact for the blocks": {"credit": jc.exact_at(of=jc.tangent_chain(), layers="blocks")},
         **following(many),
         **from_feedback(),
+        "32 samples, from feedback, following, 2 sweeps": {
+            "credit": jc.tangent_sweeps(2, follows=True, begins="feedback")
+        },
         "32 samples, 4 fits a step": {"credit": jc.tangent_chain(), "estimator_steps": 4},
         "Kolen-Pollack": {"credit": jc.kolen_pollack()},
         "Kolen-Pollack, 30 steps late": {"credit": jc.kolen_pollack(lag=30)},
@@ -199,6 +203,7 @@ EXPERIMENT = Experiment(
             "exact for the embedding, for the blocks: given the gradient itself, all else the chain's credit.",
             "following: the maps are also told the weights' updates, as Kolen-Pollack's feedback is.",
             "from feedback: the maps begin random, as feedback alignment, in place of zero, the broadcast.",
+            "2 sweeps: the maps hand the credit down to all layers at once, twice, in place of block by block.",
             "4 fits a step: the maps take four steps of their optimizer, on fresh tangents, for one of the network.",
             "n steps late: the feedback follows the weights' updates n steps late, on average.",
             "Quick: 3 epochs (a look, on which nothing is chosen); full: 15, 8 on 12 blocks.",

@@ -111,6 +111,9 @@ VARIANTS: dict[str, Part] = {
     "tangent_sweeps": small(jc.tangent_sweeps, sweeps=2),
     "tangent_sweeps-jacobi": small(jc.tangent_sweeps, sweeps=2, relaxation="jacobi"),
     "tangent_sweeps-from the mask": small(jc.tangent_sweeps, sweeps=1, start="mask"),
+    "tangent_sweeps-from the mask-follows": small(
+        jc.tangent_sweeps, sweeps=1, start="mask", follows=True, begins="feedback"
+    ),
     "tangent_coarse": small(jc.tangent_coarse),
     "tangent_coarse-both": small(jc.tangent_coarse, along="both"),
     "weight_mirror": small(jc.weight_mirror),

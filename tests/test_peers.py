@@ -106,29 +106,44 @@ def test_kolen_pollack_feedback_and_weights_converge_at_the_rate_of_the_decay(op
         np.testing.assert_array_equal(now["v"], np.broadcast_to(np.eye(16), (3, 16, 16)))
 
 
+@pytest.mark.parametrize("maps", [jc.tangent_chain(), jc.tangent_sweeps(start="mask")], ids=["chain", "sweeps"])
 @pytest.mark.parametrize("network", [IMAGE_NETWORK, jc.ladder_mlp(depth=3, width=16)], ids=["image", "ladder"])
-def test_maps_that_follow_stay_with_the_weights_they_have_come_to(network):
+def test_maps_that_follow_stay_with_the_weights_they_have_come_to(network, maps):
     # Begun at the weights, and fitted at a rate of next to nothing: they are the weights while these move.
     far = {}
     for follows in (True, False):
-        credit = jc.tangent_chain(8, learning_rate=1e-20, follows=follows)
+        credit = maps.replace(samples=8, learning_rate=1e-20, follows=follows)
         config = tiny(credit, network=network, learning_rate=0.02, weight_decay=1.0)
         run = make_run(config)
         state, hp, data = start(run, config)
         own = jax.vmap(own_matrices_of(run.built(hp).network, "test"))
-        state = state._replace(est_state=EstState(state.est_state.params | own(state.params.blocks), {}))
+        params = state.est_state.params
+        here = {"maps": params["maps"] | own(state.params.blocks)} if "maps" in params else own(state.params.blocks)
+        state = state._replace(est_state=EstState(params | here, {}))
         step = jax.jit(run.step)
         for _ in range(3):
             state, _ = step(state, hp, data, first_batch(config))
-        far[follows] = [relative(state.est_state.params[name], w) for name, w in own(state.params.blocks).items()]
+        copies = state.est_state.params.get("maps", state.est_state.params)
+        far[follows] = [relative(copies[name], w) for name, w in own(state.params.blocks).items()]
     assert max(far[True]) < 1e-5 and min(far[False]) > 1e-2
 
 
-@pytest.mark.parametrize(("follows", "peer"), [(False, jc.fa()), (True, jc.kolen_pollack())], ids=["fa", "kp"])
-def test_a_chain_that_begins_as_feedback_is_its_peer_but_for_the_fit(follows, peer):
-    # Fitted at a rate of next to nothing, its maps move with the weights (Kolen-Pollack) or not at all (FA).
+UNFITTED = {"samples": 8, "learning_rate": 1e-20, "begins": "feedback"}
+
+
+@pytest.mark.parametrize(
+    ("maps", "peer"),
+    [
+        (jc.tangent_chain(**UNFITTED), jc.fa()),
+        (jc.tangent_chain(**UNFITTED, follows=True), jc.kolen_pollack()),
+        (jc.tangent_sweeps(2, **UNFITTED, follows=True), jc.kolen_pollack(sweeps=2)),
+    ],
+    ids=["fa", "kp", "kp in sweeps"],
+)
+def test_maps_that_begin_as_feedback_are_their_peer_but_for_the_fit(maps, peer):
+    # Fitted at a rate of next to nothing, the maps move with the weights (Kolen-Pollack) or not at all (FA).
     networks = []
-    for credit in (jc.tangent_chain(8, learning_rate=1e-20, begins="feedback", follows=follows), peer):
+    for credit in (maps, peer):
         config = tiny(credit, learning_rate=0.02, weight_decay=1.0)
         run = make_run(config)
         state, hp, data = start(run, config)
@@ -192,8 +207,11 @@ def test_mirrors_say_what_a_network_lacks(credit):
     assert branch is not None
     bare = lq._replace(branch=branch._replace(own=None))
     refused(lambda: credit.build().init(KEY, bare), f"{credit.name}: the network's branch does not say which matrices")
-    following = jc.tangent_chain(follows=True).build()
-    refused(lambda: following.init(KEY, bare), "tangent_chain: the network's branch does not say which matrices")
+    for following in (jc.tangent_chain(follows=True), jc.tangent_sweeps(follows=True)):
+        refused(
+            lambda: following.build().init(KEY, bare),  # noqa: B023
+            "maps that follow the weights: the network's branch does not say which matrices",
+        )
 
 
 # --- GrAPE ------------------------------------------------------------------------------------------------------------

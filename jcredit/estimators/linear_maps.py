@@ -265,21 +265,23 @@ def chain_map(begins: Begins = "broadcast") -> TangentMap:
     return TangentMap(init, push, pull, None, all_blocks, path="sequential")
 
 
-def sweeps_map(sweeps: int, relaxation: Relaxation, start: Start = "delta", rank: int = 256) -> TangentMap:
+def sweeps_map(
+    sweeps: int, relaxation: Relaxation, start: Start = "delta", rank: int = 256, begins: Begins = "broadcast"
+) -> TangentMap:
     """The chain's learned branches Q_l, applied to all layers at once, K times, from a^(0) = delta_L everywhere.
 
     jacobi    a_l^(k+1) = a_{l+1}^(k) + Q_l^T a_{l+1}^(k): the K blocks above, those further up read as the identity.
     neumann   a_l^(k+1) = delta_L + sum_{j >= l} Q_j^T a_{j+1}^(k): every product of up to K branches of all blocks
               above, the terms of the Neumann series of the chain; the sums over layers are one cumulative sum.
 
-    Both are the chain at K = L, with its parameters and its fit, and their critical path is K whatever L is.
-    Layer-parallel training relaxes the exact adjoint in the first way (Guenther et al. 2020).
+    Both are the chain at K = L, with its parameters, how it ``begins`` and its fit, and their critical path is K
+    whatever L is.  Layer-parallel training relaxes the exact adjoint in the first way (Guenther et al. 2020).
 
     Another ``start`` is the credit of a map of its own, fitted beside the chain's maps.  Its error e^(0) is what the
     sweeps work on: jacobi moves it K layers down, e_l^(K) = (I + Q_l^T) .. (I + Q_{l+K-1}^T) e_{l+K}^(0), neumann takes
     it through K branches, e_l^(k+1) = sum_{j >= l} Q_j^T e_{j+1}^(k).
     """
-    chain = chain_map()
+    chain = chain_map(begins)
     first = None if start == "delta" else make_map(start, rank)
 
     def init(key, shapes):

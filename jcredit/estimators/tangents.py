@@ -28,6 +28,7 @@ from jcredit.settings import Added, ConfigError, Count, NonNegative, Positive
 from jcredit.types import Array, Context, Env, Estimator, EstState, Key, Params, adam
 
 Along = Literal["noise", "states", "both"]
+FOLLOWER = "maps that follow the weights"
 
 
 def directions(along: Along, h_BxD: Array, key: Key) -> Array:
@@ -87,7 +88,7 @@ def tangent_bridge(
       shuffled: control; every sample is given the measured tangent of another.
       optimizer: what trains the map.
       along: the directions of the tangents (``directions``).
-      follows: for one map per block: moves them as the blocks' own matrices are moved, besides the fit.
+      follows: for maps of single blocks: moves them as the blocks' own matrices are moved, besides the fit.
     """
 
     if shuffled and samples < 2:
@@ -115,11 +116,13 @@ def tangent_bridge(
 
     def init(key, shapes):
         if follows:
-            own_matrices_of(shapes, "tangent_chain")  # says so where there are none
+            own_matrices_of(shapes, FOLLOWER)  # says so where there are none
         return EstState(tangent_map.init(key, shapes), {})
 
     def follow(state, env, step, keep):
-        return state._replace(params=take_up(state.params, env, step, keep, "tangent_chain"))
+        own = state.params if tangent_map.start is None else state.params["maps"]
+        own = take_up(own, env, step, keep, FOLLOWER)
+        return state._replace(params=own if tangent_map.start is None else {**state.params, "maps": own})
 
     return Estimator(
         init=init,
@@ -212,6 +215,8 @@ def tangent_sweeps(
     start: Annotated[Start, Added("delta")] = "delta",
     rank: Annotated[Count, Added(256)] = 256,
     along: Annotated[Along, Added("noise")] = "noise",
+    follows: Annotated[bool, Added(False)] = False,
+    begins: Annotated[Begins, Added("broadcast")] = "broadcast",
 ) -> Estimator:
     """Between direct and chained: the chain's learned maps, applied to all layers at once, K times.
 
@@ -229,9 +234,11 @@ def tangent_sweeps(
         L), of the mask, or of coarse maps, fitted beside the chain's maps; its own depth is added to K.
       rank: of the gates, where they are the start.
       along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
+      follows: whether the chain's maps also take up the updates of the blocks' own matrices (``tangent_chain``).
+      begins: with chain's maps of zero, or with random ones, whose sweeps are feedback alignment's.
     """
-    tangent_map = sweeps_map(sweeps, relaxation, start, rank)
-    return tangent_bridge(tangent_map, samples, shuffled, adam(learning_rate, clip), along)
+    tangent_map = sweeps_map(sweeps, relaxation, start, rank, begins)
+    return tangent_bridge(tangent_map, samples, shuffled, adam(learning_rate, clip), along, follows)
 
 
 @parts.estimator
