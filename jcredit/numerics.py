@@ -98,11 +98,12 @@ def _unit_scale(a: Array) -> Array:
 def _binary_scale(a: Array) -> Array:
     """The power of two at or below the largest magnitude along the last axis, kept as 1; 1 where all is zero.
 
+    It stops at half the largest there is, whose reciprocal is still a normal number: XLA may multiply by that.
     Division by it is exact, so that whatever neither under- nor overflows without it has the same bits with it.
     """
     largest = jnp.max(jnp.abs(a), axis=-1, keepdims=True)
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1.0))
-    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.minimum(exponent - 1, jnp.finfo(a.dtype).maxexp - 2))
 
 
 def norm(a_BxD: Array) -> Array:
@@ -150,10 +151,13 @@ def scale_free(error: Array, reference: Array) -> Array:
 
 
 def clip_by_norm(tree, limit: Array | float):
-    """Scales a pytree to a global norm of at most ``limit``; ``limit`` = 0 leaves it as it is."""
-    norm = jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
-    factor = jnp.where((jnp.asarray(limit) > 0) & (norm > limit), limit / jnp.where(norm > 0, norm, 1.0), 1.0)
-    return jax.tree.map(lambda leaf: leaf * factor, tree)
+    """Scales a pytree to a global norm of at most ``limit``, exact at any scale; ``limit`` = 0 leaves it as it is."""
+    leaves = jax.tree.leaves(tree)
+    scale = _binary_scale(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))[0]
+    size = jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
+    clips = (jnp.asarray(limit) > 0) & (size > limit / scale)
+    factor = limit / jnp.where(size > 0, size, 1.0)
+    return jax.tree.map(lambda leaf: jnp.where(clips, leaf / scale * factor, leaf), tree)
 
 
 def clamp(tree, limit: Array):

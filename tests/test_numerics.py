@@ -155,6 +155,10 @@ def test_clip_by_norm_by_hand():
         unchanged = clip_by_norm(tree, jnp.asarray(limit))
         assert all(jnp.array_equal(unchanged[k], tree[k]) for k in tree)
     np.testing.assert_array_equal(clip_by_norm(jnp.zeros(3), jnp.asarray(1.0)), 0)
+    for huge in (1e19, 2e19, 3e38):  # squares of which are no float32: such a gradient must not become zero
+        np.testing.assert_allclose(clip_by_norm(jnp.asarray([huge, -huge]), jnp.asarray(1.0)), [0.5**0.5, -(0.5**0.5)])
+    for tiny in (1e-30, 1e-37):
+        np.testing.assert_array_equal(clip_by_norm(jnp.asarray([tiny]), jnp.asarray(1.0)), jnp.asarray([tiny]))
     rows = jax.vmap(clip_by_norm, (0, None))(jnp.asarray([[3.0, 4.0], [0.3, 0.4]]), jnp.asarray(1.0))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.3, 0.4]], rtol=1e-6)  # each block has a norm of its own
 

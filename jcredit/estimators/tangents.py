@@ -198,7 +198,8 @@ def tangent_chain(
       clip: global-norm clip of the maps' gradient (0: off).
       along: directions of the tangents: noise, the way to another sample's state, or the sum of both.
       follows: whether the maps also take up the updates of the blocks' own matrices, as Kolen-Pollack's feedback does.
-        They are then up to date, and a quarter of the samples does as well (CIFAR-10's validation split, four blocks).
+        They are then up to date but for the step's own fit, to the weights before it, and a quarter of the samples
+        does as well (CIFAR-10's validation split, four blocks).
       begins: with maps of zero, whose credit is the broadcast, or with random ones, which is feedback alignment.
     """
     return tangent_bridge(chain_map(begins), samples, shuffled, adam(learning_rate, clip), along, follows)
