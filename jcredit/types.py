@@ -87,12 +87,19 @@ class Network(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What one forward pass leaves behind."""
+    """What one forward pass leaves behind.
 
-    h_KxBxD: Array  # h_0 .. h_L
+    Attributes:
+      h_KxBxD: the hidden states h_0 .. h_L.
+      outputs_BxC: the network's outputs.
+      noise_LxBxD: the process noise that entered h_1 .. h_L; None where there is none.
+      gates_LxBxH: activation derivatives m_l of the blocks at h_0 .. h_{L-1}; without a ``branch`` H = 0.
+    """
+
+    h_KxBxD: Array
     outputs_BxC: Array
-    noise_LxBxD: Array | None  # the process noise that entered h_1 .. h_L; None where there is none
-    gates_LxBxH: Array  # activation derivatives m_l of the blocks at h_0 .. h_{L-1}; without a ``branch`` H = 0
+    noise_LxBxD: Array | None
+    gates_LxBxH: Array
 
     def take(self, index_N: Array | np.ndarray | slice) -> Trace:
         """The trace of the samples ``index_N`` (N,) of the batch; samples may be left out or taken twice."""
@@ -105,22 +112,29 @@ class Trace(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Arrays an estimator may use.  Nothing in it has been back-propagated through a block."""
+    """Arrays an estimator may use.  Nothing in it has been back-propagated through a block.
 
-    trace: Trace
-    target_B: Array  # labels (B,) int32, or targets (B, C) of a regression
-    error_BxC: Array  # e_T: derivative of the loss by the outputs
-    delta_BxD: Array  # delta_L = d loss / d h_L, through the readout alone
-
-
-class OracleContext(NamedTuple):
-    """A Context with the back-propagated gradients; handed only to oracles and to diagnostics."""
+    Attributes:
+      trace: of the forward pass; the hidden states are ``trace.h_KxBxD``.
+      target_B: labels (B,) int32, or targets (B, C) of a regression.
+      error_BxC: e_T, the derivative of the loss by the outputs.
+      delta_BxD: delta_L = d loss / d h_L, through the readout alone.
+    """
 
     trace: Trace
     target_B: Array
     error_BxC: Array
     delta_BxD: Array
-    delta_KxBxD: Array  # delta_0 .. delta_L
+
+
+class OracleContext(NamedTuple):
+    """A Context with the back-propagated gradients delta_0 .. delta_L; handed only to oracles and to diagnostics."""
+
+    trace: Trace
+    target_B: Array
+    error_BxC: Array
+    delta_BxD: Array
+    delta_KxBxD: Array
 
 
 class Env(Protocol):

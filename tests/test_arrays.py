@@ -117,7 +117,7 @@ def test_arrays_can_be_forgotten():
     [
         (lambda x, y, u, v: (x[:, 0], y, u, v), r"x has shape \(16,\); give \(samples, \.\.\.\)"),
         (lambda x, y, u, v: (x, y, u[:, :4], v), r"x_test has shape \(8, 4\)"),
-        (lambda x, y, u, v: (x, y[:5], u, v), r"labels of x have shape \(5,\); give one for each of 16 samples"),
+        (lambda x, y, u, v: (x, y[:5], u, v), r"y has shape \(5,\); give labels, one for each of the 16 samples of x"),
         (lambda x, y, u, v: (x, y, u, v[:, None]), r"y_test has labels of .* shape \(\d+, 1\)"),
         (lambda x, y, u, v: (x[:0], y[:0], u, v), r"x has shape \(0, 5\); give \(samples, ...\), at least one of each"),
         (lambda x, y, u, v: (x, y, u[:0], v[:0]), r"x_test has shape \(0, 5\); give"),

@@ -70,6 +70,7 @@ def fails(capsys, tmp_path, *argv, of=None):
         (["--preset", "quik"], ["quik", "quick"]),
         (["--methods", "frozn"], ["frozn", "frozen"]),
         (["--task", "imagenet"], ["--task", "unrecognized"]),
+        (["--credit.sigma", "0.1"], ["--credit.sigma", "did you mean --sigma?"]),  # its name in Python
         (["--learnin-rate", "1"], ["--learnin-rate", "--learning-rate"]),
         (["--learning-rate", "-1"], ["learning_rate", "-1"]),
         (["--learning-rate", "nan"], ["learning_rate", "nan"]),

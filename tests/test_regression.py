@@ -74,7 +74,10 @@ def test_targets_of_another_order_are_said(size, mean, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y, u, v: (x, y[:5], u, v), r"targets of x have shape \(5, 2\); give one for each of 64 samples"),
+        (
+            lambda x, y, u, v: (x, y[:5], u, v),
+            r"y has shape \(5, 2\); give targets, one for each of the 64 samples of x",
+        ),
         (lambda x, y, u, v: (x, y, u, v[:, :1]), "y_test has 1 numbers for each sample, and y has 2; give as many"),
         (lambda x, y, u, v: (x, y[..., None], u, v), r"y has targets of type float64 and shape \(64, 2, 1\); give num"),
         (lambda x, y, u, v: (x, y[:, :0], u, v), r"y has targets of .* shape \(64, 0\)"),

@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
             known = {s.lstrip("-"): s for action in self._actions for s in action.option_strings}
-            near = nearest((unknown.split() or [""])[0].split("=")[0].lstrip("-"), known)
+            asked = (unknown.split() or [""])[0].split("=")[0].lstrip("-")
+            near = nearest(asked, known) or nearest(asked.rpartition(".")[2], known)  # --sigma, in Python credit.sigma
             message = f"unrecognized arguments: {brief(unknown)[1:-1] if unknown else repr(unknown)}"
             message = f"{message}; {f'did you mean {known[near]}?' if near else '--help lists all options'}"
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")

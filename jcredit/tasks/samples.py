@@ -81,10 +81,12 @@ def array(name: str, given: Any) -> np.ndarray:
 def check_fit(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray, called: str) -> None:
     """Refuses samples of other shapes, and other numbers of what is ``called`` labels or targets."""
     for name, x, y in (("x", train_x, train_y), ("x_test", test_x, test_y)):
+        its = name.replace("x", "y")
         if x.shape[1:] != train_x.shape[1:]:
             raise ConfigError(f"{name} has shape {x.shape}; give (samples, ...), the same but for the samples")
         if y.shape[:1] != x.shape[:1]:
-            raise ConfigError(f"{called} of {name} have shape {y.shape}; give one for each of {len(x)} samples")
+            wanted = f"{called}, one for each of the {len(x)} samples of {name}"
+            raise ConfigError(f"{its} has shape {y.shape}; give {wanted}")
     if train_x.ndim == 4 and train_x.shape[1] in (1, 3, 4) and train_x.shape[2] == train_x.shape[3]:
         log.warning(
             "x has shape %s, taken for %d x %d pixels of %d channels; where channels come first, give"
