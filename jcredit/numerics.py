@@ -153,6 +153,8 @@ def scale_free(error: Array, reference: Array) -> Array:
 def clip_by_norm(tree, limit: Array | float):
     """Scales a pytree to a global norm of at most ``limit``, exact at any scale; ``limit`` = 0 leaves it as it is."""
     leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return tree
     scale = _binary_scale(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))[0]
     size = jnp.sqrt(sum(jnp.sum((leaf / scale) ** 2) for leaf in leaves))
     clips = (jnp.asarray(limit) > 0) & (size > limit / scale)

@@ -155,6 +155,7 @@ def test_clip_by_norm_by_hand():
         unchanged = clip_by_norm(tree, jnp.asarray(limit))
         assert all(jnp.array_equal(unchanged[k], tree[k]) for k in tree)
     np.testing.assert_array_equal(clip_by_norm(jnp.zeros(3), jnp.asarray(1.0)), 0)
+    assert clip_by_norm({}, jnp.asarray(1.0)) == {}
     for huge in (1e19, 2e19, 3e38):  # squares of which are no float32: such a gradient must not become zero
         np.testing.assert_allclose(clip_by_norm(jnp.asarray([huge, -huge]), jnp.asarray(1.0)), [0.5**0.5, -(0.5**0.5)])
     for tiny in (1e-30, 1e-37):
