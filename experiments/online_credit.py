@@ -71,6 +71,9 @@ DEEP_LINES = (
         "tangent_sweeps K=2, following, from feedback": {
             "credit": jc.tangent_sweeps(2, follows=True, begins="feedback")
         },
+        "tangent_sweeps K=2, following, from feedback, shuffled": {
+            "credit": jc.tangent_sweeps(2, follows=True, begins="feedback", shuffled=True)
+        },
     }
     | {f"tangent_sweeps K={k}": {"credit": jc.tangent_sweeps(k)} for k in (2, 4)}
     | AT_ONCE
