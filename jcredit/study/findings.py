@@ -298,12 +298,11 @@ ONLINE = {
 def _online(axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     paired = with_reference(rows, "metrics.test_accuracy", "bp", "above bp")
     met = {row["label"] for row in rows}
-    names = list(dict.fromkeys(name for label, (name, _) in ONLINE.items() if label in met))
+    drawn = {label: named for label, named in ONLINE.items() if label in met}
+    names = list(dict.fromkeys(name for name, _ in drawn.values()))
     blocks = {"crops and flips": "four blocks, 100 epochs", "12 blocks, D = 512": "twelve blocks, 30 epochs"}
     for axis, (block, title) in zip(axes, blocks.items(), strict=True):
-        for label, (name, family) in ONLINE.items():
-            if label not in met:
-                continue
+        for label, (name, family) in drawn.items():
             values = dots.values_of(paired, "metrics.above bp", label, block)
             dots.draw(axis, names.index(name), [100 * value for value in values], PALETTE[family])
         axis.axvline(0, color="0.3", lw=0.8)
